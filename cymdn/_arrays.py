@@ -1,0 +1,125 @@
+"""The border between users' arrays and the kernels: the only place that converts arrays, checks shapes and raises.
+
+What passes here is a C-contiguous, aligned, native array of float32 or float64 whose shape the kernels may believe.
+"""
+
+import math
+from collections.abc import Sequence
+from typing import Any, NamedTuple, TypeAlias
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+FloatArray: TypeAlias = NDArray[np.floating[Any]]
+"""float32 or float64."""
+
+# The trailing axes an argument must have: sizes, or names of sizes that all arguments share.
+Core: TypeAlias = tuple[int | str, ...]
+
+
+class Argument(NamedTuple):
+    """An array argument as the user gave it, with the axes that it must end in."""
+
+    name: str
+    value: ArrayLike
+    core: Core
+
+
+class Checked(NamedTuple):
+    """Arguments that fit each other: `arrays` of one dtype, their batch shapes, the named sizes."""
+
+    arrays: tuple[FloatArray, ...]
+    dtype: np.dtype[Any]
+    batch_shapes: tuple[tuple[int, ...], ...]
+    sizes: dict[str, int]
+
+
+def check_arguments(arguments: Sequence[Argument], *, batch_axis: str | None = None) -> Checked:
+    """Convert array arguments to one float dtype and check their shapes against each other.
+
+    With `batch_axis`, each argument has exactly one leading axis, called so in messages; else any number of them.
+    """
+    arrays = [_as_numeric(argument) for argument in arguments]
+    sizes: dict[str, int] = {}
+    batch_shapes: list[tuple[int, ...]] = []
+    for argument, array in zip(arguments, arrays, strict=True):
+        batch_shapes.append(_check_shape(argument, array.shape, sizes, batch_axis))
+    _check_broadcast(arguments, batch_shapes)
+    dtype = np.result_type(*(array.dtype for array in arrays), np.float32)
+    return Checked(tuple(_for_kernel(array, dtype) for array in arrays), dtype, tuple(batch_shapes), sizes)
+
+
+def check_nonnegative(name: str, value: object) -> float:
+    """Return `value` as a float that is finite and >= 0."""
+    if isinstance(value, (str, bytes)):
+        raise TypeError(f"{name}: expected a real number, got {value!r}")
+    try:
+        number = float(value)  # type: ignore[arg-type]
+    except (TypeError, ValueError) as error:
+        raise TypeError(f"{name}: expected a real number, got {type(value).__name__}") from error
+    if not (math.isfinite(number) and number >= 0.0):
+        raise ValueError(f"{name}: expected a finite number >= 0, got {number}")
+    return number
+
+
+def repeat_rows(array: FloatArray, rows: int) -> FloatArray:
+    """Return `array` with its one row repeated, or as it is where it has `rows` rows already."""
+    return array if array.shape[0] == rows else np.repeat(array, rows, axis=0)
+
+
+def _as_numeric(argument: Argument) -> NDArray[Any]:
+    """Return an array of bool, integer or float up to 64 bits: what converts to float64 by itself."""
+    name, value, _ = argument
+    if isinstance(value, np.ma.MaskedArray):
+        raise TypeError(f"{name}: expected an array of numbers, got a masked array; fill or drop its masked entries")
+    try:
+        array = np.asarray(value)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise TypeError(f"{name}: expected an array of numbers, got {type(value).__name__} ({error})") from error
+    if array.dtype.kind not in "biuf" or array.dtype.itemsize > 8:
+        raise TypeError(f"{name}: expected an array of real numbers of at most 64 bits, got dtype {array.dtype}")
+    return array
+
+
+def _check_shape(
+    argument: Argument, shape: tuple[int, ...], sizes: dict[str, int], batch_axis: str | None
+) -> tuple[int, ...]:
+    """Check the core axes, note the sizes that they fix, return the batch axes before them."""
+    name, _, core = argument
+    batch_ndim = len(shape) - len(core)
+    fits = batch_ndim == 1 if batch_axis else batch_ndim >= 0
+    if fits:
+        expected = (
+            sizes.get(axis, size) if isinstance(axis, str) else axis
+            for axis, size in zip(core, shape[batch_ndim:], strict=True)
+        )
+        fits = tuple(expected) == shape[batch_ndim:]
+    if not fits:
+        raise ValueError(f"{name}: expected shape {_pattern(core, sizes, batch_axis)}, got {shape}")
+    for axis, size in zip(core, shape[batch_ndim:], strict=True):
+        if isinstance(axis, str):
+            sizes[axis] = size
+    return shape[:batch_ndim]
+
+
+def _pattern(core: Core, sizes: dict[str, int], batch_axis: str | None) -> str:
+    axes = ", ".join([batch_axis or "...", *map(str, core)])
+    known = [f"{axis} = {sizes[axis]}" for axis in core if isinstance(axis, str) and axis in sizes]
+    return f"({axes})" + (f" with {', '.join(known)}" if known else "")
+
+
+def _check_broadcast(arguments: Sequence[Argument], batch_shapes: Sequence[tuple[int, ...]]) -> None:
+    so_far: tuple[int, ...] = ()
+    for argument, batch_shape in zip(arguments, batch_shapes, strict=True):
+        try:
+            so_far = np.broadcast_shapes(so_far, batch_shape)
+        except ValueError:
+            raise ValueError(
+                f"{argument.name}: expected leading axes that broadcast with {so_far} of the arguments before it, "
+                f"got {batch_shape}"
+            ) from None
+
+
+def _for_kernel(array: NDArray[Any], dtype: np.dtype[Any]) -> FloatArray:
+    # no copy where the array is right already; np.ascontiguousarray would let a misaligned one through
+    return np.require(array, dtype, ["C_CONTIGUOUS", "ALIGNED"])

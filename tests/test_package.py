@@ -1,0 +1,90 @@
+"""The installed package: where it comes from, what it contains, which way its imports go, what importing it costs."""
+
+import ast
+import importlib.metadata
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import cymdn
+
+ROOT = Path(__file__).resolve().parents[1]
+
+# Each layer and those it may import from; docs and the docstring of cymdn tell why.
+ARROWS = {
+    "__init__": {"_gaussian"},
+    "_gaussian": {"_arrays", "_kernels"},
+    "_arrays": set(),
+    "_kernels": {"_bivariate"},
+    "_bivariate": {"_elementary"},
+    "_elementary": set(),
+}
+
+
+def imports_of(path):
+    """The modules of cymdn that a Python or Cython file names in its imports."""
+    text = path.read_text()
+    if path.suffix in (".pyx", ".pxd"):
+        return set(re.findall(r"^\s*from cymdn cimport (\w+)", text, re.MULTILINE))
+    found = set()
+    for node in ast.walk(ast.parse(text)):
+        if isinstance(node, ast.ImportFrom) and node.module == "cymdn":
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and (node.module or "").startswith("cymdn."):
+            found.add(node.module.split(".")[1])
+        elif isinstance(node, ast.Import):
+            assert not any(alias.name.startswith("cymdn") for alias in node.names), "write: from cymdn import ..."
+    return found
+
+
+def test_imports_go_down_only():
+    files = [path for path in (ROOT / "cymdn").iterdir() if path.suffix in (".py", ".pyx", ".pxd")]
+    assert {path.stem for path in files} == set(ARROWS)
+    for path in files:
+        assert imports_of(path) <= ARROWS[path.stem], path.name
+
+
+def test_tests_run_against_the_installed_package():
+    assert ROOT not in Path(cymdn.__file__).resolve().parents
+
+
+def test_version_is_that_of_the_distribution():
+    assert cymdn.__version__ == importlib.metadata.version("cymdn")
+
+
+def test_wheel_holds_only_what_a_user_needs():
+    files = [Path(file) for file in importlib.metadata.files("cymdn")]
+    package = {file.name for file in files if file.parent == Path("cymdn")}
+    modules = {f"{stem}.py" for stem in ARROWS if (ROOT / "cymdn" / f"{stem}.py").exists()}
+    compiled = {name for name in package if name.endswith((".so", ".pyd"))}
+    assert len(compiled) == 1
+    assert package == modules | compiled | {"_kernels.pyi", "py.typed"}
+    elsewhere = [file for file in files if file.parent != Path("cymdn") and "__pycache__" not in file.parts]
+    assert all(file.parts[0].endswith(".dist-info") for file in elsewhere)
+
+
+def test_public_names_are_those_of_the_documentation():
+    assert sorted(cymdn.__all__) == ["__version__", "gaussian_density_batch"]
+    public = {name for name in vars(cymdn) if not name.startswith("_")}
+    assert public <= set(cymdn.__all__)
+
+
+@pytest.mark.parametrize("statement", ["import cymdn", "from cymdn import *"])
+def test_import_needs_only_numpy_and_warns_of_nothing(statement):
+    program = f"""
+import sys
+import numpy
+before = set(sys.modules)
+{statement}
+new = {{name.split(".")[0] for name in set(sys.modules) - before}} - set(sys.stdlib_module_names)
+print(*sorted(name for name in new if "cython" not in name.lower()))
+"""
+    # Cython registers a module of its own for the types that its extensions share, hence its name is left out
+    run = subprocess.run(
+        [sys.executable, "-X", "dev", "-W", "error", "-c", program], capture_output=True, text=True, check=True, cwd="/"
+    )
+    assert set(run.stdout.split()) <= {"cymdn", "numpy"}  # numpy loads parts of itself on demand
+    assert run.stderr == ""
