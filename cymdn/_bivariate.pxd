@@ -22,7 +22,7 @@ from cymdn cimport _elementary
 cdef extern from *:
     """
     #define CYMDN_TWO_PI 6.283185307179586      /* 2 pi, correctly rounded */
-    #define CYMDN_TO_INTEGER 6755399441055744.0 /* 1.5 * 2^52: added and subtracted, it rounds to an integer */
+    #define CYMDN_TO_INTEGER 6755399441055744.0 /* 1.5 * 2^52: added, then subtracted, it rounds to integers */
     """
     const double TWO_PI "CYMDN_TWO_PI"
     const double TO_INTEGER "CYMDN_TO_INTEGER"
@@ -34,7 +34,7 @@ cdef inline double nearest_integer(double r) noexcept nogil:
 
 cdef inline double decorrelated(double u, double v, double t, double d) noexcept nogil:
     # u - r v as (u - t v) + (t - r) v. At |r| near 1 the direct form rounds r v, which is as large as u, before the two
-    # cancel; here t v is exact and so is t - r (Sterbenz's lemma), and u - t v is rounded at the size of what is left.
+    # cancel; here t v and t - r (Sterbenz) are exact and u - t v is rounded at the size of what is left.
     return (u - t * v) + d * v
 
 
