@@ -44,8 +44,8 @@ cdef inline double one_minus_square(double r, double t, double d) noexcept nogil
     return (1.0 - t * t) + d * (t + r)
 
 
-# The drop-in level: the smoothed density (Graves 2013, arXiv:1308.0850, eq. 24 and 25, with epsilons) and the gradient of
-# the log-density (eq. 34 to 37).
+# The drop-in level: the smoothed density (Graves 2013, arXiv:1308.0850, eq. 24 and 25, with epsilons) and the gradient
+# of the log-density (eq. 34 to 37).
 
 
 cdef inline double positive_or_nan(double sigma) noexcept nogil:
