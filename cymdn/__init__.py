@@ -3,15 +3,27 @@
 The layers, each importing only from those below it:
 
     __init__              re-exports, no logic
-    _gaussian             the levels of the API: check, allocate, call, return; all user documentation
+    _gaussian, _mixture, _mdn   the levels of the API: check, allocate, call, return; all user documentation
+    _dispatch             gives kernels scratch memory, cuts broadcast problems into pieces
     _arrays               converts arrays, checks shapes, raises
     _kernels.pyx          loops over components and points; allocates nothing, raises nothing
     _bivariate.pxd        the formulas of one component at one point
     _elementary.pxd       branch-free elementary functions
 """
 
-from cymdn._gaussian import gaussian_density_batch
+from cymdn._gaussian import gaussian_density_batch, gaussian_logpdf, gaussian_logpdf_and_gradient
+from cymdn._mdn import mdn_loss, mdn_loss_and_gradient
+from cymdn._mixture import mixture_logpdf, mixture_logpdf_and_gradient
 
-__all__ = ["__version__", "gaussian_density_batch"]
+__all__ = [
+    "__version__",
+    "gaussian_density_batch",
+    "gaussian_logpdf",
+    "gaussian_logpdf_and_gradient",
+    "mdn_loss",
+    "mdn_loss_and_gradient",
+    "mixture_logpdf",
+    "mixture_logpdf_and_gradient",
+]
 
 __version__ = "0.1.0"

@@ -4,7 +4,7 @@ What passes here is a C-contiguous, aligned, native array of float32 or float64 
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
@@ -49,6 +49,52 @@ def check_arguments(arguments: Sequence[Argument], *, batch_axis: str | None = N
     return Checked(tuple(_for_kernel(array, dtype) for array in arrays), dtype, tuple(batch_shapes), sizes)
 
 
+def convert(name: str, value: ArrayLike) -> NDArray[np.float64]:
+    """Convert one array argument that does not count for the dtype of the result to float64."""
+    array: NDArray[np.float64] = _for_kernel(_as_numeric(Argument(name, value, ())), np.dtype(np.float64))
+    return array
+
+
+def check_shape(name: str, shape: tuple[int, ...], expected: tuple[int, ...]) -> None:
+    """Check a shape that is known whole."""
+    if shape != expected:
+        raise ValueError(f"{name}: expected shape {expected}, got {shape}")
+
+
+class Output(NamedTuple):
+    """An array to return: where the kernel writes, and the user's own array where that is another one."""
+
+    array: FloatArray
+    copy_to: FloatArray | None
+
+
+def check_outputs(
+    names: Sequence[str],
+    shapes: Sequence[tuple[int, ...]],
+    dtype: np.dtype[Any],
+    out: object,
+    inputs: Sequence[NDArray[Any]],
+) -> list[Output]:
+    """Allocate arrays to return, or take them from `out`: an array for one, a tuple, nested or not, for several."""
+    if out is None:
+        return [Output(np.empty(shape, dtype), None) for shape in shapes]
+    given = list(_flat(out)) if isinstance(out, tuple) else [out]
+    if len(given) != len(names):
+        raise ValueError(f"out: expected {len(names)} arrays ({', '.join(names)}), got {len(given)}")
+    return [
+        _check_output(name, shape, dtype, array, [*inputs, *given[:k]])
+        for k, (name, shape, array) in enumerate(zip(names, shapes, given, strict=True))
+    ]
+
+
+def deliver(outputs: Sequence[Output]) -> list[FloatArray]:
+    """Return the finished arrays, the user's own where there are such."""
+    for array, copy_to in outputs:
+        if copy_to is not None:
+            copy_to[...] = array
+    return [array if copy_to is None else copy_to for array, copy_to in outputs]
+
+
 def check_nonnegative(name: str, value: object) -> float:
     """Return `value` as a float that is finite and >= 0."""
     if isinstance(value, (str, bytes)):
@@ -65,6 +111,33 @@ def check_nonnegative(name: str, value: object) -> float:
 def repeat_rows(array: FloatArray, rows: int) -> FloatArray:
     """Return `array` with its one row repeated, or as it is where it has `rows` rows already."""
     return array if array.shape[0] == rows else np.repeat(array, rows, axis=0)
+
+
+def _flat(arrays: tuple[object, ...]) -> Iterator[object]:
+    for array in arrays:
+        if isinstance(array, tuple):
+            yield from _flat(array)
+        else:
+            yield array
+
+
+def _check_output(
+    name: str, shape: tuple[int, ...], dtype: np.dtype[Any], array: object, others: Sequence[object]
+) -> Output:
+    if array is None:
+        return Output(np.empty(shape, dtype), None)
+    if not isinstance(array, np.ndarray):
+        raise TypeError(f"out ({name}): expected an array, got {type(array).__name__}")
+    if array.dtype.newbyteorder("=") != dtype:
+        raise TypeError(f"out ({name}): expected dtype {dtype}, got {array.dtype}")
+    if array.shape != shape:
+        raise ValueError(f"out ({name}): expected shape {shape}, got {array.shape}")
+    if not array.flags.writeable:
+        raise ValueError(f"out ({name}): expected a writeable array, got a read-only one")
+    overlaps = any(isinstance(other, np.ndarray) and np.may_share_memory(array, other) for other in others)
+    if overlaps or not (array.flags.c_contiguous and array.flags.aligned and array.dtype.isnative):
+        return Output(np.empty(shape, dtype), array)
+    return Output(array, None)
 
 
 def _as_numeric(argument: Argument) -> NDArray[Any]:
@@ -120,6 +193,6 @@ def _check_broadcast(arguments: Sequence[Argument], batch_shapes: Sequence[tuple
             ) from None
 
 
-def _for_kernel(array: NDArray[Any], dtype: np.dtype[Any]) -> FloatArray:
+def _for_kernel(array: NDArray[Any], dtype: np.dtype[Any]) -> NDArray[Any]:
     # no copy where the array is right already; np.ascontiguousarray would let a misaligned one through
     return np.require(array, dtype, ["C_CONTIGUOUS", "ALIGNED"])

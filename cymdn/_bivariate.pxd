@@ -15,7 +15,8 @@ forms subtract nearly equal numbers: z and the derivative with respect to atanh 
 Each formula names the form it replaces.
 """
 
-from libc.math cimport NAN, sqrt
+from libc.float cimport DBL_MAX, DBL_MIN
+from libc.math cimport INFINITY, NAN, copysign, fabs, sqrt
 
 from cymdn cimport _elementary
 
@@ -23,8 +24,20 @@ cdef extern from *:
     """
     #define CYMDN_TWO_PI 6.283185307179586      /* 2 pi, correctly rounded */
     #define CYMDN_TO_INTEGER 6755399441055744.0 /* 1.5 * 2^52: added, then subtracted, it rounds to integers */
+    #define CYMDN_LOG_TWO_PI 1.8378770664093456 /* log(2 pi), correctly rounded */
+    #define CYMDN_LOG_TWO 0.6931471805599453    /* log 2, correctly rounded */
+    #define CYMDN_LARGEST_EXPONENT 708.0        /* exp of it and of its negative are finite and not denormal */
+    #define CYMDN_LARGEST_OFFSET 1e300          /* its square is inf, twice it is not */
+    #define CYMDN_TWO_TO_54 18014398509481984.0
+    #define CYMDN_TWO_TO_960 9.7453140114e+288
     """
     const double TWO_PI "CYMDN_TWO_PI"
+    const double LOG_TWO_PI "CYMDN_LOG_TWO_PI"
+    const double LOG_TWO "CYMDN_LOG_TWO"
+    const double LARGEST_EXPONENT "CYMDN_LARGEST_EXPONENT"
+    const double LARGEST_OFFSET "CYMDN_LARGEST_OFFSET"
+    const double TWO_TO_54 "CYMDN_TWO_TO_54"
+    const double TWO_TO_960 "CYMDN_TWO_TO_960"
     const double TO_INTEGER "CYMDN_TO_INTEGER"
 
 
@@ -61,7 +74,7 @@ cdef inline double squared_distance(double u, double w1, double q) noexcept nogi
 
 
 cdef inline double smoothed_density(double z, double q, double sigma0, double sigma1, double e) noexcept nogil:
-    return _elementary.exp(-z / (2.0 * q + e)) / (TWO_PI * sigma0 * sigma1 * sqrt(q + e) + e)
+    return _elementary.exp_nonpositive(-z / (2.0 * q + e)) / (TWO_PI * sigma0 * sigma1 * sqrt(q + e) + e)
 
 
 cdef inline double smoothed_dcorrelation(
@@ -70,3 +83,167 @@ cdef inline double smoothed_dcorrelation(
     # u v + r (1 - c z), where u v and r c z nearly cancel: both are as large as the log-density. Their difference is
     # c (w0 w1 + e u v), by q z = (q u)^2 + q w1^2 and the definitions of w0 and w1.
     return r + c * (w0 * w1 + e * (u * v))
+
+
+# The log-domain levels. No epsilon and no clip: what is bounded below is bounded only so that an overflow becomes inf where
+# it belongs, and never inf - inf or 0 * inf.
+#
+#     inverse0, inverse1   1 / sigma0, 1 / sigma1
+#     kappa                1 / sqrt(1 - r^2) = cosh a,  a = atanh r
+#     k0, k1               kappa w0, kappa w1
+#     Q                    z / (1 - r^2) = u^2 + k1^2 = v^2 + k0^2
+#     shift, factor        the normaliser weight / (sigma0 sigma1 sqrt(1 - r^2)) as exp(shift) * factor, factor of
+#                          moderate size: mixtures then need no logarithm of a component at all
+#
+#     log N = shift + log factor - Q / 2 - log 2 pi
+#
+# A component is prepared once for all points, from natural parameters or from raw network output; everything after
+# that stands here once.
+
+
+cdef inline double bounded(double x, double bound) noexcept nogil:
+    # A NaN fails the comparison and stays. One comparison of |x|, not two against constants: GCC would compute what
+    # follows from a constant apart and then select among integers, which SSE2 cannot.
+    return copysign(bound, x) if fabs(x) > bound else x
+
+
+# From natural parameters. Outside its domain a component is NaN, by way of inverse0.
+
+
+cdef inline double bounded_inverse(double sigma) noexcept nogil:
+    # a denormal sigma has no finite inverse, and inf * 0 is a NaN at the mean
+    return bounded(1.0 / sigma, DBL_MAX)
+
+
+cdef inline double inverse_stddev(double sigma, double inverse) noexcept nogil:
+    return inverse if sigma > 0.0 else NAN
+
+
+cdef inline double correlation_or_nan(double r) noexcept nogil:
+    return r if fabs(r) < 1.0 else NAN
+
+
+cdef inline double included(double weight, double value) noexcept nogil:
+    # a weight of 0 excludes its component, whatever else it holds: 0, not a NaN
+    return 0.0 if weight == 0.0 else value
+
+
+cdef inline double kappa_of_correlation(double r, double t, double d) noexcept nogil:
+    return 1.0 / sqrt(one_minus_square(r, t, d))
+
+
+cdef inline double normal_weight(double weight) noexcept nogil:
+    # 2^54 times the weight: not denormal. A weight above 2^960 counts as that.
+    return bounded(weight, TWO_TO_960) * TWO_TO_54
+
+
+cdef inline double shift_of_factors(double weight, double inverse0, double inverse1) noexcept nogil:
+    # Log of the powers of two in weight / (sigma0 sigma1), whose product itself may overflow. No density is left of an
+    # excluded component, or where a sigma is so large that its inverse is 0 or denormal.
+    cdef double k = (
+        (_elementary.binary_exponent(normal_weight(weight)) - 54.0)
+        + (_elementary.binary_exponent(inverse0) + _elementary.binary_exponent(inverse1))
+    )
+    cdef double smaller = fabs(inverse0) if fabs(inverse0) < fabs(inverse1) else fabs(inverse1)
+    cdef double shift = -INFINITY if smaller < DBL_MIN else LOG_TWO * k
+    cdef double valid = shift if weight > 0.0 else NAN
+    return -INFINITY if weight == 0.0 else valid
+
+
+cdef inline double factor_of_factors(double weight, double inverse0, double inverse1, double kappa) noexcept nogil:
+    # what shift_of_factors leaves of the same, below 3e8 because 1 - r^2 is above 2^-54
+    return (_elementary.significand(normal_weight(weight)) * kappa) * (
+        _elementary.significand(inverse0) * _elementary.significand(inverse1)
+    )
+
+
+# From raw network output: log sigma, and a = atanh r. With n = exp(-|a|), n2 = n^2:
+#
+#     cosh a = (1 + n2) / (2 n)    tanh |a| = (1 - n2) / (1 + n2)    1 - tanh |a| = 2 n2 / (1 + n2)
+#
+# so that 1 - r is right where tanh a rounds to 1, and 1 / (n (1 + n2)) is the only division.
+
+
+cdef inline double inverse_stddev_of_log(double log_sigma) noexcept nogil:
+    # within the numbers that have an inverse; neither 0 nor inf, as above
+    return _elementary.exp(bounded(-log_sigma, LARGEST_EXPONENT))
+
+
+cdef inline double decay(double a) noexcept nogil:
+    return _elementary.exp_nonpositive(-bounded(fabs(a), LARGEST_EXPONENT))
+
+
+cdef inline double one_less_decay(double a) noexcept nogil:
+    # 1 - n without cancellation for small a
+    return -_elementary.expm1(-bounded(fabs(a), LARGEST_EXPONENT))
+
+
+cdef inline double joint_inverse(double n) noexcept nogil:
+    return 1.0 / (n * (1.0 + n * n))
+
+
+cdef inline double kappa_of_decay(double n, double joint) noexcept nogil:
+    cdef double one_plus_n2 = 1.0 + n * n
+    return 0.5 * one_plus_n2 * (one_plus_n2 * joint)
+
+
+cdef inline double correlation_of_decay(double a, double n, double one_less_n, double joint) noexcept nogil:
+    # tanh a; 1 - n2 = (1 - n) (1 + n)
+    return copysign((one_less_n * (1.0 + n)) * (n * joint), a)
+
+
+cdef inline double distance_to_integer(double r, double t, double n, double joint) noexcept nogil:
+    # d = t - r
+    return -r if t == 0.0 else t * (2.0 * (n * n) * (n * joint))
+
+
+cdef inline double shift_of_logs(double logit, double log_sigma0, double log_sigma1, double a) noexcept nogil:
+    # bounded, because inf - Q / 2 must not become inf - inf
+    cdef double shift = ((logit - log_sigma0) - log_sigma1) + fabs(a)
+    return DBL_MAX if shift > DBL_MAX else shift
+
+
+cdef inline double factor_of_decay(double n) noexcept nogil:
+    # log cosh a = |a| + log((1 + n2) / 2)
+    return 0.5 * (1.0 + n * n)
+
+
+# At a point
+
+
+cdef inline double standardised(double offset, double inverse) noexcept nogil:
+    # Beyond the bound Q is inf all the same; without it, infinite u and v could meet as inf - inf.
+    return bounded(offset * inverse, LARGEST_OFFSET)
+
+
+cdef inline double half_distance(double u, double k1) noexcept nogil:
+    return 0.5 * (u * u + k1 * k1)
+
+
+cdef inline double exponent(double shift, double half_q) noexcept nogil:
+    # of an excluded component nothing else counts, nor whether the point is infinite
+    return shift if shift == -INFINITY else shift - half_q
+
+
+# Derivatives. They are bounded too: a component that takes no part in a mixture (responsibility 0) must contribute 0, not
+# 0 * inf, where its own derivative overflows. A ternary in the loops over them would be a conditional load to GCC, which
+# SSE2 has not.
+
+
+cdef inline double slope(double kappa, double k) noexcept nogil:
+    # sigma0 d/dmean0 = kappa^2 (u - r v)
+    return bounded(kappa * k, DBL_MAX)
+
+
+cdef inline double dlog_stddev(double u, double slope0) noexcept nogil:
+    return bounded(u * slope0 - 1.0, DBL_MAX)
+
+
+cdef inline double datanh_correlation(double r, double k0, double k1) noexcept nogil:
+    # tanh a + (p^2 exp(-2a) - m^2 exp(2a)) / 4 with p = u + v, m = u - v: the difference of squares, taken as a product
+    return bounded(r + k0 * k1, DBL_MAX)
+
+
+cdef inline double within_range(double log_density) noexcept nogil:
+    # the part of a component that stands alone: 0 where its log-density is beyond the dtype
+    return 0.0 if log_density == -INFINITY else 1.0

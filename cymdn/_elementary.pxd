@@ -1,33 +1,255 @@
+"""exp, expm1, log and log1p of one double without a branch or a call, for use inside loops.
+
+GCC turns a loop over any of them into packed instructions at every x86-64 level, and every level
+gives the same bits: only + - * / of doubles, comparisons and integer operations on their bits are
+used, in the order the parentheses show. That needs contraction off and value-safe arithmetic:
+`-O3 -fno-math-errno -fno-trapping-math -ffp-contract=off` (MSVC: `/O2 /fp:precise`), rounding to
+nearest, denormals kept.
+
+Symbols
+    exp, expm1    x = k ln 2 + r, |r| <= ln(2)/2;  high = x - k LN2_HIGH (exact), low = k LN2_LOW,
+                  r = high - low;  exp r = 1 + r + r^2 E(r)
+    log, log1p    argument = 2^k (1 + f), sqrt(1/2) <= 1 + f < sqrt 2;  s = f/(2 + f), z = s^2,
+                  log(1 + f) = 2 atanh s = 2 s + s z L(z)
+    E, L          minimax polynomials; elementary_coefficients.py computes every number of theirs
+    shifted       a number added to 1.5 2^52 (or 2^52), so that its integer part stands in the
+                  lowest bits of the sum. This takes the place of the conversions and arithmetic
+                  shifts that SSE2 and AVX2 lack for 64-bit integers
+
+Largest error found, in units in the last place of the result (ulp), denormal results included
+    exp 0.97    exp_nonpositive 0.97    expm1 1.20    log 0.88    log1p 0.89
+
+NaN gives NaN, and every limit (+-0, +-inf, the ends of the domain, overflow) is that of C99.
+
+Method: the reductions of P. T. P. Tang (ACM TOMS 15, 1989; 16, 1990) without his tables, and the
+arrangement of log(1 + f) of K. C. Ng (fdlibm, 1993). No code is taken from either.
+"""
+
+cimport cython
+from libc.stdint cimport uint64_t
+
+
 cdef extern from *:
     """
     #include <stdint.h>
     #include <string.h>
-    static inline uint64_t cymdn_bits_of(double x) { uint64_t b; memcpy(&b, &x, sizeof b); return b; }
-    static inline double cymdn_double_of(uint64_t b) { double x; memcpy(&x, &b, sizeof x); return x; }
+
+    /* what log2(e), ln 2, E and L are: elementary_coefficients.py */
+    #define CYMDN_LOG2_E 1.4426950408889634
+    #define CYMDN_LN2_HIGH 0.693147180559663
+    #define CYMDN_LN2_LOW 2.8235290563031577e-13
+    #define CYMDN_EXP_2 0.5000000000000006
+    #define CYMDN_EXP_3 0.1666666666666659
+    #define CYMDN_EXP_4 0.041666666666576826
+    #define CYMDN_EXP_5 0.00833333333338945
+    #define CYMDN_EXP_6 0.001388888893153832
+    #define CYMDN_EXP_7 0.00019841269719220276
+    #define CYMDN_EXP_8 2.4801505308285132e-05
+    #define CYMDN_EXP_9 2.7557407376332977e-06
+    #define CYMDN_EXP_10 2.7626023368544597e-07
+    #define CYMDN_EXP_11 2.505381643484868e-08
+    #define CYMDN_LOG_3 0.6666666666666734
+    #define CYMDN_LOG_5 0.39999999999414715
+    #define CYMDN_LOG_7 0.28571428742381255
+    #define CYMDN_LOG_9 0.22222198573753668
+    #define CYMDN_LOG_11 0.18183564299359614
+    #define CYMDN_LOG_13 0.15314051192626335
+    #define CYMDN_LOG_15 0.14795943535412595
+
+    /* the format: powers of two, and bit patterns of doubles */
+    #define CYMDN_TWO_52 4503599627370496.0
+    #define CYMDN_TWO_54 18014398509481984.0
+    #define CYMDN_SHIFTER 6755399441057790.0                /* 1.5 2^52 + 2 * 1023 */
+    #define CYMDN_LIMIT 746.0
+    #define CYMDN_LIMIT_BITS 0x4087500000000000ULL           /* of 746.0 */
+    #define CYMDN_SMALLEST_NORMAL 2.2250738585072014e-308
+    #define CYMDN_TWO_52_BITS 0x4330000000000000ULL
+    #define CYMDN_ONE_BITS 0x3FF0000000000000ULL
+    #define CYMDN_SQRT_HALF_BITS 0x3FE6A09E667F3BCDULL
+    #define CYMDN_SIGN_BIT 0x8000000000000000ULL
+    #define CYMDN_FRACTION_BITS 0x000FFFFFFFFFFFFFULL
+    #define CYMDN_INF_BITS 0x7FF0000000000000ULL
+    #define CYMDN_NAN_BITS 0x7FF8000000000000ULL
+
+    /* memcpy is the one cast between double and integer that C defines; it compiles to nothing */
+    static inline uint64_t cymdn_bits_of(double x) { uint64_t b; memcpy(&b, &x, 8); return b; }
+    static inline double cymdn_double_of(uint64_t b) { double x; memcpy(&x, &b, 8); return x; }
     """
-    ctypedef unsigned long long uint64_t
+    const double LOG2_E "CYMDN_LOG2_E", LN2_HIGH "CYMDN_LN2_HIGH", LN2_LOW "CYMDN_LN2_LOW"
+    const double EXP_2 "CYMDN_EXP_2", EXP_3 "CYMDN_EXP_3", EXP_4 "CYMDN_EXP_4"
+    const double EXP_5 "CYMDN_EXP_5", EXP_6 "CYMDN_EXP_6", EXP_7 "CYMDN_EXP_7"
+    const double EXP_8 "CYMDN_EXP_8", EXP_9 "CYMDN_EXP_9", EXP_10 "CYMDN_EXP_10"
+    const double EXP_11 "CYMDN_EXP_11"
+    const double LOG_3 "CYMDN_LOG_3", LOG_5 "CYMDN_LOG_5", LOG_7 "CYMDN_LOG_7"
+    const double LOG_9 "CYMDN_LOG_9", LOG_11 "CYMDN_LOG_11", LOG_13 "CYMDN_LOG_13"
+    const double LOG_15 "CYMDN_LOG_15"
+    const double TWO_52 "CYMDN_TWO_52", TWO_54 "CYMDN_TWO_54", SHIFTER "CYMDN_SHIFTER"
+    const double SMALLEST_NORMAL "CYMDN_SMALLEST_NORMAL", LIMIT "CYMDN_LIMIT"
+    const uint64_t LIMIT_BITS "CYMDN_LIMIT_BITS"
+    const uint64_t TWO_52_BITS "CYMDN_TWO_52_BITS", ONE_BITS "CYMDN_ONE_BITS"
+    const uint64_t SQRT_HALF_BITS "CYMDN_SQRT_HALF_BITS", SIGN_BIT "CYMDN_SIGN_BIT"
+    const uint64_t FRACTION_BITS "CYMDN_FRACTION_BITS"
+    const uint64_t INF_BITS "CYMDN_INF_BITS", NAN_BITS "CYMDN_NAN_BITS"
     uint64_t bits_of "cymdn_bits_of"(double x) noexcept nogil
-    double double_of "cymdn_double_of"(uint64_t b) noexcept nogil
+    double double_of "cymdn_double_of"(uint64_t bits) noexcept nogil
+
+
+# ---------------------------------------------------------------- exp, expm1
+
+cdef inline double clamped(double x) noexcept nogil:
+    # exp is 0 below -745.14 and inf above 709.79 already; the comparison lets a NaN pass. The bound
+    # carries the sign of x instead of being two constants: GCC computes what follows from a
+    # constant apart and then selects among integers, which SSE2 cannot
+    cdef uint64_t sign = bits_of(x) & SIGN_BIT
+    cdef double bound = double_of(sign | LIMIT_BITS)
+    return bound if double_of(bits_of(x) ^ sign) > LIMIT else x
+
+
+cdef inline double shifted_quotient(double x) noexcept nogil:
+    # SHIFTER + k, k = x / ln 2 rounded: its lowest bits hold k + 2046, > 0 for every clamped x
+    return x * LOG2_E + SHIFTER
+
+
+cdef inline double high_part(double x, double shifted) noexcept nogil:
+    # exact: LN2_HIGH has 41 bits and k 11, and the difference cancels
+    return x - (shifted - SHIFTER) * LN2_HIGH
+
+
+cdef inline double beyond_high(double high, double shifted) noexcept nogil:
+    # expm1(r) - high. `low` is taken from the sum of the small terms, so that the rounding error of
+    # r = high - low reaches only those from r^2 on. Pairs (Estrin) instead of Horner: 15 % faster
+    cdef double low = (shifted - SHIFTER) * LN2_LOW
+    cdef double r = high - low
+    cdef double z = r * r
+    cdef double y = z * z
+    cdef double p = ((EXP_6 + EXP_7 * r) + z * (EXP_8 + EXP_9 * r)) + y * (EXP_10 + EXP_11 * r)
+    return z * (((EXP_2 + EXP_3 * r) + z * (EXP_4 + EXP_5 * r)) + y * p) - low
+
+
+cdef inline double half_power(double shifted) noexcept nogil:
+    # 2^floor(k/2): the bits hold 2 * 1023 + k, half is a biased exponent; << 52 drops the rest
+    return double_of((bits_of(shifted) >> 1) << 52)
+
+
+cdef inline double other_half_power(double shifted) noexcept nogil:
+    # 2^ceil(k/2). Two factors, because 2^k overflows at k = 1024 and is no double below -1074
+    cdef uint64_t bits = bits_of(shifted)
+    return double_of((bits - (bits >> 1)) << 52)
+
+
+cdef inline double exp_inside(double x) noexcept nogil:
+    # |x| <= LIMIT or NaN
+    cdef double shifted = shifted_quotient(x)
+    cdef double high = high_part(x, shifted)
+    cdef double exp_r = 1.0 + (high + beyond_high(high, shifted))
+    # the first product is exact, so that a denormal result is rounded only once
+    return (exp_r * half_power(shifted)) * other_half_power(shifted)
+
 
 cdef inline double exp(double x) noexcept nogil:
-    cdef double t, k, r, p
-    cdef uint64_t b
-    x = -746.0 if x < -746.0 else x
-    x = 710.0 if x > 710.0 else x
-    t = x * 1.4426950408889634 + (6755399441055744.0 + 2046.0)
-    k = t - (6755399441055744.0 + 2046.0)
-    r = (x - k * 6.93147180369123816490e-01) - k * 1.90821492927058770002e-10
-    p = 1.0/479001600.0
-    p = p*r+1.0/39916800.0
-    p = p*r+1.0/3628800.0
-    p = p*r+1.0/362880.0
-    p = p*r+1.0/40320.0
-    p = p*r+1.0/5040.0
-    p = p*r+1.0/720.0
-    p = p*r+1.0/120.0
-    p = p*r+1.0/24.0
-    p = p*r+1.0/6.0
-    p = p*r+0.5
-    p = 1.0 + (r + (r*r)*p)
-    b = bits_of(t)
-    return (p * double_of((b >> 1) << 52)) * double_of((b - (b >> 1)) << 52)
+    return exp_inside(clamped(x))
+
+
+cdef inline double exp_nonpositive(double x) noexcept nogil:
+    # exp for x <= 0 or NaN: the same bits in 15 to 20 % less time, for one bound is enough
+    return exp_inside(-LIMIT if x < -LIMIT else x)
+
+
+cdef inline double expm1(double x) noexcept nogil:
+    # 2^k expm1(r) + (2^k - 1), with the factor `other` taken out so that 2^1024 is not formed. The
+    # large terms are summed with their rounding errors (T. J. Dekker, 1971): 2^k and high cancel
+    # at k = 1, and 2^k - 1 is no double at k = 54
+    cdef double inside = clamped(x)
+    cdef double shifted = shifted_quotient(inside)
+    cdef double scale = half_power(shifted)
+    cdef double other = other_half_power(shifted)
+    cdef double high = high_part(inside, shifted)
+    cdef double scaled_high = scale * high
+    cdef double one = double_of(2 * ONE_BITS - bits_of(other))
+    cdef double constant = scale - one
+    cdef double total = constant + scaled_high
+    cdef double error = (scaled_high - (total - constant)) + ((scale - constant) - one)
+    cdef double result = (total + (error + scale * beyond_high(high, shifted))) * other
+    # the sign of x is that of the result; this gives it to a zero
+    return double_of(bits_of(result) | (bits_of(x) & SIGN_BIT))
+
+
+# ---------------------------------------------------------------- log, log1p
+
+cdef inline uint64_t rebased_bits(double x) noexcept nogil:
+    # the exponent field steps at 2^k sqrt(1/2) here instead of at 2^k: it holds k + 1023
+    return bits_of(x) + (ONE_BITS - SQRT_HALF_BITS)
+
+
+cdef inline double exponent_of(uint64_t rebased, double bias) noexcept nogil:
+    return double_of((rebased >> 52) | TWO_52_BITS) - (TWO_52 + bias)
+
+
+cdef inline double fraction_of(uint64_t rebased) noexcept nogil:
+    # f, exact
+    return double_of((rebased & FRACTION_BITS) + SQRT_HALF_BITS) - 1.0
+
+
+@cython.cdivision(True)
+cdef inline double atanh_argument(double f) noexcept nogil:
+    return f / (2.0 + f)
+
+
+cdef inline double log_sum(double f, double s, double k, double low) noexcept nogil:
+    # k LN2_HIGH (exact) + log(1 + f) + low, with 2 s = f - s f and s f = f^2/2 - s f^2/2: f is
+    # exact and much larger than the rest, and s, which is rounded, enters only the small terms
+    cdef double z = s * s
+    cdef double w = z * z
+    cdef double half_square = (0.5 * f) * f
+    cdef double p = (LOG_7 + LOG_9 * z) + w * ((LOG_11 + LOG_13 * z) + w * LOG_15)
+    p = z * ((LOG_3 + LOG_5 * z) + w * p)
+    cdef double correction = s * (half_square + p) + low
+    return k * LN2_HIGH - ((half_square - correction) - f)
+
+
+cdef inline double log_or_limit(double x, double value) noexcept nogil:
+    # `value` where 0 < x < inf; elsewhere it means nothing, and the limit of log takes its place
+    cdef double outside = -double_of(INF_BITS) if x == 0.0 else double_of(NAN_BITS)
+    cdef double result = value if x > 0.0 else outside
+    return result if x < double_of(INF_BITS) else x
+
+
+cdef inline double log(double x) noexcept nogil:
+    # a denormal has no exponent field of its own: times 2^54 it is normal
+    cdef double normal = x * TWO_54 if x < SMALLEST_NORMAL else x
+    cdef double bias = 1077.0 if x < SMALLEST_NORMAL else 1023.0
+    cdef uint64_t rebased = rebased_bits(normal)
+    cdef double k = exponent_of(rebased, bias)
+    cdef double f = fraction_of(rebased)
+    return log_or_limit(x, log_sum(f, atanh_argument(f), k, k * LN2_LOW))
+
+
+cdef inline double log1p(double x) noexcept nogil:
+    # log(u + c), u + c = 1 + x exactly. With c' = c / 2^k that is k ln 2 + log(1 + f) + c'/(1 + f).
+    # 1/(1 + f) = (1 - s)/(1 + s) = 1 - 2 s + 2 s^2 to 1.3 %: enough for c', and no second division
+    cdef double larger = x if x > 1.0 else 1.0
+    cdef double smaller = 1.0 if x > 1.0 else x
+    cdef double u = 1.0 + x
+    cdef double c = smaller - (u - larger)
+    cdef uint64_t rebased = rebased_bits(u)
+    cdef double k = exponent_of(rebased, 1023.0)
+    cdef double f = fraction_of(rebased)
+    cdef double s = atanh_argument(f)
+    # 2^(1 - k) and half the factor: 2^-k has no exponent field at k = 1024
+    cdef double scale = double_of(INF_BITS - (rebased & INF_BITS))
+    cdef double low = k * LN2_LOW + (c * scale) * (0.5 - (s - s * s))
+    # the sign of x is that of the result; this gives it to a zero
+    cdef uint64_t value = bits_of(log_sum(f, s, k, low)) | (bits_of(x) & SIGN_BIT)
+    return log_or_limit(u, double_of(value))
+
+
+# ------------------------------------------------- products of many factors without a logarithm of each
+
+cdef inline double binary_exponent(double x) noexcept nogil:
+    # k of x = 2^k s, sqrt(1/2) <= s < sqrt 2, for x > 0, finite and not denormal
+    return exponent_of(rebased_bits(x), 1023.0)
+
+
+cdef inline double significand(double x) noexcept nogil:
+    # s of the same
+    return 1.0 + fraction_of(rebased_bits(x))

@@ -1,12 +1,24 @@
 """Component level: densities of single Gaussians and their derivatives. Check, allocate, call, return."""
 
-from typing import Literal, NamedTuple, overload
+from typing import Any, Literal, NamedTuple, TypeAlias, overload
 
 import numpy as np
 from numpy.typing import ArrayLike
 
 from cymdn import _kernels
-from cymdn._arrays import Argument, FloatArray, check_arguments, check_nonnegative, repeat_rows
+from cymdn._arrays import (
+    Argument,
+    Checked,
+    FloatArray,
+    check_arguments,
+    check_nonnegative,
+    check_outputs,
+    deliver,
+    repeat_rows,
+)
+from cymdn._dispatch import run_points_and_mixtures
+
+Out: TypeAlias = FloatArray | tuple[Any, ...] | None
 
 
 class DensityGradient(NamedTuple):
@@ -18,6 +30,19 @@ class DensityGradient(NamedTuple):
     """With respect to the logarithm of the standard deviation, (n, m, 2)."""
     dcorrelation: FloatArray
     """With respect to the inverse hyperbolic tangent of the correlation, (n, m, 1)."""
+
+
+class GaussianGradient(NamedTuple):
+    """Gradient of the log-density of each component in unconstrained coordinates."""
+
+    mean: FloatArray
+    """With respect to the means, (..., M, 2)."""
+    log_stddev: FloatArray
+    """With respect to the logarithms of the standard deviations, (..., M, 2)."""
+    atanh_correlation: FloatArray
+    """With respect to the inverse hyperbolic tangents of the correlations, (..., M)."""
+    x: FloatArray
+    """With respect to the point, (..., M, 2)."""
 
 
 @overload
@@ -156,3 +181,131 @@ def _parameter_rows(n: int, m: int, batch_shapes: tuple[tuple[int, ...], ...]) -
     if all(shape == (1,) for shape in batch_shapes):
         return min(n, max(1, _kernels.BLOCK // m))
     return n
+
+
+def gaussian_logpdf(
+    x: ArrayLike, mean: ArrayLike, stddev: ArrayLike, correlation: ArrayLike, *, out: Out = None
+) -> FloatArray:
+    r"""Log-density of each of M correlated 2-D Gaussians.
+
+    Parameters
+    ----------
+    x : array_like, shape (..., 2)
+        The points.
+    mean : array_like, shape (..., M, 2)
+        Means of the components.
+    stddev : array_like, shape (..., M, 2)
+        Standard deviations, > 0, in the units of `x`.
+    correlation : array_like, shape (..., M)
+        Correlations, strictly between -1 and 1.
+    out : ndarray, shape (..., M), optional
+        Where to write the result; of its shape and dtype, in any layout. It may overlap an argument.
+
+    Returns
+    -------
+    ndarray, shape (..., M)
+        The natural logarithms of the densities, in 1 over the square of the units of `x`. The leading axes of all
+        arguments broadcast; a grid of points against one set of components prepares these once.
+
+    Raises
+    ------
+    TypeError
+        An array is not of real numbers of at most 64 bits, or is masked; `out` has another dtype than the result.
+    ValueError
+        A shape does not fit.
+
+    See Also
+    --------
+    gaussian_logpdf_and_gradient : The same with its gradient.
+    mixture_logpdf : Of a mixture of the components.
+
+    Notes
+    -----
+    The result is float32 if all arguments are float32 (or bool, float16 and integers that float32 holds), else float64;
+    it is computed in float64. No epsilon is added anywhere ([1]_, eq. 24 and 25). Finite arguments within the domain
+    never give NaN; a component outside of it is NaN.
+
+    References
+    ----------
+    .. [1] A. Graves, "Generating sequences with recurrent neural networks", arXiv:1308.0850, 2013.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from cymdn import gaussian_logpdf
+    >>> gaussian_logpdf(np.array([100.0, 0.0]), np.zeros((2, 2)), np.ones((2, 2)), np.array([0.0, -0.5])).round(3)
+    array([-5001.838, -6668.361])
+    """
+    checked = _check_components(x, mean, stddev, correlation)
+    shape = (*np.broadcast_shapes(*checked.batch_shapes), checked.sizes["M"])
+    outputs = check_outputs(["value"], [shape], checked.dtype, out, checked.arrays)
+    run_points_and_mixtures(_kernels.gaussian_logpdf, checked, [output.array for output in outputs])
+    (value,) = deliver(outputs)
+    return value
+
+
+def gaussian_logpdf_and_gradient(
+    x: ArrayLike, mean: ArrayLike, stddev: ArrayLike, correlation: ArrayLike, *, out: Out = None
+) -> tuple[FloatArray, GaussianGradient]:
+    r"""Log-density of each of M correlated 2-D Gaussians and its gradient.
+
+    Parameters
+    ----------
+    x, mean, stddev, correlation : array_like
+        As in `gaussian_logpdf`.
+    out : tuple of ndarray, optional
+        Where to write value and gradient, in the structure that is returned or as five arrays; None allocates one.
+
+    Returns
+    -------
+    value : ndarray, shape (..., M)
+        As `gaussian_logpdf` returns it.
+    gradient : GaussianGradient
+        Named tuple `(mean, log_stddev, atanh_correlation, x)` of shapes (..., M, 2), (..., M, 2), (..., M),
+        (..., M, 2): the derivatives of each log-density with respect to the means, the logarithms of the standard
+        deviations, the inverse hyperbolic tangents of the correlations, and the point. Leading axes are those of the
+        broadcast arguments: nothing is summed over a broadcast axis.
+
+    Raises
+    ------
+    TypeError, ValueError
+        As in `gaussian_logpdf`.
+
+    Notes
+    -----
+    With standardised offsets u, v and :math:`C = 1 / (1 - r^2)` ([1]_, eq. 34 to 37): :math:`C (u - r v) / \sigma_0` for
+    mean 0, :math:`u C (u - r v) - 1` for log stddev 0, and :math:`r + C (u - r v) (v - r u)` for the inverse hyperbolic
+    tangent of the correlation. Where the log-density is below the range of the dtype, it is -inf and its gradient 0.
+
+    References
+    ----------
+    .. [1] A. Graves, "Generating sequences with recurrent neural networks", arXiv:1308.0850, 2013.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from cymdn import gaussian_logpdf_and_gradient
+    >>> value, gradient = gaussian_logpdf_and_gradient(np.array([2.0, 0.0]), np.zeros((1, 2)), np.ones((1, 2)), np.zeros(1))
+    >>> print(value.round(4), gradient.mean, gradient.log_stddev, gradient.atanh_correlation)
+    [-3.8379] [[2. 0.]] [[ 3. -1.]] [0.]
+    """
+    checked = _check_components(x, mean, stddev, correlation)
+    one = (*np.broadcast_shapes(*checked.batch_shapes), checked.sizes["M"])
+    two = (*one, 2)
+    outputs = check_outputs(
+        ["value", *GaussianGradient._fields], [one, two, two, one, two], checked.dtype, out, checked.arrays
+    )
+    run_points_and_mixtures(_kernels.gaussian_logpdf, checked, [output.array for output in outputs])
+    value, *gradient = deliver(outputs)
+    return value, GaussianGradient(*gradient)
+
+
+def _check_components(x: ArrayLike, mean: ArrayLike, stddev: ArrayLike, correlation: ArrayLike) -> Checked:
+    return check_arguments(
+        [
+            Argument("x", x, (2,)),
+            Argument("mean", mean, ("M", 2)),
+            Argument("stddev", stddev, ("M", 2)),
+            Argument("correlation", correlation, ("M",)),
+        ]
+    )

@@ -1,6 +1,13 @@
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
 from cymdn._arrays import FloatArray
 
 BLOCK: int
+PLANES: int
+CHUNK: int
 
 def density(
     x: FloatArray,
@@ -12,4 +19,41 @@ def density(
     dmean_out: FloatArray | None = None,
     dstddev_out: FloatArray | None = None,
     dcorrelation_out: FloatArray | None = None,
+) -> None: ...
+def gaussian_logpdf(
+    x: FloatArray,
+    mean: FloatArray,
+    stddev: FloatArray,
+    correlation: FloatArray,
+    scratch: NDArray[np.float64],
+    value_out: FloatArray,
+    mean_out: FloatArray | None = None,
+    log_stddev_out: FloatArray | None = None,
+    atanh_correlation_out: FloatArray | None = None,
+    x_out: FloatArray | None = None,
+) -> None: ...
+def mixture_logpdf(
+    x: FloatArray,
+    weights: FloatArray,
+    mean: FloatArray,
+    stddev: FloatArray,
+    correlation: FloatArray,
+    scratch: NDArray[np.float64],
+    value_out: FloatArray,
+    logits_out: FloatArray | None = None,
+    mean_out: FloatArray | None = None,
+    log_stddev_out: FloatArray | None = None,
+    atanh_correlation_out: FloatArray | None = None,
+    x_out: FloatArray | None = None,
+) -> None: ...
+def mdn_loss(
+    raw: FloatArray,
+    x: FloatArray,
+    pen: NDArray[np.float64] | None,
+    sample_weight: NDArray[np.float64] | None,
+    scale: float,
+    scratch: NDArray[np.float64],
+    loss_out: FloatArray | None,
+    sums_out: NDArray[Any] | None,
+    gradient_out: FloatArray | None,
 ) -> None: ...

@@ -14,7 +14,10 @@ Why it looks like this:
   block is thereby checked at both ends of the contiguous run that it is.
 """
 
+from libc.math cimport fabs
+
 from cymdn cimport _bivariate as bivariate
+from cymdn cimport _elementary as elementary
 
 cdef extern from *:
     """
@@ -177,3 +180,641 @@ def density(
                     )
                 j += columns
             i += rows
+
+
+# The log-domain levels.
+#
+# Scratch memory comes from the caller, PLANES rows of at least BLOCK or one row of components; nothing in it outlives a
+# block. A stage reads planes and writes planes (or arrays) that are not among those it reads, unless it says "in place".
+
+cdef struct Planes:
+    # prepared components
+    double *mean0
+    double *mean1
+    double *inverse0    # before `prepare`: sigma or log sigma
+    double *inverse1
+    double *r           # before `prepare`: r or atanh r
+    double *d
+    double *kappa
+    double *shift
+    double *factor
+    double *weight      # before `prepare`: weight, or logit less the row's largest
+    # components at a point
+    double *u           # before `evaluate`: x - mean
+    double *v
+    double *exponent    # after `weigh`: weight * density, up to a factor of the row
+    double *slope0
+    double *slope1
+    double *datanh
+    double *dmean0
+    double *dmean1
+    # rows
+    double *top         # the largest exponent
+    double *total       # sum of the weighed exponents
+    double *weights     # sum of the weights
+    double *value       # log-density of the mixture
+    double *pen_loss
+
+cpdef enum:
+    PLANES = 23
+    CHUNK = 4096  # rows whose losses are summed together: fixed, so that a sum does not depend on how work was split
+
+
+cdef Planes planes_of(double[:, ::1] scratch) except *:
+    cdef Planes s
+    s.mean0 = &scratch[0, 0]
+    s.mean1 = &scratch[1, 0]
+    s.inverse0 = &scratch[2, 0]
+    s.inverse1 = &scratch[3, 0]
+    s.r = &scratch[4, 0]
+    s.d = &scratch[5, 0]
+    s.kappa = &scratch[6, 0]
+    s.shift = &scratch[7, 0]
+    s.factor = &scratch[8, 0]
+    s.weight = &scratch[9, 0]
+    s.u = &scratch[10, 0]
+    s.v = &scratch[11, 0]
+    s.exponent = &scratch[12, 0]
+    s.slope0 = &scratch[13, 0]
+    s.slope1 = &scratch[14, 0]
+    s.datanh = &scratch[15, 0]
+    s.dmean0 = &scratch[16, 0]
+    s.dmean1 = &scratch[17, 0]
+    s.top = &scratch[18, 0]
+    s.total = &scratch[19, 0]
+    s.weights = &scratch[20, 0]
+    s.value = &scratch[21, 0]
+    s.pen_loss = &scratch[22, 0]
+    return s
+
+
+# Reading a block into planes
+
+
+cdef void read_pairs(Py_ssize_t count, const real *pairs, double_out first_out, double_out second_out) noexcept nogil:
+    cdef Py_ssize_t k
+    for k in range(count):
+        first_out[k] = pairs[2 * k]
+        second_out[k] = pairs[2 * k + 1]
+
+
+cdef void read(Py_ssize_t count, const real *values, double_out values_out) noexcept nogil:
+    cdef Py_ssize_t k
+    for k in range(count):
+        values_out[k] = values[k]
+
+
+cdef void repeat(Py_ssize_t columns, Py_ssize_t rows, double *plane) noexcept nogil:
+    # in place: the first row of a plane, again and again
+    cdef Py_ssize_t k
+    for k in range(columns, rows * columns):
+        plane[k] = plane[k - columns]
+
+
+cdef void read_natural(
+    const real *mean, const real *stddev, const real *correlation, Py_ssize_t columns, Py_ssize_t rows,
+    bint one_mixture, const Planes *s,
+) noexcept nogil:
+    cdef Py_ssize_t count = columns if one_mixture else rows * columns
+    read_pairs(count, mean, s.mean0, s.mean1)
+    read_pairs(count, stddev, s.inverse0, s.inverse1)
+    read(count, correlation, s.r)
+    if one_mixture:
+        repeat(columns, rows, s.mean0)
+        repeat(columns, rows, s.mean1)
+        repeat(columns, rows, s.inverse0)
+        repeat(columns, rows, s.inverse1)
+        repeat(columns, rows, s.r)
+
+
+cdef void read_weights(
+    const real *weights, Py_ssize_t columns, Py_ssize_t rows, bint one_mixture, double *weight
+) noexcept nogil:
+    read(columns if one_mixture else rows * columns, weights, weight)
+    if one_mixture:
+        repeat(columns, rows, weight)
+
+
+cdef void subtract_means(
+    const real *points, Py_ssize_t step, Py_ssize_t rows, Py_ssize_t columns,
+    const double *mean0, const double *mean1, double_out offset0_out, double_out offset1_out,
+) noexcept nogil:
+    cdef Py_ssize_t i, j, k
+    cdef double x0, x1
+    for i in range(rows):
+        x0 = points[i * step]
+        x1 = points[i * step + 1]
+        for j in range(columns):
+            k = i * columns + j
+            offset0_out[k] = x0 - mean0[k]
+            offset1_out[k] = x1 - mean1[k]
+
+
+cdef void read_logits(Py_ssize_t columns, const real *logits, double_out logits_out) noexcept nogil:
+    # less the largest, so that the softmax cannot overflow; NaN is no comparison's larger and stays
+    cdef Py_ssize_t j
+    cdef double largest = logits[0]
+    for j in range(1, columns):
+        largest = logits[j] if logits[j] > largest else largest
+    for j in range(columns):
+        logits_out[j] = logits[j] - largest
+
+
+cdef void read_raw(
+    const real *raw, Py_ssize_t pens, Py_ssize_t rows, Py_ssize_t columns, const Planes *s
+) noexcept nogil:
+    cdef Py_ssize_t i, k = 0
+    for i in range(rows):
+        raw += pens
+        read_logits(columns, raw, s.weight + k)
+        read(columns, raw + columns, s.mean0 + k)
+        read(columns, raw + 2 * columns, s.mean1 + k)
+        read(columns, raw + 3 * columns, s.inverse0 + k)
+        read(columns, raw + 4 * columns, s.inverse1 + k)
+        read(columns, raw + 5 * columns, s.r + k)
+        raw += 6 * columns
+        k += columns
+
+
+# Preparing components, in place
+
+
+cdef void prepare_natural(
+    Py_ssize_t count, const double *weight, double_out mean0, double_out mean1, double_out inverse0, double_out inverse1,
+    double_out r_, double_out d_out, double_out kappa_out, double_out shift_out, double_out factor_out,
+) noexcept nogil:
+    cdef Py_ssize_t k
+    cdef double w, r, t, d, kappa, i0, i1
+    for k in range(count):
+        w = weight[k]
+        r = bivariate.included(w, bivariate.correlation_or_nan(r_[k]))
+        t = bivariate.nearest_integer(r)
+        d = t - r
+        kappa = bivariate.kappa_of_correlation(r, t, d)
+        i0 = bivariate.bounded_inverse(inverse0[k])
+        i1 = bivariate.bounded_inverse(inverse1[k])
+        shift_out[k] = bivariate.shift_of_factors(w, i0, i1)
+        factor_out[k] = bivariate.factor_of_factors(w, i0, i1, kappa)
+        mean0[k] = bivariate.included(w, mean0[k])
+        mean1[k] = bivariate.included(w, mean1[k])
+        inverse0[k] = bivariate.included(w, bivariate.inverse_stddev(inverse0[k], i0))
+        inverse1[k] = bivariate.included(w, bivariate.inverse_stddev(inverse1[k], i1))
+        r_[k] = r
+        d_out[k] = d
+        kappa_out[k] = kappa
+
+
+cdef void prepare_raw(
+    Py_ssize_t count, double_out weight, double_out inverse0, double_out inverse1, double_out r_, double_out d_out,
+    double_out kappa_out, double_out shift_out, double_out factor_out,
+) noexcept nogil:
+    cdef Py_ssize_t k
+    cdef double a, n, joint, r
+    for k in range(count):
+        a = r_[k]
+        n = bivariate.decay(a)
+        joint = bivariate.joint_inverse(n)
+        r = bivariate.correlation_of_decay(a, n, bivariate.one_less_decay(a), joint)
+        shift_out[k] = bivariate.shift_of_logs(weight[k], inverse0[k], inverse1[k], a)
+        factor_out[k] = bivariate.factor_of_decay(n)
+        weight[k] = elementary.exp_nonpositive(weight[k])
+        inverse0[k] = bivariate.inverse_stddev_of_log(inverse0[k])
+        inverse1[k] = bivariate.inverse_stddev_of_log(inverse1[k])
+        r_[k] = r
+        d_out[k] = bivariate.distance_to_integer(r, bivariate.nearest_integer(r), n, joint)
+        kappa_out[k] = bivariate.kappa_of_decay(n, joint)
+
+
+# Components at points
+
+
+cdef void evaluate(
+    Py_ssize_t count, const double *inverse0, const double *inverse1, const double *r, const double *d,
+    const double *kappa, const double *shift, double_out u_, double_out v_, double_out exponent_out,
+) noexcept nogil:
+    cdef Py_ssize_t k
+    cdef double u, v, k1
+    for k in range(count):
+        u = bivariate.standardised(u_[k], inverse0[k])
+        v = bivariate.standardised(v_[k], inverse1[k])
+        k1 = kappa[k] * bivariate.decorrelated(v, u, bivariate.nearest_integer(r[k]), d[k])
+        exponent_out[k] = bivariate.exponent(shift[k], bivariate.half_distance(u, k1))
+
+
+cdef void evaluate_and_differentiate(
+    Py_ssize_t count, const double *inverse0, const double *inverse1, const double *r, const double *d,
+    const double *kappa, const double *shift, double_out u_, double_out v_, double_out exponent_out,
+    double_out slope0_out, double_out slope1_out, double_out datanh_out,
+) noexcept nogil:
+    cdef Py_ssize_t k
+    cdef double u, v, t, k0, k1
+    for k in range(count):
+        u = bivariate.standardised(u_[k], inverse0[k])
+        v = bivariate.standardised(v_[k], inverse1[k])
+        t = bivariate.nearest_integer(r[k])
+        k0 = kappa[k] * bivariate.decorrelated(u, v, t, d[k])
+        k1 = kappa[k] * bivariate.decorrelated(v, u, t, d[k])
+        exponent_out[k] = bivariate.exponent(shift[k], bivariate.half_distance(u, k1))
+        slope0_out[k] = bivariate.slope(kappa[k], k0)
+        slope1_out[k] = bivariate.slope(kappa[k], k1)
+        datanh_out[k] = bivariate.datanh_correlation(r[k], k0, k1)
+        u_[k] = u
+        v_[k] = v
+
+
+cdef void evaluate_block(Py_ssize_t count, const Planes *s, bint derivatives) noexcept nogil:
+    if derivatives:
+        evaluate_and_differentiate(
+            count, s.inverse0, s.inverse1, s.r, s.d, s.kappa, s.shift, s.u, s.v, s.exponent, s.slope0, s.slope1, s.datanh
+        )
+    else:
+        evaluate(count, s.inverse0, s.inverse1, s.r, s.d, s.kappa, s.shift, s.u, s.v, s.exponent)
+
+
+# Component level
+
+
+cdef void write_logpdf(
+    Py_ssize_t count, const double *exponent, const double *factor, real_out value_out
+) noexcept nogil:
+    cdef Py_ssize_t k
+    for k in range(count):
+        value_out[k] = exponent[k] + (elementary.log(factor[k]) - bivariate.LOG_TWO_PI)
+
+
+cdef void write_component_gradient(
+    Py_ssize_t count, const real *value, const double *inverse0, const double *inverse1, const double *r,
+    const double *u, const double *v, const double *slope0, const double *slope1, const double *datanh,
+    real_out mean_out, real_out log_stddev_out, real_out atanh_correlation_out, real_out x_out,
+) noexcept nogil:
+    cdef Py_ssize_t k
+    cdef double part, dmean0, dmean1
+    for k in range(count):
+        part = bivariate.within_range(value[k])
+        dmean0 = part * slope0[k] * inverse0[k]
+        dmean1 = part * slope1[k] * inverse1[k]
+        mean_out[2 * k] = dmean0
+        mean_out[2 * k + 1] = dmean1
+        x_out[2 * k] = -dmean0
+        x_out[2 * k + 1] = -dmean1
+        log_stddev_out[2 * k] = part * bivariate.dlog_stddev(u[k], slope0[k])
+        log_stddev_out[2 * k + 1] = part * bivariate.dlog_stddev(v[k], slope1[k])
+        atanh_correlation_out[k] = part * datanh[k]
+
+
+def gaussian_logpdf(
+    const real[:, ::1] x not None,            # (n or 1, 2)
+    const real[:, :, ::1] mean not None,      # (n or 1, m, 2)
+    const real[:, :, ::1] stddev not None,    # (n or 1, m, 2)
+    const real[:, ::1] correlation not None,  # (n or 1, m)
+    double[:, ::1] scratch not None,          # (PLANES, at least max(BLOCK, m))
+    real[:, ::1] value_out not None,          # (n, m), not empty
+    real[:, :, ::1] mean_out=None,            # (n, m, 2) or None: no gradient
+    real[:, :, ::1] log_stddev_out=None,      # (n, m, 2)
+    real[:, ::1] atanh_correlation_out=None,  # (n, m)
+    real[:, :, ::1] x_out=None,               # (n, m, 2)
+):
+    """Log-density of each component and, with outputs for it, its gradient."""
+    cdef Py_ssize_t n = value_out.shape[0], m = value_out.shape[1], i = 0, rows, count
+    cdef bint one_point = x.shape[0] < n, one_mixture = mean.shape[0] < n, derivatives = mean_out is not None
+    cdef Py_ssize_t block_rows = max(1, BLOCK // m)
+    cdef Planes s = planes_of(scratch)
+    cdef Py_ssize_t k
+    with nogil:
+        for k in range(max(<Py_ssize_t> BLOCK, m)):
+            s.weight[k] = 1.0
+        while i < n:
+            rows = min(block_rows, n - i)
+            count = rows * m
+            if i == 0 or not one_mixture:
+                read_natural(&mean[i, 0, 0], &stddev[i, 0, 0], &correlation[i, 0], m, rows, one_mixture, &s)
+                prepare_natural(
+                    count, s.weight, s.mean0, s.mean1, s.inverse0, s.inverse1, s.r, s.d, s.kappa, s.shift, s.factor
+                )
+            subtract_means(
+                &x[0 if one_point else i, 0], 0 if one_point else 2, rows, m, s.mean0, s.mean1, s.u, s.v
+            )
+            evaluate_block(count, &s, derivatives)
+            write_logpdf(count, s.exponent, s.factor, &value_out[i, 0])
+            if derivatives:
+                write_component_gradient(
+                    count, &value_out[i, 0], s.inverse0, s.inverse1, s.r, s.u, s.v, s.slope0, s.slope1, s.datanh,
+                    &mean_out[i, 0, 0], &log_stddev_out[i, 0, 0], &atanh_correlation_out[i, 0], &x_out[i, 0, 0],
+                )
+            i += rows
+
+
+# Mixture level and network head: reductions over the components of a row, in an order fixed by the row alone
+
+
+cdef double row_sum(Py_ssize_t columns, const double *values) noexcept nogil:
+    # four chains of additions instead of one: as many as an AVX2 register holds
+    cdef double s0 = 0.0, s1 = 0.0, s2 = 0.0, s3 = 0.0
+    cdef Py_ssize_t j = 0
+    while j + 4 <= columns:
+        s0 += values[j]
+        s1 += values[j + 1]
+        s2 += values[j + 2]
+        s3 += values[j + 3]
+        j += 4
+    while j < columns:
+        s0 += values[j]
+        j += 1
+    return (s0 + s2) + (s1 + s3)
+
+
+cdef double subtract_top(Py_ssize_t columns, double *exponent) noexcept nogil:
+    # In place. Starts from a finite number: where every exponent is -inf, nothing becomes -inf - -inf.
+    cdef Py_ssize_t j
+    cdef double top = -bivariate.DBL_MAX
+    for j in range(columns):
+        top = exponent[j] if exponent[j] > top else top
+    for j in range(columns):
+        exponent[j] -= top
+    return top
+
+
+cdef void weigh(Py_ssize_t count, const double *factor, double_out exponent) noexcept nogil:
+    # in place
+    cdef Py_ssize_t k
+    for k in range(count):
+        exponent[k] = factor[k] * elementary.exp_nonpositive(exponent[k])
+
+
+cdef void mixture_value(
+    Py_ssize_t rows, const double *top, const double *total, const double *weights, double_out value_out
+) noexcept nogil:
+    cdef Py_ssize_t i
+    for i in range(rows):
+        value_out[i] = (top[i] + (elementary.log(total[i]) - elementary.log(weights[i]))) - bivariate.LOG_TWO_PI
+
+
+cdef void reduce_rows(Py_ssize_t rows, Py_ssize_t columns, const Planes *s, bint softmax) noexcept nogil:
+    # `value`: the log-density of each row's mixture; `softmax` where the weights are still to be divided by their sum
+    cdef Py_ssize_t i
+    for i in range(rows):
+        s.top[i] = subtract_top(columns, s.exponent + i * columns)
+    weigh(rows * columns, s.factor, s.exponent)
+    for i in range(rows):
+        s.total[i] = row_sum(columns, s.exponent + i * columns)
+        s.weights[i] = row_sum(columns, s.weight + i * columns) if softmax else 1.0
+    mixture_value(rows, s.top, s.total, s.weights, s.value)
+
+
+cdef void fill(Py_ssize_t count, real_out values_out) noexcept nogil:
+    cdef Py_ssize_t k
+    for k in range(count):
+        values_out[k] = 0.0
+
+
+cdef void write_mixture_gradient_row(
+    Py_ssize_t columns, double scale, const double *weighed, const double *weight,
+    const double *inverse0, const double *inverse1,
+    const double *u, const double *v, const double *slope0, const double *slope1, const double *datanh,
+    real_out logits_out, real_out mean_out, real_out log_stddev_out, real_out atanh_correlation_out,
+    double_out dmean0_out, double_out dmean1_out,
+) noexcept nogil:
+    cdef Py_ssize_t j
+    cdef double g, dmean0, dmean1
+    for j in range(columns):
+        g = weighed[j] * scale
+        dmean0 = g * slope0[j] * inverse0[j]
+        dmean1 = g * slope1[j] * inverse1[j]
+        logits_out[j] = g - weight[j]
+        mean_out[2 * j] = dmean0
+        mean_out[2 * j + 1] = dmean1
+        log_stddev_out[2 * j] = g * bivariate.dlog_stddev(u[j], slope0[j])
+        log_stddev_out[2 * j + 1] = g * bivariate.dlog_stddev(v[j], slope1[j])
+        atanh_correlation_out[j] = g * datanh[j]
+        dmean0_out[j] = dmean0
+        dmean1_out[j] = dmean1
+
+
+def mixture_logpdf(
+    const real[:, ::1] x not None,            # (n or 1, 2)
+    const real[:, ::1] weights not None,      # (n or 1, m)
+    const real[:, :, ::1] mean not None,      # (n or 1, m, 2)
+    const real[:, :, ::1] stddev not None,    # (n or 1, m, 2)
+    const real[:, ::1] correlation not None,  # (n or 1, m)
+    double[:, ::1] scratch not None,          # (PLANES, at least max(BLOCK, m))
+    real[::1] value_out not None,             # (n,), not empty; m > 0
+    real[:, ::1] logits_out=None,             # (n, m) or None: no gradient
+    real[:, :, ::1] mean_out=None,            # (n, m, 2)
+    real[:, :, ::1] log_stddev_out=None,      # (n, m, 2)
+    real[:, ::1] atanh_correlation_out=None,  # (n, m)
+    real[:, ::1] x_out=None,                  # (n, 2)
+):
+    """Log-density of each row's mixture and, with outputs for it, its gradient."""
+    cdef Py_ssize_t n = value_out.shape[0], m = weights.shape[1], i = 0, j, k, rows, count
+    cdef bint one_point = x.shape[0] < n, one_mixture = mean.shape[0] < n, derivatives = mean_out is not None
+    cdef Py_ssize_t block_rows = max(1, BLOCK // m)
+    cdef Planes s = planes_of(scratch)
+    with nogil:
+        while i < n:
+            rows = min(block_rows, n - i)
+            count = rows * m
+            if i == 0 or not one_mixture:
+                read_weights(&weights[i, 0], m, rows, one_mixture, s.weight)
+                read_natural(&mean[i, 0, 0], &stddev[i, 0, 0], &correlation[i, 0], m, rows, one_mixture, &s)
+                prepare_natural(
+                    count, s.weight, s.mean0, s.mean1, s.inverse0, s.inverse1, s.r, s.d, s.kappa, s.shift, s.factor
+                )
+            subtract_means(
+                &x[0 if one_point else i, 0], 0 if one_point else 2, rows, m, s.mean0, s.mean1, s.u, s.v
+            )
+            evaluate_block(count, &s, derivatives)
+            reduce_rows(rows, m, &s, False)
+            for j in range(rows):
+                value_out[i + j] = <real> s.value[j]
+                if not derivatives:
+                    continue
+                if value_out[i + j] == -bivariate.INFINITY:  # beyond the dtype: gradient 0
+                    fill(m, &logits_out[i + j, 0])
+                    fill(2 * m, &mean_out[i + j, 0, 0])
+                    fill(2 * m, &log_stddev_out[i + j, 0, 0])
+                    fill(m, &atanh_correlation_out[i + j, 0])
+                    fill(2, &x_out[i + j, 0])
+                    continue
+                k = j * m
+                write_mixture_gradient_row(
+                    m, 1.0 / s.total[j], s.exponent + k, s.weight + k, s.inverse0 + k, s.inverse1 + k,
+                    s.u + k, s.v + k, s.slope0 + k, s.slope1 + k, s.datanh + k,
+                    &logits_out[i + j, 0], &mean_out[i + j, 0, 0], &log_stddev_out[i + j, 0, 0],
+                    &atanh_correlation_out[i + j, 0], s.dmean0, s.dmean1,
+                )
+                x_out[i + j, 0] = <real> -row_sum(m, s.dmean0)
+                x_out[i + j, 1] = <real> -row_sum(m, s.dmean1)
+            i += rows
+
+
+# The pen's cross-entropy and its gradient. A target outside [0, 1] gives NaN, as a component outside its domain does.
+
+
+cdef inline double target_or_nan(double target) noexcept nogil:
+    return target if (target >= 0.0 and target <= 1.0) else bivariate.NAN
+
+
+cdef double bernoulli_loss(double logit, double target) noexcept nogil:
+    # target log(1 + exp(-logit)) + (1 - target) log(1 + exp(logit)), of terms >= 0 that cannot overflow
+    cdef double against = 1.0 - target if logit > 0.0 else target
+    return fabs(logit) * target_or_nan(against) + elementary.log1p(elementary.exp_nonpositive(-fabs(logit)))
+
+
+cdef double sigmoid(double logit) noexcept nogil:
+    cdef double small = elementary.exp_nonpositive(-fabs(logit))
+    return (1.0 if logit > 0.0 else small) / (1.0 + small)
+
+
+cdef double categorical_loss(Py_ssize_t pens, const real *logits, const double *target) noexcept nogil:
+    # sum of target * (log sum exp - logit), of terms >= 0; a target of 0 counts 0 whatever its logit
+    cdef Py_ssize_t k
+    cdef double largest = logits[0], total = 0.0, loss = 0.0
+    for k in range(1, pens):
+        largest = logits[k] if logits[k] > largest else largest
+    for k in range(pens):
+        total += elementary.exp_nonpositive(logits[k] - largest)
+    total = elementary.log(total)
+    for k in range(pens):
+        if target[k] != 0.0:
+            loss += target_or_nan(target[k]) * ((largest - logits[k]) + total)
+    return loss if total == total else total
+
+
+cdef void write_categorical_gradient(
+    Py_ssize_t pens, const real *logits, const double *target, double scale, real *gradient_out
+) noexcept nogil:
+    # softmax * (sum of the targets) - target
+    cdef Py_ssize_t k
+    cdef double largest = logits[0], total = 0.0, targets = 0.0
+    for k in range(1, pens):
+        largest = logits[k] if logits[k] > largest else largest
+    for k in range(pens):
+        total += elementary.exp_nonpositive(logits[k] - largest)
+        targets += target[k]
+    for k in range(pens):
+        gradient_out[k] = <real> (scale * (elementary.exp_nonpositive(logits[k] - largest) / total * targets - target[k]))
+
+
+cdef double pen_loss(Py_ssize_t pens, const real *logits, const double *target) noexcept nogil:
+    if pens == 0:
+        return 0.0
+    if pens == 1:
+        return bernoulli_loss(logits[0], target[0])
+    return categorical_loss(pens, logits, target)
+
+
+cdef void write_pen_gradient(
+    Py_ssize_t pens, const real *logits, const double *target, double scale, real *gradient_out
+) noexcept nogil:
+    if pens == 1:
+        gradient_out[0] = <real> (scale * (sigmoid(logits[0]) - target[0]))
+    elif pens > 1:
+        write_categorical_gradient(pens, logits, target, scale, gradient_out)
+
+
+# Network head
+
+
+cdef double within_dtype(double loss, const real *dtype) noexcept nogil:
+    # inf where the dtype of the array cannot hold a loss
+    return bivariate.INFINITY if <double> <real> loss == bivariate.INFINITY else loss
+
+
+cdef void add_to(double term, double *total, double *lost) noexcept nogil:
+    # what rounding the sum loses is summed as well (Knuth's two-sum)
+    cdef double before = total[0]
+    cdef double after = before + term
+    cdef double added = after - before
+    lost[0] += (before - (after - added)) + (term - added)
+    total[0] = after
+
+
+cdef void write_raw_gradient_row(
+    Py_ssize_t columns, double component_scale, double weight_scale, const double *weighed, const double *weight,
+    const double *inverse0, const double *inverse1,
+    const double *u, const double *v, const double *slope0, const double *slope1, const double *datanh,
+    real_out logits_out, real_out mean0_out, real_out mean1_out,
+    real_out log_stddev0_out, real_out log_stddev1_out, real_out atanh_correlation_out,
+) noexcept nogil:
+    # of the loss, hence a negative component_scale
+    cdef Py_ssize_t j
+    cdef double g
+    for j in range(columns):
+        g = weighed[j] * component_scale
+        logits_out[j] = weight[j] * weight_scale + g
+        mean0_out[j] = g * slope0[j] * inverse0[j]
+        mean1_out[j] = g * slope1[j] * inverse1[j]
+        log_stddev0_out[j] = g * bivariate.dlog_stddev(u[j], slope0[j])
+        log_stddev1_out[j] = g * bivariate.dlog_stddev(v[j], slope1[j])
+        atanh_correlation_out[j] = g * datanh[j]
+
+
+cdef void write_raw_gradient(
+    Py_ssize_t columns, Py_ssize_t pens, const Planes *s, Py_ssize_t i, double scale, const real *raw,
+    const double *target, real *out,
+) noexcept nogil:
+    # one row: pen logits, then M each of logits, means, log stddevs and atanh correlations
+    cdef Py_ssize_t k = i * columns
+    write_pen_gradient(pens, raw, target, scale, out)
+    out += pens
+    write_raw_gradient_row(
+        columns, -scale / s.total[i], scale / s.weights[i], s.exponent + k, s.weight + k, s.inverse0 + k, s.inverse1 + k,
+        s.u + k, s.v + k, s.slope0 + k, s.slope1 + k, s.datanh + k,
+        out, out + columns, out + 2 * columns, out + 3 * columns, out + 4 * columns, out + 5 * columns,
+    )
+
+
+def mdn_loss(
+    const real[:, ::1] raw not None,   # (n, pens + 6 m)
+    const real[:, ::1] x not None,     # (n, 2)
+    const double[:, ::1] pen,          # (n, pens) or None: no pen
+    const double[::1] sample_weight,   # (n,) or None: 1
+    double scale,                      # of the gradient
+    double[:, ::1] scratch not None,   # (PLANES, at least max(BLOCK, m))
+    real[::1] loss_out,                # (n,) or None: weighted losses of the rows
+    double[::1] sums_out,              # (ceil(n / CHUNK),) or None: sums of the same
+    real[:, ::1] gradient_out,         # (n, pens + 6 m) or None
+):
+    """Loss of raw network output, row by row or in sums, and its gradient."""
+    cdef Py_ssize_t n = raw.shape[0], pens = 0 if pen is None else pen.shape[1]
+    cdef Py_ssize_t m = (raw.shape[1] - pens) // 6, i = 0, j, rows, chunk_end = 0
+    cdef Py_ssize_t block_rows = max(1, BLOCK // m)
+    cdef bint derivatives = gradient_out is not None, weighted = sample_weight is not None
+    cdef bint row_by_row = loss_out is not None
+    cdef const double *target = NULL
+    cdef double weight = 1.0, loss, total = 0.0, lost = 0.0
+    cdef Planes s = planes_of(scratch)
+    with nogil:
+        while i < n:
+            if i == chunk_end:
+                chunk_end = min(n, i + CHUNK)
+                total = 0.0
+                lost = 0.0
+            rows = min(block_rows, chunk_end - i)
+            read_raw(&raw[i, 0], pens, rows, m, &s)
+            prepare_raw(rows * m, s.weight, s.inverse0, s.inverse1, s.r, s.d, s.kappa, s.shift, s.factor)
+            subtract_means(&x[i, 0], 2, rows, m, s.mean0, s.mean1, s.u, s.v)
+            evaluate_block(rows * m, &s, derivatives)
+            reduce_rows(rows, m, &s, True)
+            for j in range(rows):
+                if pens:
+                    target = &pen[i + j, 0]
+                if weighted:
+                    weight = sample_weight[i + j]
+                loss = within_dtype(pen_loss(pens, &raw[i + j, 0], target) - s.value[j], &raw[i, 0])
+                if derivatives:
+                    if weight == 0.0 or loss == bivariate.INFINITY:  # skipped, or beyond the dtype
+                        fill(pens + 6 * m, &gradient_out[i + j, 0])
+                    else:
+                        write_raw_gradient(
+                            m, pens, &s, j, weight * scale if loss == loss else loss, &raw[i + j, 0], target,
+                            &gradient_out[i + j, 0],
+                        )
+                loss = 0.0 if weight == 0.0 else weight * loss
+                if row_by_row:
+                    loss_out[i + j] = <real> loss
+                else:
+                    add_to(loss, &total, &lost)
+            i += rows
+            if i == chunk_end and not row_by_row:
+                sums_out[(i - 1) // CHUNK] = total + lost if total - total == 0.0 else total

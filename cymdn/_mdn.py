@@ -1,0 +1,261 @@
+"""Network head: the loss of a mixture density network from its raw output. Check, allocate, call, return."""
+
+from typing import Any, Literal, NamedTuple, TypeAlias
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from cymdn import _kernels
+from cymdn._arrays import (
+    Argument,
+    FloatArray,
+    Output,
+    check_arguments,
+    check_outputs,
+    check_shape,
+    convert,
+    deliver,
+)
+from cymdn._dispatch import scratch
+
+Reduction: TypeAlias = Literal["none", "sum", "mean"]
+Out: TypeAlias = FloatArray | tuple[Any, ...] | None
+
+REDUCTIONS = ("none", "sum", "mean")
+PARAMETERS = 6  # numbers a component in the raw output: logit, two means, two log stddevs, atanh correlation
+
+
+class _Problem(NamedTuple):
+    """Checked arguments, flattened to n rows."""
+
+    raw: FloatArray  # (n, P + 6 M)
+    x: FloatArray  # (n, 2)
+    pen: NDArray[np.float64] | None  # (n, P)
+    sample_weight: NDArray[np.float64] | None  # (n,)
+    batch_shape: tuple[int, ...]
+    raw_shape: tuple[int, ...]
+    components: int
+    divisor: float  # of the summed loss
+
+
+def mdn_loss(
+    raw: ArrayLike,
+    x: ArrayLike,
+    pen: ArrayLike | None = None,
+    *,
+    sample_weight: ArrayLike | None = None,
+    reduction: Reduction = "mean",
+    out: Out = None,
+) -> FloatArray:
+    """Loss of a mixture density network over correlated 2-D Gaussians, from its raw output.
+
+    Parameters
+    ----------
+    raw : array_like, shape (..., P + 6 M)
+        Raw output of the network. Along the last axis: P pen logits, then M each of mixture logits, mean 0, mean 1,
+        log stddev 0, log stddev 1, atanh correlation.
+    x : array_like, shape (..., 2)
+        The points to be predicted.
+    pen : array_like, shape (...) or (..., 3), optional
+        None: P is 0. Of shape (...): P is 1, and `pen` in [0, 1] is the probability (mostly 0 or 1) that the stroke
+        ends, predicted as sigmoid of the pen logit. Of shape (..., 3): P is 3, and `pen` is the one-hot pen state,
+        predicted as softmax of the pen logits.
+    sample_weight : array_like, shape (...), optional
+        Weights of the rows, finite and >= 0. A row of weight 0 is skipped, whatever it holds: masks are weights.
+    reduction : {"mean", "sum", "none"}
+        With losses l and weights w of the rows (1 without `sample_weight`): sum(w l) / sum(w), sum(w l), or w l.
+    out : ndarray, optional
+        Where to write the result; of its shape and dtype, in any layout. It may overlap an argument.
+
+    Returns
+    -------
+    scalar or ndarray
+        A scalar, or for "none" an array of shape (...), in nats. float32 if `raw` and `x` are float32 (or bool, float16
+        and integers that float32 holds), else float64.
+
+    Raises
+    ------
+    TypeError
+        An array is not of real numbers of at most 64 bits, or is masked; `out` has another dtype than the result.
+    ValueError
+        A shape does not fit; a `sample_weight` is negative or not finite; `reduction` is none of the three; it is "mean"
+        and there are no rows, or their total weight is 0.
+
+    See Also
+    --------
+    mdn_loss_and_gradient : The same with its gradient.
+    mixture_logpdf : From weights, means, standard deviations and correlations.
+
+    Notes
+    -----
+    A row's loss is the negative log-density of its mixture at its point ([1]_, eq. 26, with the constant log 2 pi), plus
+    the cross-entropy of its pen. In [1]_ the end-of-stroke probability is 1 / (1 + exp(+logit)), eq. 18; here, as in
+    all code that followed, it is 1 / (1 + exp(-logit)). Three pen states are those of [2]_, section 3.2.
+
+    Finite arguments never give NaN. A loss beyond the range of the dtype is inf. A NaN in a row gives NaN for that row
+    and touches no other. A `pen` outside [0, 1] makes its row NaN.
+
+    A loss can be negative: it is the logarithm of a density, which exceeds 1 where the standard deviations are small.
+
+    References
+    ----------
+    .. [1] A. Graves, "Generating sequences with recurrent neural networks", arXiv:1308.0850, 2013.
+    .. [2] D. Ha and D. Eck, "A neural representation of sketch drawings", arXiv:1704.03477, 2017.
+
+    Examples
+    --------
+    A standard normal distribution at its mean, and a pen that is as likely up as down: log(2 pi) + log(2).
+
+    >>> import numpy as np
+    >>> from cymdn import mdn_loss
+    >>> mdn_loss(np.zeros((5, 1 + 6)), np.zeros((5, 2)), np.ones(5)).round(6)
+    np.float64(2.531024)
+    """
+    problem = _check_problem(raw, x, pen, sample_weight, reduction)
+    outputs = _allocate(problem, reduction, out, gradient=False)
+    _run(problem, reduction, outputs)
+    (loss,) = deliver(outputs)
+    return loss if out is not None else loss[()]
+
+
+def mdn_loss_and_gradient(
+    raw: ArrayLike,
+    x: ArrayLike,
+    pen: ArrayLike | None = None,
+    *,
+    sample_weight: ArrayLike | None = None,
+    reduction: Reduction = "mean",
+    out: Out = None,
+) -> tuple[FloatArray, FloatArray]:
+    """Loss of a mixture density network and its gradient with respect to the network's raw output.
+
+    Parameters
+    ----------
+    raw, x, pen, sample_weight, reduction
+        As in `mdn_loss`.
+    out : tuple of ndarray, optional
+        Where to write loss and gradient; None for one of them allocates it.
+
+    Returns
+    -------
+    loss : scalar or ndarray
+        As `mdn_loss` returns it.
+    gradient : ndarray, shape (..., P + 6 M)
+        Derivatives of the reduced loss with respect to `raw`, in its shape; for "none" of each row's own weighted loss.
+
+    Raises
+    ------
+    TypeError, ValueError
+        As in `mdn_loss`.
+
+    Notes
+    -----
+    The gradient is that of [1]_, eq. 27 to 37, in closed form. A component whose responsibility is 0 contributes exactly
+    0, a row whose loss is beyond the range of the dtype has gradient 0, as has a row of weight 0; a row whose loss is
+    NaN has gradient NaN.
+
+    References
+    ----------
+    .. [1] A. Graves, "Generating sequences with recurrent neural networks", arXiv:1308.0850, 2013.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from cymdn import mdn_loss_and_gradient
+    >>> raw, x = np.zeros((1, 6)), np.array([[2.0, 0.0]])
+    >>> loss, gradient = mdn_loss_and_gradient(raw, x)  # logit, mean 0 and 1, log stddev 0 and 1, atanh correlation
+    >>> print(loss.round(4), gradient)
+    3.8379 [[ 0. -2.  0. -3.  1.  0.]]
+    """
+    problem = _check_problem(raw, x, pen, sample_weight, reduction)
+    outputs = _allocate(problem, reduction, out, gradient=True)
+    _run(problem, reduction, outputs)
+    loss, gradient = deliver(outputs)
+    return loss if out is not None else loss[()], gradient
+
+
+def _check_problem(
+    raw: ArrayLike, x: ArrayLike, pen: ArrayLike | None, sample_weight: ArrayLike | None, reduction: Reduction
+) -> _Problem:
+    if reduction not in REDUCTIONS:
+        raise ValueError(f"reduction: expected one of {', '.join(map(repr, REDUCTIONS))}, got {reduction!r}")
+    checked = check_arguments([Argument("raw", raw, ("P + 6 M",)), Argument("x", x, (2,))])
+    raw_array, x_array = checked.arrays
+    batch_shape = checked.batch_shapes[0]
+    check_shape("x", x_array.shape, (*batch_shape, 2))
+    targets = None if pen is None else _pen_targets(pen, batch_shape)
+    pens = 0 if targets is None else targets.shape[1]
+    width = raw_array.shape[-1]
+    if width - pens < PARAMETERS or (width - pens) % PARAMETERS:
+        raise ValueError(
+            f"raw: expected shape (..., P + 6 M) with P = {pens} pen logits for this pen and M >= 1, got {raw_array.shape}"
+        )
+    weight = None if sample_weight is None else _row_weights(sample_weight, batch_shape)
+    rows = raw_array.size // width
+    return _Problem(
+        raw_array.reshape(rows, width),
+        x_array.reshape(rows, 2),
+        targets,
+        weight,
+        batch_shape,
+        raw_array.shape,
+        (width - pens) // PARAMETERS,
+        _divisor(rows, weight) if reduction == "mean" else 1.0,
+    )
+
+
+def _pen_targets(pen: ArrayLike, batch_shape: tuple[int, ...]) -> NDArray[np.float64]:
+    """Return the pen as (n, 1) or (n, 3), told apart by the number of axes."""
+    array = convert("pen", pen)
+    categorical = array.ndim > len(batch_shape)
+    check_shape("pen", array.shape, (*batch_shape, 3) if categorical else batch_shape)
+    return array.reshape(-1, 3) if categorical else array.reshape(-1, 1)
+
+
+def _row_weights(sample_weight: ArrayLike, batch_shape: tuple[int, ...]) -> NDArray[np.float64]:
+    array = convert("sample_weight", sample_weight)
+    check_shape("sample_weight", array.shape, batch_shape)
+    valid = np.isfinite(array) & (array >= 0.0)
+    if not valid.all():
+        first = tuple(int(axis[0]) for axis in np.nonzero(~valid))
+        raise ValueError(f"sample_weight: expected finite numbers >= 0, got {array[first]} at index {first}")
+    return array.reshape(-1)
+
+
+def _divisor(rows: int, weight: NDArray[np.float64] | None) -> float:
+    total = float(rows) if weight is None else float(weight.sum())
+    if total == 0.0:
+        what = "of no rows" if rows == 0 else "over rows of total weight 0"
+        raise ValueError(f'reduction: the "mean" {what} is undefined; use "sum" or "none"')
+    return total
+
+
+def _allocate(problem: _Problem, reduction: Reduction, out: Out, *, gradient: bool) -> list[Output]:
+    loss_shape = problem.batch_shape if reduction == "none" else ()
+    names, shapes = ["loss"], [loss_shape]
+    if gradient:
+        names, shapes = ["loss", "gradient"], [loss_shape, problem.raw_shape]
+    inputs = [array for array in problem[:4] if array is not None]
+    return check_outputs(names, shapes, problem.raw.dtype, out, inputs)
+
+
+def _run(problem: _Problem, reduction: Reduction, outputs: list[Output]) -> None:
+    loss = outputs[0].array
+    gradient = outputs[1].array.reshape(problem.raw.shape) if len(outputs) > 1 else None
+    row_by_row = reduction == "none"
+    sums = None if row_by_row else np.zeros(-(-len(problem.raw) // _kernels.CHUNK))
+    if len(problem.raw):
+        _kernels.mdn_loss(
+            problem.raw,
+            problem.x,
+            problem.pen,
+            problem.sample_weight,
+            1.0 / problem.divisor,
+            scratch(problem.components),
+            loss.reshape(-1) if row_by_row else None,
+            sums,
+            gradient,
+        )
+    if sums is not None:
+        with np.errstate(over="ignore"):
+            loss[...] = sums.sum() / problem.divisor
