@@ -31,6 +31,7 @@ class BuildWithFlags(build_ext):
     """Choose the flags by the compiler that is really used, not by the platform."""
 
     def build_extensions(self):
+        self.force = True  # what the environment asked for last time does not show in the files' times
         family = "msvc" if self.compiler.compiler_type == "msvc" else "unix"
         for extension in self.extensions:
             extension.extra_compile_args = FLAGS[family]
@@ -40,9 +41,8 @@ class BuildWithFlags(build_ext):
 setup(
     ext_modules=cythonize(
         [Extension("cymdn._kernels", ["cymdn/_kernels.pyx"])],
-        build_dir="build/cython",  # the generated C stays out of the package
+        build_dir="build/checked" if CHECKED else "build/cython",  # the generated C stays out of the package
         compiler_directives=DIRECTIVES,
-        force=CHECKED,  # a checked build must not take up the C code of an unchecked one, nor leave its own behind
     ),
     cmdclass={"build_ext": BuildWithFlags},
 )

@@ -85,8 +85,8 @@ cdef inline double smoothed_dcorrelation(
     return r + c * (w0 * w1 + e * (u * v))
 
 
-# The log-domain levels. No epsilon and no clip: what is bounded below is bounded only so that an overflow becomes inf where
-# it belongs, and never inf - inf or 0 * inf.
+# The log-domain levels. No epsilon and no clip: what is bounded below is bounded only so that an overflow becomes inf
+# where it belongs, and never inf - inf or 0 * inf.
 #
 #     inverse0, inverse1   1 / sigma0, 1 / sigma1
 #     kappa                1 / sqrt(1 - r^2) = cosh a,  a = atanh r
@@ -107,25 +107,28 @@ cdef inline double bounded(double x, double bound) noexcept nogil:
     return copysign(bound, x) if fabs(x) > bound else x
 
 
-# From natural parameters. Outside its domain a component is NaN, by way of inverse0.
+# From natural parameters. First they are made valid: outside the domain NaN; and for a component of weight 0, which is
+# excluded whatever it holds, values that leave no density and no NaN. These selections stand in a loop of their own:
+# SSE2 cannot select among the integers that the bits of their constants would become in the next one.
 
 
-cdef inline double bounded_inverse(double sigma) noexcept nogil:
+cdef inline double valid_stddev(double weight, double sigma) noexcept nogil:
+    cdef double valid = sigma if sigma > 0.0 else NAN
+    return INFINITY if weight == 0.0 else valid
+
+
+cdef inline double valid_correlation(double weight, double r) noexcept nogil:
+    cdef double valid = r if fabs(r) < 1.0 else NAN
+    return 0.0 if weight == 0.0 else valid
+
+
+cdef inline double valid_mean(double weight, double mean) noexcept nogil:
+    return 0.0 if weight == 0.0 else mean
+
+
+cdef inline double inverse_stddev(double sigma) noexcept nogil:
     # a denormal sigma has no finite inverse, and inf * 0 is a NaN at the mean
     return bounded(1.0 / sigma, DBL_MAX)
-
-
-cdef inline double inverse_stddev(double sigma, double inverse) noexcept nogil:
-    return inverse if sigma > 0.0 else NAN
-
-
-cdef inline double correlation_or_nan(double r) noexcept nogil:
-    return r if fabs(r) < 1.0 else NAN
-
-
-cdef inline double included(double weight, double value) noexcept nogil:
-    # a weight of 0 excludes its component, whatever else it holds: 0, not a NaN
-    return 0.0 if weight == 0.0 else value
 
 
 cdef inline double kappa_of_correlation(double r, double t, double d) noexcept nogil:
@@ -138,23 +141,24 @@ cdef inline double normal_weight(double weight) noexcept nogil:
 
 
 cdef inline double shift_of_factors(double weight, double inverse0, double inverse1) noexcept nogil:
-    # Log of the powers of two in weight / (sigma0 sigma1), whose product itself may overflow. No density is left of an
-    # excluded component, or where a sigma is so large that its inverse is 0 or denormal.
-    cdef double k = (
-        (_elementary.binary_exponent(normal_weight(weight)) - 54.0)
-        + (_elementary.binary_exponent(inverse0) + _elementary.binary_exponent(inverse1))
-    )
-    cdef double smaller = fabs(inverse0) if fabs(inverse0) < fabs(inverse1) else fabs(inverse1)
-    cdef double shift = -INFINITY if smaller < DBL_MIN else LOG_TWO * k
-    cdef double valid = shift if weight > 0.0 else NAN
-    return -INFINITY if weight == 0.0 else valid
+    # log of the powers of two in weight / (sigma0 sigma1), whose product itself may overflow
+    cdef double k0 = _elementary.binary_exponent(inverse0)
+    cdef double k1 = _elementary.binary_exponent(inverse1)
+    return LOG_TWO * ((_elementary.binary_exponent(normal_weight(weight)) - 54.0) + (k0 + k1))
+
+
+cdef inline double shift_or_limit(double shift, double inverse0, double inverse1) noexcept nogil:
+    # no density is left of an excluded component, or where a sigma is so large that its inverse is 0 or denormal
+    cdef double smaller = inverse0 if inverse0 < inverse1 else inverse1
+    return -INFINITY if smaller < DBL_MIN else shift
 
 
 cdef inline double factor_of_factors(double weight, double inverse0, double inverse1, double kappa) noexcept nogil:
-    # what shift_of_factors leaves of the same, below 3e8 because 1 - r^2 is above 2^-54
-    return (_elementary.significand(normal_weight(weight)) * kappa) * (
+    # what shift_of_factors leaves, below 3e8 because 1 - r^2 is above 2^-54; NaN unless the weight is >= 0
+    cdef double factor = (_elementary.significand(normal_weight(weight)) * kappa) * (
         _elementary.significand(inverse0) * _elementary.significand(inverse1)
     )
+    return factor if weight >= 0.0 else NAN
 
 
 # From raw network output: log sigma, and a = atanh r. With n = exp(-|a|), n2 = n^2:
@@ -225,9 +229,9 @@ cdef inline double exponent(double shift, double half_q) noexcept nogil:
     return shift if shift == -INFINITY else shift - half_q
 
 
-# Derivatives. They are bounded too: a component that takes no part in a mixture (responsibility 0) must contribute 0, not
-# 0 * inf, where its own derivative overflows. A ternary in the loops over them would be a conditional load to GCC, which
-# SSE2 has not.
+# Derivatives. They are bounded too: a component that takes no part in a mixture (responsibility 0) must contribute 0,
+# not 0 * inf, where its own derivative overflows. A ternary in the loops over them would be a conditional load to GCC,
+# which SSE2 has not.
 
 
 cdef inline double slope(double kappa, double k) noexcept nogil:

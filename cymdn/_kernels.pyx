@@ -53,6 +53,16 @@ cdef inline real *out_block(
     return &a[row, column, 0] if last != NULL else NULL
 
 
+cdef inline const real *in_rows(const real[:, ::1] a, Py_ssize_t row, Py_ssize_t rows) except NULL nogil:
+    cdef const real *last = &a[row + rows - 1, a.shape[1] - 1]
+    return &a[row, 0] if last != NULL else NULL
+
+
+cdef inline real *out_rows(real[:, ::1] a, Py_ssize_t row, Py_ssize_t rows) except NULL nogil:
+    cdef real *last = &a[row + rows - 1, a.shape[1] - 1]
+    return &a[row, 0] if last != NULL else NULL
+
+
 cdef void spread(
     const real *points, Py_ssize_t step, Py_ssize_t rows, Py_ssize_t columns, double_out x0_out, double_out x1_out
 ) noexcept nogil:
@@ -185,7 +195,7 @@ def density(
 # The log-domain levels.
 #
 # Scratch memory comes from the caller, PLANES rows of at least BLOCK or one row of components; nothing in it outlives a
-# block. A stage reads planes and writes planes (or arrays) that are not among those it reads, unless it says "in place".
+# block. A stage reads planes and writes planes, or arrays, that are not among those it reads unless it says "in place".
 
 cdef struct Planes:
     # prepared components
@@ -251,7 +261,9 @@ cdef Planes planes_of(double[:, ::1] scratch) except *:
 # Reading a block into planes
 
 
-cdef void read_pairs(Py_ssize_t count, const real *pairs, double_out first_out, double_out second_out) noexcept nogil:
+cdef void read_pairs(
+    Py_ssize_t count, const real *pairs, double_out first_out, double_out second_out
+) noexcept nogil:
     cdef Py_ssize_t k
     for k in range(count):
         first_out[k] = pairs[2 * k]
@@ -323,8 +335,8 @@ cdef void read_logits(Py_ssize_t columns, const real *logits, double_out logits_
 cdef void read_raw(
     const real *raw, Py_ssize_t pens, Py_ssize_t rows, Py_ssize_t columns, const Planes *s
 ) noexcept nogil:
-    cdef Py_ssize_t i, k = 0
-    for i in range(rows):
+    cdef Py_ssize_t k = 0
+    while k < rows * columns:
         raw += pens
         read_logits(columns, raw, s.weight + k)
         read(columns, raw + columns, s.mean0 + k)
@@ -339,29 +351,42 @@ cdef void read_raw(
 # Preparing components, in place
 
 
-cdef void prepare_natural(
-    Py_ssize_t count, const double *weight, double_out mean0, double_out mean1, double_out inverse0, double_out inverse1,
-    double_out r_, double_out d_out, double_out kappa_out, double_out shift_out, double_out factor_out,
+cdef void make_valid(
+    Py_ssize_t count, const double *weight, double_out mean0, double_out mean1,
+    double_out stddev0, double_out stddev1, double_out r,
 ) noexcept nogil:
     cdef Py_ssize_t k
-    cdef double w, r, t, d, kappa, i0, i1
     for k in range(count):
-        w = weight[k]
-        r = bivariate.included(w, bivariate.correlation_or_nan(r_[k]))
-        t = bivariate.nearest_integer(r)
-        d = t - r
-        kappa = bivariate.kappa_of_correlation(r, t, d)
-        i0 = bivariate.bounded_inverse(inverse0[k])
-        i1 = bivariate.bounded_inverse(inverse1[k])
-        shift_out[k] = bivariate.shift_of_factors(w, i0, i1)
-        factor_out[k] = bivariate.factor_of_factors(w, i0, i1, kappa)
-        mean0[k] = bivariate.included(w, mean0[k])
-        mean1[k] = bivariate.included(w, mean1[k])
-        inverse0[k] = bivariate.included(w, bivariate.inverse_stddev(inverse0[k], i0))
-        inverse1[k] = bivariate.included(w, bivariate.inverse_stddev(inverse1[k], i1))
-        r_[k] = r
+        mean0[k] = bivariate.valid_mean(weight[k], mean0[k])
+        mean1[k] = bivariate.valid_mean(weight[k], mean1[k])
+        stddev0[k] = bivariate.valid_stddev(weight[k], stddev0[k])
+        stddev1[k] = bivariate.valid_stddev(weight[k], stddev1[k])
+        r[k] = bivariate.valid_correlation(weight[k], r[k])
+
+
+cdef void prepare_natural(
+    Py_ssize_t count, const double *weight, double_out inverse0, double_out inverse1, const double *r,
+    double_out d_out, double_out kappa_out, double_out shift_out, double_out factor_out,
+) noexcept nogil:
+    cdef Py_ssize_t k
+    cdef double t, d, kappa, i0, i1
+    for k in range(count):
+        t = bivariate.nearest_integer(r[k])
+        d = t - r[k]
+        kappa = bivariate.kappa_of_correlation(r[k], t, d)
+        i0 = bivariate.inverse_stddev(inverse0[k])
+        i1 = bivariate.inverse_stddev(inverse1[k])
+        shift_out[k] = bivariate.shift_or_limit(bivariate.shift_of_factors(weight[k], i0, i1), i0, i1)
+        factor_out[k] = bivariate.factor_of_factors(weight[k], i0, i1, kappa)
+        inverse0[k] = i0
+        inverse1[k] = i1
         d_out[k] = d
         kappa_out[k] = kappa
+
+
+cdef void prepare_natural_block(Py_ssize_t count, const Planes *s) noexcept nogil:
+    make_valid(count, s.weight, s.mean0, s.mean1, s.inverse0, s.inverse1, s.r)
+    prepare_natural(count, s.weight, s.inverse0, s.inverse1, s.r, s.d, s.kappa, s.shift, s.factor)
 
 
 cdef void prepare_raw(
@@ -425,7 +450,8 @@ cdef void evaluate_and_differentiate(
 cdef void evaluate_block(Py_ssize_t count, const Planes *s, bint derivatives) noexcept nogil:
     if derivatives:
         evaluate_and_differentiate(
-            count, s.inverse0, s.inverse1, s.r, s.d, s.kappa, s.shift, s.u, s.v, s.exponent, s.slope0, s.slope1, s.datanh
+            count, s.inverse0, s.inverse1, s.r, s.d, s.kappa, s.shift, s.u, s.v, s.exponent,
+            s.slope0, s.slope1, s.datanh,
         )
     else:
         evaluate(count, s.inverse0, s.inverse1, s.r, s.d, s.kappa, s.shift, s.u, s.v, s.exponent)
@@ -487,19 +513,24 @@ def gaussian_logpdf(
             rows = min(block_rows, n - i)
             count = rows * m
             if i == 0 or not one_mixture:
-                read_natural(&mean[i, 0, 0], &stddev[i, 0, 0], &correlation[i, 0], m, rows, one_mixture, &s)
-                prepare_natural(
-                    count, s.weight, s.mean0, s.mean1, s.inverse0, s.inverse1, s.r, s.d, s.kappa, s.shift, s.factor
+                read_natural(
+                    in_block(mean, i, 0, 1 if one_mixture else rows, m),
+                    in_block(stddev, i, 0, 1 if one_mixture else rows, m),
+                    in_rows(correlation, i, 1 if one_mixture else rows),
+                    m, rows, one_mixture, &s,
                 )
+                prepare_natural_block(count, &s)
             subtract_means(
-                &x[0 if one_point else i, 0], 0 if one_point else 2, rows, m, s.mean0, s.mean1, s.u, s.v
+                in_rows(x, 0 if one_point else i, 1 if one_point else rows), 0 if one_point else 2,
+                rows, m, s.mean0, s.mean1, s.u, s.v,
             )
             evaluate_block(count, &s, derivatives)
-            write_logpdf(count, s.exponent, s.factor, &value_out[i, 0])
+            write_logpdf(count, s.exponent, s.factor, out_rows(value_out, i, rows))
             if derivatives:
                 write_component_gradient(
                     count, &value_out[i, 0], s.inverse0, s.inverse1, s.r, s.u, s.v, s.slope0, s.slope1, s.datanh,
-                    &mean_out[i, 0, 0], &log_stddev_out[i, 0, 0], &atanh_correlation_out[i, 0], &x_out[i, 0, 0],
+                    out_block(mean_out, i, 0, rows, m), out_block(log_stddev_out, i, 0, rows, m),
+                    out_rows(atanh_correlation_out, i, rows), out_block(x_out, i, 0, rows, m),
                 )
             i += rows
 
@@ -614,13 +645,17 @@ def mixture_logpdf(
             rows = min(block_rows, n - i)
             count = rows * m
             if i == 0 or not one_mixture:
-                read_weights(&weights[i, 0], m, rows, one_mixture, s.weight)
-                read_natural(&mean[i, 0, 0], &stddev[i, 0, 0], &correlation[i, 0], m, rows, one_mixture, &s)
-                prepare_natural(
-                    count, s.weight, s.mean0, s.mean1, s.inverse0, s.inverse1, s.r, s.d, s.kappa, s.shift, s.factor
+                read_weights(in_rows(weights, i, 1 if one_mixture else rows), m, rows, one_mixture, s.weight)
+                read_natural(
+                    in_block(mean, i, 0, 1 if one_mixture else rows, m),
+                    in_block(stddev, i, 0, 1 if one_mixture else rows, m),
+                    in_rows(correlation, i, 1 if one_mixture else rows),
+                    m, rows, one_mixture, &s,
                 )
+                prepare_natural_block(count, &s)
             subtract_means(
-                &x[0 if one_point else i, 0], 0 if one_point else 2, rows, m, s.mean0, s.mean1, s.u, s.v
+                in_rows(x, 0 if one_point else i, 1 if one_point else rows), 0 if one_point else 2,
+                rows, m, s.mean0, s.mean1, s.u, s.v,
             )
             evaluate_block(count, &s, derivatives)
             reduce_rows(rows, m, &s, False)
@@ -629,18 +664,19 @@ def mixture_logpdf(
                 if not derivatives:
                     continue
                 if value_out[i + j] == -bivariate.INFINITY:  # beyond the dtype: gradient 0
-                    fill(m, &logits_out[i + j, 0])
-                    fill(2 * m, &mean_out[i + j, 0, 0])
-                    fill(2 * m, &log_stddev_out[i + j, 0, 0])
-                    fill(m, &atanh_correlation_out[i + j, 0])
-                    fill(2, &x_out[i + j, 0])
+                    fill(m, out_rows(logits_out, i + j, 1))
+                    fill(2 * m, out_block(mean_out, i + j, 0, 1, m))
+                    fill(2 * m, out_block(log_stddev_out, i + j, 0, 1, m))
+                    fill(m, out_rows(atanh_correlation_out, i + j, 1))
+                    fill(2, out_rows(x_out, i + j, 1))
                     continue
                 k = j * m
                 write_mixture_gradient_row(
                     m, 1.0 / s.total[j], s.exponent + k, s.weight + k, s.inverse0 + k, s.inverse1 + k,
                     s.u + k, s.v + k, s.slope0 + k, s.slope1 + k, s.datanh + k,
-                    &logits_out[i + j, 0], &mean_out[i + j, 0, 0], &log_stddev_out[i + j, 0, 0],
-                    &atanh_correlation_out[i + j, 0], s.dmean0, s.dmean1,
+                    out_rows(logits_out, i + j, 1), out_block(mean_out, i + j, 0, 1, m),
+                    out_block(log_stddev_out, i + j, 0, 1, m), out_rows(atanh_correlation_out, i + j, 1),
+                    s.dmean0, s.dmean1,
                 )
                 x_out[i + j, 0] = <real> -row_sum(m, s.dmean0)
                 x_out[i + j, 1] = <real> -row_sum(m, s.dmean1)
@@ -685,14 +721,15 @@ cdef void write_categorical_gradient(
 ) noexcept nogil:
     # softmax * (sum of the targets) - target
     cdef Py_ssize_t k
-    cdef double largest = logits[0], total = 0.0, targets = 0.0
+    cdef double largest = logits[0], total = 0.0, targets = 0.0, share
     for k in range(1, pens):
         largest = logits[k] if logits[k] > largest else largest
     for k in range(pens):
         total += elementary.exp_nonpositive(logits[k] - largest)
         targets += target[k]
     for k in range(pens):
-        gradient_out[k] = <real> (scale * (elementary.exp_nonpositive(logits[k] - largest) / total * targets - target[k]))
+        share = elementary.exp_nonpositive(logits[k] - largest) / total
+        gradient_out[k] = <real> (scale * (share * targets - target[k]))
 
 
 cdef double pen_loss(Py_ssize_t pens, const real *logits, const double *target) noexcept nogil:
@@ -758,8 +795,8 @@ cdef void write_raw_gradient(
     write_pen_gradient(pens, raw, target, scale, out)
     out += pens
     write_raw_gradient_row(
-        columns, -scale / s.total[i], scale / s.weights[i], s.exponent + k, s.weight + k, s.inverse0 + k, s.inverse1 + k,
-        s.u + k, s.v + k, s.slope0 + k, s.slope1 + k, s.datanh + k,
+        columns, -scale / s.total[i], scale / s.weights[i], s.exponent + k, s.weight + k,
+        s.inverse0 + k, s.inverse1 + k, s.u + k, s.v + k, s.slope0 + k, s.slope1 + k, s.datanh + k,
         out, out + columns, out + 2 * columns, out + 3 * columns, out + 4 * columns, out + 5 * columns,
     )
 
@@ -782,6 +819,7 @@ def mdn_loss(
     cdef bint derivatives = gradient_out is not None, weighted = sample_weight is not None
     cdef bint row_by_row = loss_out is not None
     cdef const double *target = NULL
+    cdef const real *row
     cdef double weight = 1.0, loss, total = 0.0, lost = 0.0
     cdef Planes s = planes_of(scratch)
     with nogil:
@@ -791,24 +829,25 @@ def mdn_loss(
                 total = 0.0
                 lost = 0.0
             rows = min(block_rows, chunk_end - i)
-            read_raw(&raw[i, 0], pens, rows, m, &s)
+            read_raw(in_rows(raw, i, rows), pens, rows, m, &s)
             prepare_raw(rows * m, s.weight, s.inverse0, s.inverse1, s.r, s.d, s.kappa, s.shift, s.factor)
-            subtract_means(&x[i, 0], 2, rows, m, s.mean0, s.mean1, s.u, s.v)
+            subtract_means(in_rows(x, i, rows), 2, rows, m, s.mean0, s.mean1, s.u, s.v)
             evaluate_block(rows * m, &s, derivatives)
             reduce_rows(rows, m, &s, True)
             for j in range(rows):
                 if pens:
-                    target = &pen[i + j, 0]
+                    target = in_rows(pen, i + j, 1)
                 if weighted:
                     weight = sample_weight[i + j]
-                loss = within_dtype(pen_loss(pens, &raw[i + j, 0], target) - s.value[j], &raw[i, 0])
+                row = in_rows(raw, i + j, 1)
+                loss = within_dtype(pen_loss(pens, row, target) - s.value[j], row)
                 if derivatives:
                     if weight == 0.0 or loss == bivariate.INFINITY:  # skipped, or beyond the dtype
-                        fill(pens + 6 * m, &gradient_out[i + j, 0])
+                        fill(pens + 6 * m, out_rows(gradient_out, i + j, 1))
                     else:
                         write_raw_gradient(
-                            m, pens, &s, j, weight * scale if loss == loss else loss, &raw[i + j, 0], target,
-                            &gradient_out[i + j, 0],
+                            m, pens, &s, j, weight * scale if loss == loss else loss, row, target,
+                            out_rows(gradient_out, i + j, 1),
                         )
                 loss = 0.0 if weight == 0.0 else weight * loss
                 if row_by_row:
@@ -818,3 +857,51 @@ def mdn_loss(
             i += rows
             if i == chunk_end and not row_by_row:
                 sums_out[(i - 1) // CHUNK] = total + lost if total - total == 0.0 else total
+
+
+# For the tests: the elementary functions over arrays, in this very build
+
+
+cdef void each_exp(Py_ssize_t count, const double *x, double_out out) noexcept nogil:
+    cdef Py_ssize_t k
+    for k in range(count):
+        out[k] = elementary.exp(x[k])
+
+
+cdef void each_exp_nonpositive(Py_ssize_t count, const double *x, double_out out) noexcept nogil:
+    cdef Py_ssize_t k
+    for k in range(count):
+        out[k] = elementary.exp_nonpositive(x[k])
+
+
+cdef void each_expm1(Py_ssize_t count, const double *x, double_out out) noexcept nogil:
+    cdef Py_ssize_t k
+    for k in range(count):
+        out[k] = elementary.expm1(x[k])
+
+
+cdef void each_log(Py_ssize_t count, const double *x, double_out out) noexcept nogil:
+    cdef Py_ssize_t k
+    for k in range(count):
+        out[k] = elementary.log(x[k])
+
+
+cdef void each_log1p(Py_ssize_t count, const double *x, double_out out) noexcept nogil:
+    cdef Py_ssize_t k
+    for k in range(count):
+        out[k] = elementary.log1p(x[k])
+
+
+def apply_elementary(str name not None, const double[::1] x not None, double[::1] values_out not None):
+    """Write the elementary function of that name of each x."""
+    cdef Py_ssize_t count = values_out.shape[0]
+    if name == "exp":
+        each_exp(count, &x[0], &values_out[0])
+    elif name == "exp_nonpositive":
+        each_exp_nonpositive(count, &x[0], &values_out[0])
+    elif name == "expm1":
+        each_expm1(count, &x[0], &values_out[0])
+    elif name == "log":
+        each_log(count, &x[0], &values_out[0])
+    elif name == "log1p":
+        each_log1p(count, &x[0], &values_out[0])

@@ -1,0 +1,224 @@
+"""The elementary functions of _elementary.pxd against mpmath: error in ulp, special values, equal bits in any loop."""
+
+import math
+import subprocess
+import sys
+from pathlib import Path
+
+import mpmath
+import numpy as np
+import pytest
+
+from cymdn import _kernels
+
+ROOT = Path(__file__).resolve().parents[1]
+INF, NAN, TINY, HUGE = math.inf, math.nan, 5e-324, sys.float_info.max
+# the bounds of the header of _elementary.pxd, rounded up
+MAX_ULP = {"exp": 1.0, "exp_nonpositive": 1.0, "expm1": 1.25, "log": 1.0, "log1p": 1.0}
+COUNT = 1000
+
+rng = np.random.default_rng(20240229)
+uniform = rng.uniform
+LN2 = math.log(2)
+
+
+def magnitudes(low, high):
+    return 10.0 ** uniform(low, high, COUNT)
+
+
+def both_signs(x):
+    return np.concatenate([x, -x])
+
+
+def near(points):
+    """Each point and the doubles up to 3 places beside it."""
+    steps = np.arange(-3, 4)
+    return (np.asarray(points)[:, None] + steps * np.spacing(points)[:, None]).ravel()
+
+
+RANDOM_BITS = rng.integers(0, 2**64, COUNT, dtype=np.uint64).view(np.float64)
+REDUCTION = near((rng.permutation(np.arange(-1070, 1020))[:200] + 0.5) * LN2)
+POWERS = near(math.sqrt(0.5) * 2.0 ** np.arange(-200, 200))
+
+EXP_REGIONS = {
+    "reduced": uniform(-0.36, 0.36, COUNT),
+    "one step of the reduction": both_signs(uniform(0.33, 1.05, COUNT)),
+    "moderate": uniform(-40, 40, COUNT),
+    "all finite": uniform(-708, 709.7, COUNT),
+    "denormal result": uniform(-745.2, -708, COUNT),
+    "reduction boundaries": REDUCTION,
+    "near 0": both_signs(magnitudes(-320, 0)),
+    "where 2^k - 1 rounds": uniform(34, 40, COUNT),
+}
+REGIONS = {
+    "exp": EXP_REGIONS,
+    "expm1": EXP_REGIONS,
+    "exp_nonpositive": {name: -abs(x) for name, x in EXP_REGIONS.items()},
+    "log": {
+        "one binade": uniform(0.5, 2, COUNT),
+        "cancellation with ln 2": uniform(0.35, 0.75, COUNT),
+        "near 1": 1 + both_signs(magnitudes(-16, -1)),
+        "random bits": abs(RANDOM_BITS),
+        "denormal": magnitudes(-323, -307),
+        "reduction boundaries": POWERS,
+    },
+    "log1p": {
+        "unit": uniform(-1, 1, COUNT),
+        "reduced": uniform(-0.3, 0.42, COUNT),
+        "cancellation with ln 2": uniform(-0.7, -0.25, COUNT),
+        "near 0": both_signs(magnitudes(-323, -0.001)),
+        "where 1 + x rounds": both_signs(magnitudes(-17, -14)),
+        "near -1": -1 + magnitudes(-15.9, -1),
+        "above 1": magnitudes(0, 20),
+        "random bits": abs(RANDOM_BITS),
+        "reduction boundaries": np.concatenate([POWERS[POWERS > 0.1] - 1, near([-0.5, 1.0, 3.0])]),
+    },
+}
+EXACT = {
+    "exp": mpmath.exp,
+    "exp_nonpositive": mpmath.exp,
+    "expm1": mpmath.expm1,
+    "log": mpmath.log,
+    "log1p": mpmath.log1p,
+}
+
+SPECIAL = {
+    "exp": [
+        (0.0, 1.0),
+        (-0.0, 1.0),
+        (TINY, 1.0),
+        (-TINY, 1.0),
+        (INF, INF),
+        (-INF, 0.0),
+        (NAN, NAN),
+        (709.782712893384, 1.7976931348622732e308),
+        (709.7827128933841, INF),
+        (HUGE, INF),
+        (-745.1332191019411, TINY),
+        (-745.1332191019412, 0.0),
+        (-746.5, 0.0),
+        (-HUGE, 0.0),
+    ],
+    "expm1": [
+        (0.0, 0.0),
+        (-0.0, -0.0),
+        (TINY, TINY),
+        (-TINY, -TINY),
+        (1e-300, 1e-300),
+        (-1e-300, -1e-300),
+        (INF, INF),
+        (-INF, -1.0),
+        (NAN, NAN),
+        (-HUGE, -1.0),
+        (HUGE, INF),
+        (-40.0, -1.0),
+        (709.782712893384, 1.7976931348622732e308),
+        (709.7827128933841, INF),
+    ],
+    "log": [
+        (1.0, 0.0),
+        (0.0, -INF),
+        (-0.0, -INF),
+        (-TINY, NAN),
+        (-1.0, NAN),
+        (-HUGE, NAN),
+        (-INF, NAN),
+        (INF, INF),
+        (NAN, NAN),
+        (HUGE, 709.782712893384),
+        (TINY, -744.4400719213812),
+    ],
+    "log1p": [
+        (0.0, 0.0),
+        (-0.0, -0.0),
+        (TINY, TINY),
+        (-TINY, -TINY),
+        (1e-300, 1e-300),
+        (-1e-300, -1e-300),
+        (-1.0, -INF),
+        (-1.0000000000000002, NAN),
+        (-HUGE, NAN),
+        (-INF, NAN),
+        (INF, INF),
+        (NAN, NAN),
+        (HUGE, 709.782712893384),
+    ],
+}
+SPECIAL["exp_nonpositive"] = [(x, y) for x, y in SPECIAL["exp"] if not x > 0]
+
+
+def evaluate(name, x):
+    x = np.ascontiguousarray(x, dtype=np.float64)
+    values = np.empty_like(x)
+    _kernels.apply_elementary(name, x, values)
+    return values
+
+
+def error_in_ulp(got, exact):
+    """|got - exact| in units of the last place a double of the size of `exact` has."""
+    _, exponent = mpmath.frexp(exact)
+    return abs(mpmath.mpf(got) - exact) / mpmath.ldexp(1, max(int(exponent) - 53, -1074))
+
+
+def bits(x):
+    return np.asarray(x).view(np.uint64)
+
+
+@pytest.mark.parametrize(("name", "region"), [(n, r) for n in REGIONS for r in REGIONS[n]])
+def test_error_is_within_the_stated_bound(name, region):
+    x = REGIONS[name][region]
+    x = x[np.isfinite(x) & (x != (0 if name == "log" else -1))]
+    # 180 bits: the error of the reference is nothing beside 1 ulp
+    with mpmath.workprec(180):
+        exact = [EXACT[name](mpmath.mpf(float(p))) for p in x]
+        errors = [
+            error_in_ulp(got, value) if math.isfinite(got) else INF
+            for value, got in zip(exact, evaluate(name, x), strict=True)
+        ]
+    worst = int(np.argmax(errors))
+    assert errors[worst] <= MAX_ULP[name], f"{float(errors[worst])} ulp at {float(x[worst])!r}"
+
+
+@pytest.mark.parametrize("name", SPECIAL)
+def test_special_values_are_exact(name):
+    x, expected = (np.array(column) for column in zip(*SPECIAL[name], strict=True))
+    # eight copies run the packed loop, one runs the scalar loop of the remainder
+    packed = evaluate(name, np.repeat(x, 8))[::8]
+    scalar = np.array([evaluate(name, [p])[0] for p in x])
+    for got in (packed, scalar):
+        np.testing.assert_array_equal(got, expected)
+        number = ~np.isnan(expected)
+        np.testing.assert_array_equal(np.signbit(got[number]), np.signbit(expected[number]))
+
+
+def test_exp_nonpositive_has_the_bits_of_exp():
+    x = -abs(np.concatenate([*EXP_REGIONS.values(), RANDOM_BITS]))
+    np.testing.assert_array_equal(bits(evaluate("exp_nonpositive", x)), bits(evaluate("exp", x)))
+
+
+@pytest.mark.parametrize("name", REGIONS)
+def test_the_scalar_remainder_of_a_loop_gives_the_same_bits(name):
+    x = np.concatenate([*REGIONS[name].values(), RANDOM_BITS, [p for p, _ in SPECIAL[name]]])
+    packed = bits(evaluate(name, x))
+    one_by_one = np.concatenate([evaluate(name, [p]) for p in x[::7]])
+    np.testing.assert_array_equal(bits(one_by_one), packed[::7])
+
+
+@pytest.mark.parametrize("name", ["exp", "expm1", "log", "log1p"])
+def test_values_do_not_fall_across_reduction_boundaries(name):
+    points = REDUCTION if name.startswith("exp") else POWERS - (name == "log1p")
+    x = np.unique(points)
+    y = evaluate(name, x)
+    assert np.all(y[1:] >= y[:-1])
+
+
+def test_log_of_every_power_of_two_is_within_half_a_place():
+    k = np.arange(-1074, 1024)
+    with mpmath.workprec(180):
+        expected = np.array([float(int(p) * mpmath.ln(2)) for p in k])
+    np.testing.assert_array_equal(evaluate("log", np.ldexp(1.0, k)), expected)
+
+
+def test_every_constant_is_the_one_its_program_computes():
+    program = ROOT / "tools" / "elementary_coefficients.py"
+    subprocess.run([sys.executable, program, "--check", ROOT / "cymdn" / "_elementary.pxd"], check=True)
