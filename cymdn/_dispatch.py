@@ -67,5 +67,6 @@ def _pieces(points: tuple[int, ...], parameters: tuple[int, ...]) -> Iterator[tu
 
 def _rows(array: FloatArray, index: tuple[int, ...], axes: int) -> FloatArray:
     """Return a piece with its remaining batch axes flattened into one; an axis of 1 serves every index."""
-    piece = array[tuple(min(i, size - 1) for i, size in zip(index, array.shape, strict=False))]
+    # with the ellipsis even a piece without axes is a view
+    piece = array[(*(min(i, size - 1) for i, size in zip(index, array.shape, strict=False)), ...)]
     return piece.reshape(-1, *piece.shape[axes:])

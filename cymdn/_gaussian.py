@@ -147,7 +147,7 @@ def gaussian_density_batch(
     >>> mean, stddev, correlation = np.zeros((1, 1, 2)), np.ones((1, 1, 2)), np.full((1, 1, 1), 0.5)
     >>> density, (dmean, dstddev, dcorrelation) = gaussian_density_batch(x, mean, stddev, correlation, True)
     >>> density.round(6)
-    array([[[0.111465]]])
+    array([[[0.111466]]])
     >>> dmean.round(6)
     array([[[ 1., -1.]]])
     """

@@ -164,7 +164,7 @@ def mdn_loss_and_gradient(
     >>> from cymdn import mdn_loss_and_gradient
     >>> raw, x = np.zeros((1, 6)), np.array([[2.0, 0.0]])
     >>> loss, gradient = mdn_loss_and_gradient(raw, x)  # logit, mean 0 and 1, log stddev 0 and 1, atanh correlation
-    >>> print(loss.round(4), gradient)
+    >>> print(loss.round(4), gradient + 0.0)
     3.8379 [[ 0. -2.  0. -3.  1.  0.]]
     """
     problem = _check_problem(raw, x, pen, sample_weight, reduction)
