@@ -1,6 +1,7 @@
 """Builds the compiled kernels. Everything else about the package stands in pyproject.toml."""
 
 import os
+import platform
 
 from Cython.Build import cythonize
 from setuptools import Extension, setup
@@ -26,23 +27,48 @@ FLAGS = {
     "msvc": ["/O2", "/fp:precise"],
 }
 
+# On x86-64 the same kernels once more for each CPU level; _dispatch.py chooses at import.
+LEVELS = ["v3", "v4"] if platform.machine() in ("x86_64", "AMD64") else []
+
 
 class BuildWithFlags(build_ext):
     """Choose the flags by the compiler that is really used, not by the platform."""
 
     def build_extensions(self):
         self.force = True  # what the environment asked for last time does not show in the files' times
-        family = "msvc" if self.compiler.compiler_type == "msvc" else "unix"
-        for extension in self.extensions:
-            extension.extra_compile_args = FLAGS[family]
+        if self.compiler.compiler_type == "msvc":
+            self.extensions = [extension for extension in self.extensions if not level_of(extension)]
         super().build_extensions()
 
+    def build_extension(self, extension):
+        family = "msvc" if self.compiler.compiler_type == "msvc" else "unix"
+        level = level_of(extension)
+        extension.extra_compile_args = FLAGS[family] + ([f"-march=x86-64-{level}"] if level else [])
+        top, self.build_temp = self.build_temp, os.path.join(self.build_temp, extension.name)  # one source, many objects
+        super().build_extension(extension)
+        self.build_temp = top
+
+
+def level_of(extension):
+    """Return the CPU level that the extension's name ends in, or an empty string."""
+    return extension.name.partition("_kernels_")[2]
+
+
+def at_level(kernels, level):
+    """Return the same extension under another name, which its C code takes by macro."""
+    name = f"_kernels_{level}"
+    macros = [("PyInit__kernels", f"PyInit_{name}")]
+    # optional: a compiler that does not know the level builds a wheel without it
+    return Extension(f"cymdn.{name}", kernels.sources, define_macros=macros, optional=True)
+
+
+(kernels,) = cythonize(
+    [Extension("cymdn._kernels", ["cymdn/_kernels.pyx"])],
+    build_dir="build/checked" if CHECKED else "build/cython",  # the generated C stays out of the package
+    compiler_directives=DIRECTIVES,
+)
 
 setup(
-    ext_modules=cythonize(
-        [Extension("cymdn._kernels", ["cymdn/_kernels.pyx"])],
-        build_dir="build/checked" if CHECKED else "build/cython",  # the generated C stays out of the package
-        compiler_directives=DIRECTIVES,
-    ),
+    ext_modules=[kernels, *(at_level(kernels, level) for level in LEVELS)],
     cmdclass={"build_ext": BuildWithFlags},
 )

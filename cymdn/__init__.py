@@ -4,13 +4,14 @@ The layers, each importing only from those below it:
 
     __init__              re-exports, no logic
     _gaussian, _mixture, _mdn   the levels of the API: check, allocate, call, return; all user documentation
-    _dispatch             gives kernels scratch memory, cuts broadcast problems into pieces
+    _dispatch             picks the kernel build for this CPU; splits work into pieces and over workers
     _arrays               converts arrays, checks shapes, raises
     _kernels.pyx          loops over components and points; allocates nothing, raises nothing
     _bivariate.pxd        the formulas of one component at one point
     _elementary.pxd       branch-free elementary functions
 """
 
+from cymdn._dispatch import show_config
 from cymdn._gaussian import gaussian_density_batch, gaussian_logpdf, gaussian_logpdf_and_gradient
 from cymdn._mdn import mdn_loss, mdn_loss_and_gradient
 from cymdn._mixture import mixture_logpdf, mixture_logpdf_and_gradient
@@ -24,6 +25,7 @@ __all__ = [
     "mdn_loss_and_gradient",
     "mixture_logpdf",
     "mixture_logpdf_and_gradient",
+    "show_config",
 ]
 
 __version__ = "0.1.0"

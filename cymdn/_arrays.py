@@ -13,45 +13,59 @@ from numpy.typing import ArrayLike, NDArray
 FloatArray: TypeAlias = NDArray[np.floating[Any]]
 """float32 or float64."""
 
-# The trailing axes an argument must have: sizes, or names of sizes that all arguments share.
+# The trailing axes an argument must have: sizes, the first of which may be a name, for one size that arguments share.
 Core: TypeAlias = tuple[int | str, ...]
 
-
-class Argument(NamedTuple):
-    """An array argument as the user gave it, with the axes that it must end in."""
-
-    name: str
-    value: ArrayLike
-    core: Core
+FLOATS = (np.dtype(np.float64), np.dtype(np.float32))
 
 
 class Checked(NamedTuple):
-    """Arguments that fit each other: `arrays` of one dtype, their batch shapes, the named sizes."""
+    """Arguments that fit each other: `arrays` of one dtype, their batch shapes and what these broadcast to, sizes."""
 
-    arrays: tuple[FloatArray, ...]
+    arrays: Sequence[FloatArray]
     dtype: np.dtype[Any]
-    batch_shapes: tuple[tuple[int, ...], ...]
+    batch_shapes: Sequence[tuple[int, ...]]
+    batch_shape: tuple[int, ...]
     sizes: dict[str, int]
 
 
-def check_arguments(arguments: Sequence[Argument], *, batch_axis: str | None = None) -> Checked:
+def check_arguments(cores: dict[str, Core], values: Sequence[ArrayLike], *, batch_axis: str | None = None) -> Checked:
     """Convert array arguments to one float dtype and check their shapes against each other.
 
-    With `batch_axis`, each argument has exactly one leading axis, called so in messages; else any number of them.
+    `cores` has the arguments' names and the axes that they must end in. With `batch_axis`, each argument has exactly
+    one axis before these, called so in messages; else any number of them.
     """
-    arrays = [_as_numeric(argument) for argument in arguments]
+    if are_plain(values):
+        arrays, dtype = values, values[0].dtype  # type: ignore[union-attr]
+    else:
+        numeric = [_as_numeric(name, value) for name, value in zip(cores, values, strict=True)]
+        dtype = np.result_type(*(array.dtype for array in numeric), np.float32)
+        arrays = [_for_kernel(array, dtype) for array in numeric]
     sizes: dict[str, int] = {}
-    batch_shapes: list[tuple[int, ...]] = []
-    for argument, array in zip(arguments, arrays, strict=True):
-        batch_shapes.append(_check_shape(argument, array.shape, sizes, batch_axis))
-    _check_broadcast(arguments, batch_shapes)
-    dtype = np.result_type(*(array.dtype for array in arrays), np.float32)
-    return Checked(tuple(_for_kernel(array, dtype) for array in arrays), dtype, tuple(batch_shapes), sizes)
+    batch_shapes = [
+        _check_shape(name, core, array.shape, sizes, batch_axis)  # type: ignore[union-attr]
+        for (name, core), array in zip(cores.items(), arrays, strict=True)
+    ]
+    return Checked(arrays, dtype, batch_shapes, _broadcast(list(cores), batch_shapes), sizes)  # type: ignore[arg-type]
+
+
+def are_plain(values: Sequence[object]) -> bool:
+    """Whether these are arrays of one float dtype that kernels can read as they are: the common case."""
+    dtype = getattr(values[0], "dtype", None)
+    if dtype is not FLOATS[0] and dtype is not FLOATS[1]:
+        return False
+    for value in values:
+        if type(value) is not np.ndarray or value.dtype is not dtype:
+            return False
+        flags = value.flags
+        if not (flags.c_contiguous and flags.aligned):
+            return False
+    return True
 
 
 def convert(name: str, value: ArrayLike) -> NDArray[np.float64]:
     """Convert one array argument that does not count for the dtype of the result to float64."""
-    array: NDArray[np.float64] = _for_kernel(_as_numeric(Argument(name, value, ())), np.dtype(np.float64))
+    array: NDArray[np.float64] = _for_kernel(_as_numeric(name, value), FLOATS[0])
     return array
 
 
@@ -140,9 +154,8 @@ def _check_output(
     return Output(array, None)
 
 
-def _as_numeric(argument: Argument) -> NDArray[Any]:
+def _as_numeric(name: str, value: ArrayLike) -> NDArray[Any]:
     """Return an array of bool, integer or float up to 64 bits: what converts to float64 by itself."""
-    name, value, _ = argument
     if isinstance(value, np.ma.MaskedArray):
         raise TypeError(f"{name}: expected an array of numbers, got a masked array; fill or drop its masked entries")
     try:
@@ -155,23 +168,19 @@ def _as_numeric(argument: Argument) -> NDArray[Any]:
 
 
 def _check_shape(
-    argument: Argument, shape: tuple[int, ...], sizes: dict[str, int], batch_axis: str | None
+    name: str, core: Core, shape: tuple[int, ...], sizes: dict[str, int], batch_axis: str | None
 ) -> tuple[int, ...]:
     """Check the core axes, note the sizes that they fix, return the batch axes before them."""
-    name, _, core = argument
     batch_ndim = len(shape) - len(core)
-    fits = batch_ndim == 1 if batch_axis else batch_ndim >= 0
-    if fits:
-        expected = (
-            sizes.get(axis, size) if isinstance(axis, str) else axis
-            for axis, size in zip(core, shape[batch_ndim:], strict=True)
-        )
-        fits = tuple(expected) == shape[batch_ndim:]
+    if batch_ndim < 0 or (batch_axis and batch_ndim != 1):
+        fits = False
+    elif isinstance(core[0], str):
+        tail = shape[batch_ndim:]
+        fits = tail[1:] == core[1:] and sizes.setdefault(core[0], tail[0]) == tail[0]
+    else:
+        fits = shape[batch_ndim:] == core
     if not fits:
         raise ValueError(f"{name}: expected shape {_pattern(core, sizes, batch_axis)}, got {shape}")
-    for axis, size in zip(core, shape[batch_ndim:], strict=True):
-        if isinstance(axis, str):
-            sizes[axis] = size
     return shape[:batch_ndim]
 
 
@@ -181,16 +190,18 @@ def _pattern(core: Core, sizes: dict[str, int], batch_axis: str | None) -> str:
     return f"({axes})" + (f" with {', '.join(known)}" if known else "")
 
 
-def _check_broadcast(arguments: Sequence[Argument], batch_shapes: Sequence[tuple[int, ...]]) -> None:
-    so_far: tuple[int, ...] = ()
-    for argument, batch_shape in zip(arguments, batch_shapes, strict=True):
-        try:
-            so_far = np.broadcast_shapes(so_far, batch_shape)
-        except ValueError:
-            raise ValueError(
-                f"{argument.name}: expected leading axes that broadcast with {so_far} of the arguments before it, "
-                f"got {batch_shape}"
-            ) from None
+def _broadcast(names: Sequence[str], batch_shapes: Sequence[tuple[int, ...]]) -> tuple[int, ...]:
+    so_far = batch_shapes[0]
+    for name, batch_shape in zip(names, batch_shapes, strict=True):
+        if batch_shape != so_far:
+            try:
+                so_far = np.broadcast_shapes(so_far, batch_shape)
+            except ValueError:
+                raise ValueError(
+                    f"{name}: expected leading axes that broadcast with {so_far} of the arguments before it, "
+                    f"got {batch_shape}"
+                ) from None
+    return so_far
 
 
 def _for_kernel(array: NDArray[Any], dtype: np.dtype[Any]) -> NDArray[Any]:

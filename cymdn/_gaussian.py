@@ -1,14 +1,14 @@
 """Component level: densities of single Gaussians and their derivatives. Check, allocate, call, return."""
 
+from collections.abc import Sequence
 from typing import Any, Literal, NamedTuple, TypeAlias, overload
 
 import numpy as np
 from numpy.typing import ArrayLike
 
-from cymdn import _kernels
+from cymdn import _dispatch
 from cymdn._arrays import (
-    Argument,
-    Checked,
+    Core,
     FloatArray,
     check_arguments,
     check_nonnegative,
@@ -16,9 +16,13 @@ from cymdn._arrays import (
     deliver,
     repeat_rows,
 )
-from cymdn._dispatch import run_points_and_mixtures
+from cymdn._dispatch import check_workers, run_points_and_mixtures
 
 Out: TypeAlias = FloatArray | tuple[Any, ...] | None
+
+# The axes that arguments end in
+BATCH_CORES: dict[str, Core] = {"x": (1, 2), "mean": ("m", 2), "stddev": ("m", 2), "correlation": ("m", 1)}
+CORES: dict[str, Core] = {"x": (2,), "mean": ("M", 2), "stddev": ("M", 2), "correlation": ("M",)}
 
 
 class DensityGradient(NamedTuple):
@@ -54,6 +58,7 @@ def gaussian_density_batch(
     compute_derivatives: Literal[False] = False,
     *,
     smooth_eps: float = 1e-10,
+    workers: int | None = None,
 ) -> tuple[FloatArray, None]: ...
 @overload
 def gaussian_density_batch(
@@ -64,6 +69,7 @@ def gaussian_density_batch(
     compute_derivatives: Literal[True],
     *,
     smooth_eps: float = 1e-10,
+    workers: int | None = None,
 ) -> tuple[FloatArray, DensityGradient]: ...
 @overload
 def gaussian_density_batch(
@@ -74,6 +80,7 @@ def gaussian_density_batch(
     compute_derivatives: bool = False,
     *,
     smooth_eps: float = 1e-10,
+    workers: int | None = None,
 ) -> tuple[FloatArray, DensityGradient | None]: ...
 def gaussian_density_batch(
     x: ArrayLike,
@@ -83,6 +90,7 @@ def gaussian_density_batch(
     compute_derivatives: bool = False,
     *,
     smooth_eps: float = 1e-10,
+    workers: int | None = None,
 ) -> tuple[FloatArray, DensityGradient | None]:
     r"""Smoothed density of correlated 2-D Gaussians, and the derivatives of its logarithm.
 
@@ -102,6 +110,9 @@ def gaussian_density_batch(
         Whether to return the derivatives too.
     smooth_eps : float, default 1e-10
         Added where a division could otherwise be by zero. Finite and >= 0.
+    workers : int, optional
+        Threads to share the work, 1 by default; negative numbers count from the number of CPUs, -1 being all of them.
+        The result has the same bits for any number.
 
     Returns
     -------
@@ -152,16 +163,9 @@ def gaussian_density_batch(
     array([[[ 1., -1.]]])
     """
     smooth_eps = check_nonnegative("smooth_eps", smooth_eps)
-    (points, *parameters), dtype, batch_shapes, sizes = check_arguments(
-        [
-            Argument("x", x, (1, 2)),
-            Argument("mean", mean, ("m", 2)),
-            Argument("stddev", stddev, ("m", 2)),
-            Argument("correlation", correlation, ("m", 1)),
-        ],
-        batch_axis="n",
+    (points, *parameters), dtype, batch_shapes, (n,), sizes = check_arguments(
+        BATCH_CORES, (x, mean, stddev, correlation), batch_axis="n"
     )
-    (n,) = np.broadcast_shapes(*batch_shapes)
     m = sizes["m"]
     density = np.empty((n, m, 1), dtype)
     derivatives = (
@@ -172,19 +176,45 @@ def gaussian_density_batch(
     if density.size:
         rows = _parameter_rows(n, m, batch_shapes[1:])
         means, stddevs, correlations = (repeat_rows(parameter, rows) for parameter in parameters)
-        _kernels.density(points, means, stddevs, correlations, smooth_eps, density, *(derivatives or ()))
+        _run_density(points, means, stddevs, correlations, smooth_eps, density, derivatives, check_workers(workers))
     return density, derivatives
 
 
-def _parameter_rows(n: int, m: int, batch_shapes: tuple[tuple[int, ...], ...]) -> int:
+def _run_density(
+    points: FloatArray,
+    means: FloatArray,
+    stddevs: FloatArray,
+    correlations: FloatArray,
+    smooth_eps: float,
+    density: FloatArray,
+    derivatives: DensityGradient | None,
+    workers: int,
+) -> None:
+    rows, components = density.shape[:2]
+    kernel = _dispatch.kernels[density.dtype.char].density
+
+    def call(start: int, stop: int) -> None:
+        inputs = (array if len(array) < rows else array[start:stop] for array in (points, means, stddevs, correlations))
+        kernel(*inputs, smooth_eps, *(output[start:stop] for output in (density, *(derivatives or ()))))
+
+    _dispatch.run(call, _dispatch.split(rows, components, workers))
+
+
+def _parameter_rows(n: int, m: int, batch_shapes: Sequence[tuple[int, ...]]) -> int:
     """Rows of parameters that the kernel wants: all n, or where one row serves all points, a block of copies of it."""
     if all(shape == (1,) for shape in batch_shapes):
-        return min(n, max(1, _kernels.BLOCK // m))
+        return min(n, max(1, _dispatch.BLOCK // m))
     return n
 
 
 def gaussian_logpdf(
-    x: ArrayLike, mean: ArrayLike, stddev: ArrayLike, correlation: ArrayLike, *, out: Out = None
+    x: ArrayLike,
+    mean: ArrayLike,
+    stddev: ArrayLike,
+    correlation: ArrayLike,
+    *,
+    out: Out = None,
+    workers: int | None = None,
 ) -> FloatArray:
     r"""Log-density of each of M correlated 2-D Gaussians.
 
@@ -200,6 +230,9 @@ def gaussian_logpdf(
         Correlations, strictly between -1 and 1.
     out : ndarray, shape (..., M), optional
         Where to write the result; of its shape and dtype, in any layout. It may overlap an argument.
+    workers : int, optional
+        Threads to share the work, 1 by default; negative numbers count from the number of CPUs, -1 being all of them.
+        The result has the same bits for any number.
 
     Returns
     -------
@@ -236,16 +269,22 @@ def gaussian_logpdf(
     >>> gaussian_logpdf(np.array([100.0, 0.0]), np.zeros((2, 2)), np.ones((2, 2)), np.array([0.0, -0.5])).round(3)
     array([-5001.838, -6668.361])
     """
-    checked = _check_components(x, mean, stddev, correlation)
-    shape = (*np.broadcast_shapes(*checked.batch_shapes), checked.sizes["M"])
+    checked = check_arguments(CORES, (x, mean, stddev, correlation))
+    shape = (*checked.batch_shape, checked.sizes["M"])
     outputs = check_outputs(["value"], [shape], checked.dtype, out, checked.arrays)
-    run_points_and_mixtures(_kernels.gaussian_logpdf, checked, [output.array for output in outputs])
+    run_points_and_mixtures("gaussian_logpdf", checked, [output.array for output in outputs], check_workers(workers))
     (value,) = deliver(outputs)
     return value
 
 
 def gaussian_logpdf_and_gradient(
-    x: ArrayLike, mean: ArrayLike, stddev: ArrayLike, correlation: ArrayLike, *, out: Out = None
+    x: ArrayLike,
+    mean: ArrayLike,
+    stddev: ArrayLike,
+    correlation: ArrayLike,
+    *,
+    out: Out = None,
+    workers: int | None = None,
 ) -> tuple[FloatArray, GaussianGradient]:
     r"""Log-density of each of M correlated 2-D Gaussians and its gradient.
 
@@ -255,6 +294,8 @@ def gaussian_logpdf_and_gradient(
         As in `gaussian_logpdf`.
     out : tuple of ndarray, optional
         Where to write value and gradient, in the structure that is returned or as five arrays; None allocates one.
+    workers : int, optional
+        As in `gaussian_logpdf`.
 
     Returns
     -------
@@ -273,9 +314,10 @@ def gaussian_logpdf_and_gradient(
 
     Notes
     -----
-    With standardised offsets u, v and :math:`C = 1 / (1 - r^2)` ([1]_, eq. 34 to 37): :math:`C (u - r v) / \sigma_0` for
-    mean 0, :math:`u C (u - r v) - 1` for log stddev 0, and :math:`r + C (u - r v) (v - r u)` for the inverse hyperbolic
-    tangent of the correlation. Where the log-density is below the range of the dtype, it is -inf and its gradient 0.
+    With standardised offsets u, v and :math:`C = 1 / (1 - r^2)` ([1]_, eq. 34 to 37): :math:`C (u - r v) / \sigma_0`
+    for mean 0, :math:`u C (u - r v) - 1` for log stddev 0, and :math:`r + C (u - r v) (v - r u)` for the inverse
+    hyperbolic tangent of the correlation. Where the log-density is below the range of the dtype, it is -inf and its
+    gradient 0.
 
     References
     ----------
@@ -285,27 +327,17 @@ def gaussian_logpdf_and_gradient(
     --------
     >>> import numpy as np
     >>> from cymdn import gaussian_logpdf_and_gradient
-    >>> value, gradient = gaussian_logpdf_and_gradient(np.array([2.0, 0.0]), np.zeros((1, 2)), np.ones((1, 2)), np.zeros(1))
+    >>> x, mean, stddev, correlation = np.array([2.0, 0.0]), np.zeros((1, 2)), np.ones((1, 2)), np.zeros(1)
+    >>> value, gradient = gaussian_logpdf_and_gradient(x, mean, stddev, correlation)
     >>> print(value.round(4), gradient.mean, gradient.log_stddev, gradient.atanh_correlation)
     [-3.8379] [[2. 0.]] [[ 3. -1.]] [0.]
     """
-    checked = _check_components(x, mean, stddev, correlation)
-    one = (*np.broadcast_shapes(*checked.batch_shapes), checked.sizes["M"])
+    checked = check_arguments(CORES, (x, mean, stddev, correlation))
+    one = (*checked.batch_shape, checked.sizes["M"])
     two = (*one, 2)
     outputs = check_outputs(
         ["value", *GaussianGradient._fields], [one, two, two, one, two], checked.dtype, out, checked.arrays
     )
-    run_points_and_mixtures(_kernels.gaussian_logpdf, checked, [output.array for output in outputs])
+    run_points_and_mixtures("gaussian_logpdf", checked, [output.array for output in outputs], check_workers(workers))
     value, *gradient = deliver(outputs)
     return value, GaussianGradient(*gradient)
-
-
-def _check_components(x: ArrayLike, mean: ArrayLike, stddev: ArrayLike, correlation: ArrayLike) -> Checked:
-    return check_arguments(
-        [
-            Argument("x", x, (2,)),
-            Argument("mean", mean, ("M", 2)),
-            Argument("stddev", stddev, ("M", 2)),
-            Argument("correlation", correlation, ("M",)),
-        ]
-    )

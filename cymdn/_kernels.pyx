@@ -17,6 +17,7 @@ Why it looks like this:
 from libc.math cimport fabs
 
 from cymdn cimport _bivariate as bivariate
+from cymdn cimport _cpu
 from cymdn cimport _elementary as elementary
 
 cdef extern from *:
@@ -227,7 +228,7 @@ cdef struct Planes:
 
 cpdef enum:
     PLANES = 23
-    CHUNK = 4096  # rows whose losses are summed together: fixed, so that a sum does not depend on how work was split
+    CHUNK = 2048  # rows whose losses are summed together: fixed, so that a sum does not depend on how work was split
 
 
 cdef Planes planes_of(double[:, ::1] scratch) except *:
@@ -905,3 +906,16 @@ def apply_elementary(str name not None, const double[::1] x not None, double[::1
         each_log(count, &x[0], &values_out[0])
     elif name == "log1p":
         each_log1p(count, &x[0], &values_out[0])
+
+
+# What _dispatch.py asks of the baseline build
+
+
+def offered_level():
+    """Return the x86-64 level that CPU and operating system offer, from 1; 0 on other processors."""
+    return _cpu.cpu_level()
+
+
+def compiler():
+    """Return the name and version of the compiler that made this build."""
+    return _cpu.COMPILER.decode()

@@ -5,9 +5,8 @@ from typing import Any, Literal, NamedTuple, TypeAlias
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from cymdn import _kernels
+from cymdn import _dispatch
 from cymdn._arrays import (
-    Argument,
     FloatArray,
     Output,
     check_arguments,
@@ -16,7 +15,6 @@ from cymdn._arrays import (
     convert,
     deliver,
 )
-from cymdn._dispatch import scratch
 
 Reduction: TypeAlias = Literal["none", "sum", "mean"]
 Out: TypeAlias = FloatArray | tuple[Any, ...] | None
@@ -46,6 +44,7 @@ def mdn_loss(
     sample_weight: ArrayLike | None = None,
     reduction: Reduction = "mean",
     out: Out = None,
+    workers: int | None = None,
 ) -> FloatArray:
     """Loss of a mixture density network over correlated 2-D Gaussians, from its raw output.
 
@@ -66,6 +65,9 @@ def mdn_loss(
         With losses l and weights w of the rows (1 without `sample_weight`): sum(w l) / sum(w), sum(w l), or w l.
     out : ndarray, optional
         Where to write the result; of its shape and dtype, in any layout. It may overlap an argument.
+    workers : int, optional
+        Threads to share the work, 1 by default; negative numbers count from the number of CPUs, -1 being all of them.
+        The result has the same bits for any number.
 
     Returns
     -------
@@ -78,8 +80,8 @@ def mdn_loss(
     TypeError
         An array is not of real numbers of at most 64 bits, or is masked; `out` has another dtype than the result.
     ValueError
-        A shape does not fit; a `sample_weight` is negative or not finite; `reduction` is none of the three; it is "mean"
-        and there are no rows, or their total weight is 0.
+        A shape does not fit; a `sample_weight` is negative or not finite; `reduction` is none of the three; it is
+        "mean" and there are no rows, or their total weight is 0.
 
     See Also
     --------
@@ -88,9 +90,9 @@ def mdn_loss(
 
     Notes
     -----
-    A row's loss is the negative log-density of its mixture at its point ([1]_, eq. 26, with the constant log 2 pi), plus
-    the cross-entropy of its pen. In [1]_ the end-of-stroke probability is 1 / (1 + exp(+logit)), eq. 18; here, as in
-    all code that followed, it is 1 / (1 + exp(-logit)). Three pen states are those of [2]_, section 3.2.
+    A row's loss is the negative log-density of its mixture at its point ([1]_, eq. 26, with the constant log 2 pi),
+    plus the cross-entropy of its pen. In [1]_ the end-of-stroke probability is 1 / (1 + exp(+logit)), eq. 18; here, as
+    in all code that followed, it is 1 / (1 + exp(-logit)). Three pen states are those of [2]_, section 3.2.
 
     Finite arguments never give NaN. A loss beyond the range of the dtype is inf. A NaN in a row gives NaN for that row
     and touches no other. A `pen` outside [0, 1] makes its row NaN.
@@ -113,7 +115,7 @@ def mdn_loss(
     """
     problem = _check_problem(raw, x, pen, sample_weight, reduction)
     outputs = _allocate(problem, reduction, out, gradient=False)
-    _run(problem, reduction, outputs)
+    _run(problem, reduction, outputs, _dispatch.check_workers(workers))
     (loss,) = deliver(outputs)
     return loss if out is not None else loss[()]
 
@@ -126,6 +128,7 @@ def mdn_loss_and_gradient(
     sample_weight: ArrayLike | None = None,
     reduction: Reduction = "mean",
     out: Out = None,
+    workers: int | None = None,
 ) -> tuple[FloatArray, FloatArray]:
     """Loss of a mixture density network and its gradient with respect to the network's raw output.
 
@@ -135,6 +138,8 @@ def mdn_loss_and_gradient(
         As in `mdn_loss`.
     out : tuple of ndarray, optional
         Where to write loss and gradient; None for one of them allocates it.
+    workers : int, optional
+        As in `mdn_loss`.
 
     Returns
     -------
@@ -150,9 +155,9 @@ def mdn_loss_and_gradient(
 
     Notes
     -----
-    The gradient is that of [1]_, eq. 27 to 37, in closed form. A component whose responsibility is 0 contributes exactly
-    0, a row whose loss is beyond the range of the dtype has gradient 0, as has a row of weight 0; a row whose loss is
-    NaN has gradient NaN.
+    The gradient is that of [1]_, eq. 27 to 37, in closed form. A component whose responsibility is 0 contributes
+    exactly 0, a row whose loss is beyond the range of the dtype has gradient 0, as has a row of weight 0; a row whose
+    loss is NaN has gradient NaN.
 
     References
     ----------
@@ -169,7 +174,7 @@ def mdn_loss_and_gradient(
     """
     problem = _check_problem(raw, x, pen, sample_weight, reduction)
     outputs = _allocate(problem, reduction, out, gradient=True)
-    _run(problem, reduction, outputs)
+    _run(problem, reduction, outputs, _dispatch.check_workers(workers))
     loss, gradient = deliver(outputs)
     return loss if out is not None else loss[()], gradient
 
@@ -179,7 +184,7 @@ def _check_problem(
 ) -> _Problem:
     if reduction not in REDUCTIONS:
         raise ValueError(f"reduction: expected one of {', '.join(map(repr, REDUCTIONS))}, got {reduction!r}")
-    checked = check_arguments([Argument("raw", raw, ("P + 6 M",)), Argument("x", x, (2,))])
+    checked = check_arguments({"raw": ("P + 6 M",), "x": (2,)}, (raw, x))
     raw_array, x_array = checked.arrays
     batch_shape = checked.batch_shapes[0]
     check_shape("x", x_array.shape, (*batch_shape, 2))
@@ -188,7 +193,7 @@ def _check_problem(
     width = raw_array.shape[-1]
     if width - pens < PARAMETERS or (width - pens) % PARAMETERS:
         raise ValueError(
-            f"raw: expected shape (..., P + 6 M) with P = {pens} pen logits for this pen and M >= 1, got {raw_array.shape}"
+            f"raw: expected shape (..., P + 6 M), P = {pens} pen logits with this pen and M >= 1, got {raw_array.shape}"
         )
     weight = None if sample_weight is None else _row_weights(sample_weight, batch_shape)
     rows = raw_array.size // width
@@ -239,23 +244,29 @@ def _allocate(problem: _Problem, reduction: Reduction, out: Out, *, gradient: bo
     return check_outputs(names, shapes, problem.raw.dtype, out, inputs)
 
 
-def _run(problem: _Problem, reduction: Reduction, outputs: list[Output]) -> None:
+def _run(problem: _Problem, reduction: Reduction, outputs: list[Output], workers: int) -> None:
     loss = outputs[0].array
+    losses = loss.reshape(-1) if reduction == "none" else None
+    sums = None if reduction == "none" else np.zeros(-(-len(problem.raw) // _dispatch.CHUNK))
     gradient = outputs[1].array.reshape(problem.raw.shape) if len(outputs) > 1 else None
-    row_by_row = reduction == "none"
-    sums = None if row_by_row else np.zeros(-(-len(problem.raw) // _kernels.CHUNK))
-    if len(problem.raw):
-        _kernels.mdn_loss(
-            problem.raw,
-            problem.x,
-            problem.pen,
-            problem.sample_weight,
+    kernel = _dispatch.kernels[problem.raw.dtype.char].mdn_loss
+
+    def call(start: int, stop: int) -> None:
+        rows = slice(start, stop)
+        kernel(
+            problem.raw[rows],
+            problem.x[rows],
+            None if problem.pen is None else problem.pen[rows],
+            None if problem.sample_weight is None else problem.sample_weight[rows],
             1.0 / problem.divisor,
-            scratch(problem.components),
-            loss.reshape(-1) if row_by_row else None,
-            sums,
-            gradient,
+            _dispatch.scratch(problem.components),
+            None if losses is None else losses[rows],
+            None if sums is None else sums[start // _dispatch.CHUNK :],
+            None if gradient is None else gradient[rows],
         )
+
+    # slices begin at a chunk of rows that are summed together, so that sums do not depend on the workers
+    _dispatch.run(call, _dispatch.split(len(problem.raw), problem.components, workers, _dispatch.CHUNK))
     if sums is not None:
         with np.errstate(over="ignore"):
             loss[...] = sums.sum() / problem.divisor

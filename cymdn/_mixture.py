@@ -2,14 +2,21 @@
 
 from typing import Any, NamedTuple, TypeAlias
 
-import numpy as np
 from numpy.typing import ArrayLike
 
-from cymdn import _kernels
-from cymdn._arrays import Argument, Checked, FloatArray, check_arguments, check_outputs, deliver
-from cymdn._dispatch import run_points_and_mixtures
+from cymdn._arrays import Checked, Core, FloatArray, check_arguments, check_outputs, deliver
+from cymdn._dispatch import check_workers, run_points_and_mixtures
 
 Out: TypeAlias = FloatArray | tuple[Any, ...] | None
+
+# The axes that arguments end in
+CORES: dict[str, Core] = {
+    "x": (2,),
+    "weights": ("M",),
+    "mean": ("M", 2),
+    "stddev": ("M", 2),
+    "correlation": ("M",),
+}
 
 
 class MixtureGradient(NamedTuple):
@@ -35,6 +42,7 @@ def mixture_logpdf(
     correlation: ArrayLike,
     *,
     out: Out = None,
+    workers: int | None = None,
 ) -> FloatArray:
     r"""Log-density of mixtures of correlated 2-D Gaussians.
 
@@ -53,6 +61,9 @@ def mixture_logpdf(
         Correlations, strictly between -1 and 1.
     out : ndarray, shape (...), optional
         Where to write the result; of its shape and dtype, in any layout. It may overlap an argument.
+    workers : int, optional
+        Threads to share the work, 1 by default; negative numbers count from the number of CPUs, -1 being all of them.
+        The result has the same bits for any number.
 
     Returns
     -------
@@ -96,9 +107,9 @@ def mixture_logpdf(
     [-3.2242, -1.9006, -5003.2242]
     """
     checked = _check_mixture(x, weights, mean, stddev, correlation)
-    batch_shape = np.broadcast_shapes(*checked.batch_shapes)
+    batch_shape = checked.batch_shape
     outputs = check_outputs(["value"], [batch_shape], checked.dtype, out, checked.arrays)
-    run_points_and_mixtures(_kernels.mixture_logpdf, checked, [output.array for output in outputs])
+    run_points_and_mixtures("mixture_logpdf", checked, [output.array for output in outputs], check_workers(workers))
     (value,) = deliver(outputs)
     return value if out is not None else value[()]
 
@@ -111,6 +122,7 @@ def mixture_logpdf_and_gradient(
     correlation: ArrayLike,
     *,
     out: Out = None,
+    workers: int | None = None,
 ) -> tuple[FloatArray, MixtureGradient]:
     r"""Log-density of mixtures of correlated 2-D Gaussians and its gradient.
 
@@ -120,6 +132,8 @@ def mixture_logpdf_and_gradient(
         As in `mixture_logpdf`.
     out : tuple of ndarray, optional
         Where to write value and gradient, in the structure that is returned or as six arrays; None allocates one.
+    workers : int, optional
+        As in `mixture_logpdf`.
 
     Returns
     -------
@@ -140,9 +154,9 @@ def mixture_logpdf_and_gradient(
     Notes
     -----
     With the responsibilities :math:`g_j = w_j N_j / \sum_k w_k N_k`, the derivative with respect to logit j is
-    :math:`g_j - w_j`, and any other one is :math:`g_j` times that of :math:`\log N_j` ([1]_, eq. 27 to 37). A component
-    with :math:`g_j = 0` contributes exactly 0. Where the log-density is below the range of the dtype, it is -inf and its
-    gradient 0.
+    :math:`g_j - w_j`, and any other one is :math:`g_j` times that of :math:`\log N_j` ([1]_, eq. 27 to 37). A
+    component with :math:`g_j = 0` contributes exactly 0. Where the log-density is below the range of the dtype, it is
+    -inf and its gradient 0.
 
     References
     ----------
@@ -159,7 +173,7 @@ def mixture_logpdf_and_gradient(
     -2.8379 [0. 0.] [[0.5, 0.5], [-0.5, -0.5]]
     """
     checked = _check_mixture(x, weights, mean, stddev, correlation)
-    batch_shape = np.broadcast_shapes(*checked.batch_shapes)
+    batch_shape = checked.batch_shape
     one, two = (*batch_shape, checked.sizes["M"]), (*batch_shape, checked.sizes["M"], 2)
     outputs = check_outputs(
         ["value", *MixtureGradient._fields],
@@ -168,7 +182,7 @@ def mixture_logpdf_and_gradient(
         out,
         checked.arrays,
     )
-    run_points_and_mixtures(_kernels.mixture_logpdf, checked, [output.array for output in outputs])
+    run_points_and_mixtures("mixture_logpdf", checked, [output.array for output in outputs], check_workers(workers))
     value, *gradient = deliver(outputs)
     return value if out is not None else value[()], MixtureGradient(*gradient)
 
@@ -176,15 +190,7 @@ def mixture_logpdf_and_gradient(
 def _check_mixture(
     x: ArrayLike, weights: ArrayLike, mean: ArrayLike, stddev: ArrayLike, correlation: ArrayLike
 ) -> Checked:
-    checked = check_arguments(
-        [
-            Argument("x", x, (2,)),
-            Argument("weights", weights, ("M",)),
-            Argument("mean", mean, ("M", 2)),
-            Argument("stddev", stddev, ("M", 2)),
-            Argument("correlation", correlation, ("M",)),
-        ]
-    )
+    checked = check_arguments(CORES, (x, weights, mean, stddev, correlation))
     if checked.sizes["M"] == 0:
         raise ValueError("weights: expected at least one component, got M = 0")
     return checked
