@@ -170,16 +170,16 @@ cdef inline double factor_of_factors(double weight, double inverse0, double inve
 
 cdef inline double inverse_stddev_of_log(double log_sigma) noexcept nogil:
     # within the numbers that have an inverse; neither 0 nor inf, as above
-    return _elementary.exp(bounded(-log_sigma, LARGEST_EXPONENT))
+    return _elementary.exp_normal(bounded(-log_sigma, LARGEST_EXPONENT))
 
 
 cdef inline double decay(double a) noexcept nogil:
-    return _elementary.exp_nonpositive(-bounded(fabs(a), LARGEST_EXPONENT))
+    return _elementary.exp_normal(-bounded(fabs(a), LARGEST_EXPONENT))
 
 
 cdef inline double one_less_decay(double a) noexcept nogil:
     # 1 - n without cancellation for small a
-    return -_elementary.expm1(-bounded(fabs(a), LARGEST_EXPONENT))
+    return _elementary.one_minus_exp(-bounded(fabs(a), LARGEST_EXPONENT))
 
 
 cdef inline double joint_inverse(double n) noexcept nogil:

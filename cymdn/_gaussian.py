@@ -163,21 +163,52 @@ def gaussian_density_batch(
     array([[[ 1., -1.]]])
     """
     smooth_eps = check_nonnegative("smooth_eps", smooth_eps)
+    if workers is None and type(x) is type(mean) is type(stddev) is type(correlation) is np.ndarray:
+        done = _density_of_plain_arrays(x, mean, stddev, correlation, compute_derivatives, smooth_eps)
+        if done:
+            return done
     (points, *parameters), dtype, batch_shapes, (n,), sizes = check_arguments(
         BATCH_CORES, (x, mean, stddev, correlation), batch_axis="n"
     )
     m = sizes["m"]
-    density = np.empty((n, m, 1), dtype)
-    derivatives = (
-        DensityGradient(np.empty((n, m, 2), dtype), np.empty((n, m, 2), dtype), np.empty((n, m, 1), dtype))
-        if compute_derivatives
-        else None
-    )
+    density, derivatives = _allocate_density(n, m, dtype, compute_derivatives)
     if density.size:
         rows = _parameter_rows(n, m, batch_shapes[1:])
         means, stddevs, correlations = (repeat_rows(parameter, rows) for parameter in parameters)
         _run_density(points, means, stddevs, correlations, smooth_eps, density, derivatives, check_workers(workers))
     return density, derivatives
+
+
+def _allocate_density(
+    n: int, m: int, dtype: np.dtype[Any], compute_derivatives: bool
+) -> tuple[FloatArray, DensityGradient | None]:
+    density = np.empty((n, m, 1), dtype)
+    if not compute_derivatives:
+        return density, None
+    return density, DensityGradient(np.empty((n, m, 2), dtype), np.empty((n, m, 2), dtype), np.empty((n, m, 1), dtype))
+
+
+def _density_of_plain_arrays(
+    x: FloatArray,
+    mean: FloatArray,
+    stddev: FloatArray,
+    correlation: FloatArray,
+    compute_derivatives: bool,
+    smooth_eps: float,
+) -> tuple[FloatArray, DensityGradient | None] | None:
+    """Leave the checks to the kernel: None if it does not take the arrays as they are.
+
+    Most of the time of a call with one point goes into checks, and the kernel cannot do without its own.
+    """
+    kernel = _dispatch.kernels.get(mean.dtype.char)
+    if kernel is None or mean.ndim != 3 or mean.size == 0 or len(x) != len(mean) or len(stddev) != len(mean):
+        return None
+    density, derivatives = _allocate_density(len(mean), mean.shape[1], mean.dtype, compute_derivatives)
+    try:
+        done = kernel.density(x, mean, stddev, correlation, smooth_eps, density, *(derivatives or ()))
+    except (TypeError, ValueError):  # of the buffers: another dtype, number of axes or layout
+        return None
+    return (density, derivatives) if done else None
 
 
 def _run_density(

@@ -64,6 +64,20 @@ cdef inline real *out_rows(real[:, ::1] a, Py_ssize_t row, Py_ssize_t rows) exce
     return &a[row, 0] if last != NULL else NULL
 
 
+cdef inline bint fits3(
+    const real[:, :, ::1] a, Py_ssize_t rows, Py_ssize_t columns, Py_ssize_t width
+) noexcept nogil:
+    # of this shape, not empty, aligned
+    return (
+        0 < rows == a.shape[0] and 0 < columns == a.shape[1] and width == a.shape[2]
+        and <size_t> &a[0, 0, 0] % sizeof(real) == 0
+    )
+
+
+cdef inline bint fits2(const real[:, ::1] a, Py_ssize_t rows, Py_ssize_t columns) noexcept nogil:
+    return 0 < rows == a.shape[0] and 0 < columns == a.shape[1] and <size_t> &a[0, 0] % sizeof(real) == 0
+
+
 cdef void spread(
     const real *points, Py_ssize_t step, Py_ssize_t rows, Py_ssize_t columns, double_out x0_out, double_out x1_out
 ) noexcept nogil:
@@ -88,7 +102,7 @@ cdef void density_block(
     real_out density_out,
 ) noexcept nogil:
     cdef Py_ssize_t k
-    cdef double sigma0, sigma1, u, v, r, t, d, q, w1
+    cdef double sigma0, sigma1, u, v, r, t, d, q, z
     for k in range(count):
         sigma0 = bivariate.positive_or_nan(stddev[2 * k])
         sigma1 = bivariate.positive_or_nan(stddev[2 * k + 1])
@@ -98,8 +112,8 @@ cdef void density_block(
         q = bivariate.one_minus_square(r, t, d)
         u = (x0[k] - mean[2 * k]) / (sigma0 + e)
         v = (x1[k] - mean[2 * k + 1]) / (sigma1 + e)
-        w1 = bivariate.decorrelated(v, u, t, d)
-        density_out[k] = bivariate.smoothed_density(bivariate.squared_distance(u, w1, q), q, sigma0, sigma1, e)
+        z = bivariate.squared_distance(u, bivariate.decorrelated(v, u, t, d), q)
+        density_out[k] = bivariate.smoothed_density(z, q, sigma0, sigma1, e)
 
 
 cdef void density_and_gradient_block(
@@ -116,7 +130,7 @@ cdef void density_and_gradient_block(
     real_out dcorrelation_out,
 ) noexcept nogil:
     cdef Py_ssize_t k
-    cdef double sigma0, sigma1, u, v, r, t, d, q, c, w0, w1, dmean0, dmean1
+    cdef double sigma0, sigma1, u, v, r, t, d, q, c, z, w0, w1, dmean0, dmean1
     for k in range(count):
         sigma0 = bivariate.positive_or_nan(stddev[2 * k])
         sigma1 = bivariate.positive_or_nan(stddev[2 * k + 1])
@@ -129,9 +143,10 @@ cdef void density_and_gradient_block(
         v = (x1[k] - mean[2 * k + 1]) / (sigma1 + e)
         w0 = bivariate.decorrelated(u, v, t, d)
         w1 = bivariate.decorrelated(v, u, t, d)
-        dmean0 = c / (sigma0 + e) * w0
-        dmean1 = c / (sigma1 + e) * w1
-        density_out[k] = bivariate.smoothed_density(bivariate.squared_distance(u, w1, q), q, sigma0, sigma1, e)
+        dmean0 = c * w0 / (sigma0 + e)
+        dmean1 = c * w1 / (sigma1 + e)
+        z = bivariate.squared_distance(u, w1, q)
+        density_out[k] = bivariate.smoothed_density(z, q, sigma0, sigma1, e)
         dmean_out[2 * k] = dmean0
         dmean_out[2 * k + 1] = dmean1
         dstddev_out[2 * k] = u * sigma0 * dmean0 - 1.0
@@ -152,14 +167,20 @@ def density(
 ):
     """Smoothed density of each component; with outputs for them, the derivatives of its logarithm.
 
-    Parameters of fewer rows than the outputs are one row, repeated t times: t rows make a block.
+    Parameters of fewer rows than the outputs are one row, repeated t times: t rows make a block. Returns whether the
+    inputs fit the outputs, and does nothing if they do not, so that a caller need not look at them first.
     """
     cdef Py_ssize_t n = density_out.shape[0], components = density_out.shape[1]
     cdef bint one_point = x.shape[0] < n, one_mixture = mean.shape[0] < n, derivatives = dmean_out is not None
-    cdef Py_ssize_t block_rows = mean.shape[0] if one_mixture else max(1, BLOCK // components)
+    cdef Py_ssize_t block_rows = mean.shape[0] if one_mixture else max(1, BLOCK // max(1, components))
     cdef Py_ssize_t i = 0, j, k, rows, columns
     cdef double[BLOCK] x0
     cdef double[BLOCK] x1
+    if not (
+        fits3(x, 1 if one_point else n, 1, 2) and fits3(mean, mean.shape[0] if one_mixture else n, components, 2)
+        and fits3(stddev, mean.shape[0], components, 2) and fits3(correlation, mean.shape[0], components, 1)
+    ):
+        return False
     with nogil:
         while i < n:
             rows = min(block_rows, n - i)
@@ -191,6 +212,7 @@ def density(
                     )
                 j += columns
             i += rows
+    return True
 
 
 # The log-domain levels.
@@ -403,7 +425,7 @@ cdef void prepare_raw(
         r = bivariate.correlation_of_decay(a, n, bivariate.one_less_decay(a), joint)
         shift_out[k] = bivariate.shift_of_logs(weight[k], inverse0[k], inverse1[k], a)
         factor_out[k] = bivariate.factor_of_decay(n)
-        weight[k] = elementary.exp_nonpositive(weight[k])
+        weight[k] = elementary.exp_flushed(weight[k])
         inverse0[k] = bivariate.inverse_stddev_of_log(inverse0[k])
         inverse1[k] = bivariate.inverse_stddev_of_log(inverse1[k])
         r_[k] = r
@@ -555,22 +577,35 @@ cdef double row_sum(Py_ssize_t columns, const double *values) noexcept nogil:
     return (s0 + s2) + (s1 + s3)
 
 
+cdef inline double larger(double a, double b) noexcept nogil:
+    # b, if a is NaN
+    return a if a > b else b
+
+
 cdef double subtract_top(Py_ssize_t columns, double *exponent) noexcept nogil:
     # In place. Starts from a finite number: where every exponent is -inf, nothing becomes -inf - -inf.
-    cdef Py_ssize_t j
-    cdef double top = -bivariate.DBL_MAX
+    cdef double t0 = -bivariate.DBL_MAX, t1 = t0, t2 = t0, t3 = t0
+    cdef Py_ssize_t j = 0
+    while j + 4 <= columns:
+        t0 = larger(exponent[j], t0)
+        t1 = larger(exponent[j + 1], t1)
+        t2 = larger(exponent[j + 2], t2)
+        t3 = larger(exponent[j + 3], t3)
+        j += 4
+    while j < columns:
+        t0 = larger(exponent[j], t0)
+        j += 1
+    t0 = larger(larger(t0, t2), larger(t1, t3))
     for j in range(columns):
-        top = exponent[j] if exponent[j] > top else top
-    for j in range(columns):
-        exponent[j] -= top
-    return top
+        exponent[j] -= t0
+    return t0
 
 
 cdef void weigh(Py_ssize_t count, const double *factor, double_out exponent) noexcept nogil:
     # in place
     cdef Py_ssize_t k
     for k in range(count):
-        exponent[k] = factor[k] * elementary.exp_nonpositive(exponent[k])
+        exponent[k] = factor[k] * elementary.exp_flushed(exponent[k])
 
 
 cdef void mixture_value(
@@ -813,16 +848,21 @@ def mdn_loss(
     double[::1] sums_out,              # (ceil(n / CHUNK),) or None: sums of the same
     real[:, ::1] gradient_out,         # (n, pens + 6 m) or None
 ):
-    """Loss of raw network output, row by row or in sums, and its gradient."""
+    """Loss of raw network output, row by row or in sums, and its gradient.
+
+    Returns whether the inputs fit each other, and does nothing if they do not.
+    """
     cdef Py_ssize_t n = raw.shape[0], pens = 0 if pen is None else pen.shape[1]
     cdef Py_ssize_t m = (raw.shape[1] - pens) // 6, i = 0, j, rows, chunk_end = 0
-    cdef Py_ssize_t block_rows = max(1, BLOCK // m)
+    cdef Py_ssize_t block_rows = max(1, BLOCK // max(1, m))
     cdef bint derivatives = gradient_out is not None, weighted = sample_weight is not None
     cdef bint row_by_row = loss_out is not None
     cdef const double *target = NULL
     cdef const real *row
     cdef double weight = 1.0, loss, total = 0.0, lost = 0.0
     cdef Planes s = planes_of(scratch)
+    if not (m > 0 and fits2(raw, n, pens + 6 * m) and fits2(x, n, 2) and (pens == 0 or fits2(pen, n, pens))):
+        return False
     with nogil:
         while i < n:
             if i == chunk_end:
@@ -858,6 +898,7 @@ def mdn_loss(
             i += rows
             if i == chunk_end and not row_by_row:
                 sums_out[(i - 1) // CHUNK] = total + lost if total - total == 0.0 else total
+    return True
 
 
 # For the tests: the elementary functions over arrays, in this very build
@@ -873,6 +914,24 @@ cdef void each_exp_nonpositive(Py_ssize_t count, const double *x, double_out out
     cdef Py_ssize_t k
     for k in range(count):
         out[k] = elementary.exp_nonpositive(x[k])
+
+
+cdef void each_exp_normal(Py_ssize_t count, const double *x, double_out out) noexcept nogil:
+    cdef Py_ssize_t k
+    for k in range(count):
+        out[k] = elementary.exp_normal(x[k])
+
+
+cdef void each_exp_flushed(Py_ssize_t count, const double *x, double_out out) noexcept nogil:
+    cdef Py_ssize_t k
+    for k in range(count):
+        out[k] = elementary.exp_flushed(x[k])
+
+
+cdef void each_one_minus_exp(Py_ssize_t count, const double *x, double_out out) noexcept nogil:
+    cdef Py_ssize_t k
+    for k in range(count):
+        out[k] = elementary.one_minus_exp(x[k])
 
 
 cdef void each_expm1(Py_ssize_t count, const double *x, double_out out) noexcept nogil:
@@ -900,6 +959,12 @@ def apply_elementary(str name not None, const double[::1] x not None, double[::1
         each_exp(count, &x[0], &values_out[0])
     elif name == "exp_nonpositive":
         each_exp_nonpositive(count, &x[0], &values_out[0])
+    elif name == "exp_normal":
+        each_exp_normal(count, &x[0], &values_out[0])
+    elif name == "exp_flushed":
+        each_exp_flushed(count, &x[0], &values_out[0])
+    elif name == "one_minus_exp":
+        each_one_minus_exp(count, &x[0], &values_out[0])
     elif name == "expm1":
         each_expm1(count, &x[0], &values_out[0])
     elif name == "log":

@@ -113,6 +113,10 @@ def mdn_loss(
     >>> mdn_loss(np.zeros((5, 1 + 6)), np.zeros((5, 2)), np.ones(5)).round(6)
     np.float64(2.531024)
     """
+    if out is None and workers is None and sample_weight is None and reduction == "mean":
+        done = _mean_of_plain_arrays(raw, x, pen, gradient=False)
+        if done:
+            return done[0]
     problem = _check_problem(raw, x, pen, sample_weight, reduction)
     outputs = _allocate(problem, reduction, out, gradient=False)
     _run(problem, reduction, outputs, _dispatch.check_workers(workers))
@@ -172,11 +176,54 @@ def mdn_loss_and_gradient(
     >>> print(loss.round(4), gradient + 0.0)
     3.8379 [[ 0. -2.  0. -3.  1.  0.]]
     """
+    if out is None and workers is None and sample_weight is None and reduction == "mean":
+        done = _mean_of_plain_arrays(raw, x, pen, gradient=True)
+        if done and done[1] is not None:
+            return done[0], done[1]
     problem = _check_problem(raw, x, pen, sample_weight, reduction)
     outputs = _allocate(problem, reduction, out, gradient=True)
     _run(problem, reduction, outputs, _dispatch.check_workers(workers))
     loss, gradient = deliver(outputs)
     return loss if out is not None else loss[()], gradient
+
+
+def _mean_of_plain_arrays(
+    raw: ArrayLike, x: ArrayLike, pen: ArrayLike | None, *, gradient: bool
+) -> tuple[FloatArray, FloatArray | None] | None:
+    """Leave the checks to the kernel: None if it does not take the arrays as they are.
+
+    Most of the time of a call with one row goes into checks, and the kernel cannot do without its own.
+    """
+    if type(raw) is not np.ndarray or type(x) is not np.ndarray or raw.ndim != 2 or raw.size == 0:
+        return None
+    kernel = _dispatch.kernels.get(raw.dtype.char)
+    targets, pens = None, 0
+    if pen is not None:
+        if type(pen) is not np.ndarray or pen.shape[1:] not in ((), (3,)):
+            return None
+        targets = pen if pen.ndim == 2 else pen.reshape(-1, 1)
+        pens = targets.shape[1]
+    components, rest = divmod(raw.shape[1] - pens, PARAMETERS)
+    if kernel is None or rest:
+        return None
+    rows = len(raw)
+    sums = np.empty(-(-rows // _dispatch.CHUNK))
+    gradient_out = np.empty(raw.shape, raw.dtype) if gradient else None
+    memory = _dispatch.scratch(components)
+    try:
+        done = kernel.mdn_loss(raw, x, targets, None, 1.0 / rows, memory, None, sums, gradient_out)
+    except (TypeError, ValueError):  # of the buffers: another dtype, number of axes or layout
+        return None
+    return (_reduced(sums, rows, raw.dtype), gradient_out) if done else None
+
+
+def _reduced(sums: NDArray[np.float64], divisor: float, dtype: np.dtype[Any]) -> Any:
+    """Return the scalar of a sum of sums over a divisor; too large for the dtype, it is inf."""
+    value = (sums[0] if len(sums) == 1 else sums.sum()) / divisor
+    if dtype.char == "d":
+        return value
+    with np.errstate(over="ignore"):
+        return dtype.type(value)
 
 
 def _check_problem(
@@ -268,5 +315,4 @@ def _run(problem: _Problem, reduction: Reduction, outputs: list[Output], workers
     # slices begin at a chunk of rows that are summed together, so that sums do not depend on the workers
     _dispatch.run(call, _dispatch.split(len(problem.raw), problem.components, workers, _dispatch.CHUNK))
     if sums is not None:
-        with np.errstate(over="ignore"):
-            loss[...] = sums.sum() / problem.divisor
+        loss[...] = _reduced(sums, problem.divisor, loss.dtype)

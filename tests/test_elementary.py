@@ -14,7 +14,7 @@ from cymdn import _kernels
 ROOT = Path(__file__).resolve().parents[1]
 INF, NAN, TINY, HUGE = math.inf, math.nan, 5e-324, sys.float_info.max
 # the bounds of the header of _elementary.pxd, rounded up
-MAX_ULP = {"exp": 1.0, "exp_nonpositive": 1.0, "expm1": 1.25, "log": 1.0, "log1p": 1.0}
+MAX_ULP = {"exp": 1.0, "exp_nonpositive": 1.0, "expm1": 1.25, "one_minus_exp": 3.0, "log": 1.0, "log1p": 1.0}
 COUNT = 1000
 
 rng = np.random.default_rng(20240229)
@@ -54,6 +54,7 @@ REGIONS = {
     "exp": EXP_REGIONS,
     "expm1": EXP_REGIONS,
     "exp_nonpositive": {name: -abs(x) for name, x in EXP_REGIONS.items()},
+    "one_minus_exp": {name: -abs(x[abs(x) <= 708]) for name, x in EXP_REGIONS.items() if name != "denormal result"},
     "log": {
         "one binade": uniform(0.5, 2, COUNT),
         "cancellation with ln 2": uniform(0.35, 0.75, COUNT),
@@ -78,6 +79,7 @@ EXACT = {
     "exp": mpmath.exp,
     "exp_nonpositive": mpmath.exp,
     "expm1": mpmath.expm1,
+    "one_minus_exp": lambda x: -mpmath.expm1(x),
     "log": mpmath.log,
     "log1p": mpmath.log1p,
 }
@@ -144,6 +146,7 @@ SPECIAL = {
         (HUGE, 709.782712893384),
     ],
 }
+SPECIAL["one_minus_exp"] = [(0.0, -0.0), (-TINY, TINY), (-1e-300, 1e-300), (-40.0, 1.0), (-708.0, 1.0), (NAN, NAN)]
 SPECIAL["exp_nonpositive"] = [(x, y) for x, y in SPECIAL["exp"] if not x > 0]
 
 
@@ -194,6 +197,18 @@ def test_special_values_are_exact(name):
 def test_exp_nonpositive_has_the_bits_of_exp():
     x = -abs(np.concatenate([*EXP_REGIONS.values(), RANDOM_BITS]))
     np.testing.assert_array_equal(bits(evaluate("exp_nonpositive", x)), bits(evaluate("exp", x)))
+
+
+def test_exp_normal_has_the_bits_of_exp():
+    x = np.concatenate([*EXP_REGIONS.values(), [NAN]])
+    x = x[~(abs(x) > 708)]
+    np.testing.assert_array_equal(bits(evaluate("exp_normal", x)), bits(evaluate("exp", x)))
+
+
+def test_exp_flushed_has_the_bits_of_exp_or_is_0():
+    x = -abs(np.concatenate([*EXP_REGIONS.values(), RANDOM_BITS, [0.0, INF, NAN, 708.0, 708.5, 1e300]]))
+    expected = np.where(x < -708, 0.0, evaluate("exp", x))
+    np.testing.assert_array_equal(evaluate("exp_flushed", x), expected)
 
 
 @pytest.mark.parametrize("name", REGIONS)
