@@ -5,6 +5,7 @@ What passes here is a C-contiguous, aligned, native array of float32 or float64 
 
 import math
 from collections.abc import Iterator, Sequence
+from numbers import Real
 from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
@@ -46,7 +47,7 @@ def check_arguments(cores: dict[str, Core], values: Sequence[ArrayLike], *, batc
         _check_shape(name, core, array.shape, sizes, batch_axis)  # type: ignore[union-attr]
         for (name, core), array in zip(cores.items(), arrays, strict=True)
     ]
-    return Checked(arrays, dtype, batch_shapes, _broadcast(list(cores), batch_shapes), sizes)  # type: ignore[arg-type]
+    return Checked(arrays, dtype, batch_shapes, _broadcast(cores, batch_shapes, sizes, batch_axis), sizes)  # type: ignore[arg-type]
 
 
 def are_plain(values: Sequence[object]) -> bool:
@@ -111,15 +112,28 @@ def deliver(outputs: Sequence[Output]) -> list[FloatArray]:
 
 def check_nonnegative(name: str, value: object) -> float:
     """Return `value` as a float that is finite and >= 0."""
-    if isinstance(value, (str, bytes)):
-        raise TypeError(f"{name}: expected a real number, got {value!r}")
+    # an array of no axes is as good as a scalar
+    number = value[()] if isinstance(value, np.ndarray) and value.ndim == 0 else value
+    if isinstance(number, np.ma.core.MaskedConstant) or not isinstance(number, Real):
+        came = repr(number) if isinstance(number, (str, bytes)) else type(value).__name__
+        raise TypeError(f"{name}: expected a real number, got {came}")
     try:
-        number = float(value)  # type: ignore[arg-type]
-    except (TypeError, ValueError) as error:
-        raise TypeError(f"{name}: expected a real number, got {type(value).__name__}") from error
-    if not (math.isfinite(number) and number >= 0.0):
+        checked = float(number)
+    except OverflowError:
+        checked = math.inf
+    except TypeError:  # NumPy's timedelta64 calls itself an integer
+        raise TypeError(f"{name}: expected a real number, got {type(value).__name__}") from None
+    if not (math.isfinite(checked) and checked >= 0.0):
         raise ValueError(f"{name}: expected a finite number >= 0, got {number}")
-    return number
+    return checked
+
+
+def check_flag(name: str, value: object) -> bool:
+    """Return the truth of `value`, which an array, passed in its place by mistake, does not have."""
+    try:
+        return bool(value)
+    except ValueError:
+        raise TypeError(f"{name}: expected a bool, got {type(value).__name__}") from None
 
 
 def repeat_rows(array: FloatArray, rows: int) -> FloatArray:
@@ -156,7 +170,7 @@ def _check_output(
 
 def _as_numeric(name: str, value: ArrayLike) -> NDArray[Any]:
     """Return an array of bool, integer or float up to 64 bits: what converts to float64 by itself."""
-    if isinstance(value, np.ma.MaskedArray):
+    if _holds_masked(value):
         raise TypeError(f"{name}: expected an array of numbers, got a masked array; fill or drop its masked entries")
     try:
         array = np.asarray(value)
@@ -165,6 +179,12 @@ def _as_numeric(name: str, value: ArrayLike) -> NDArray[Any]:
     if array.dtype.kind not in "biuf" or array.dtype.itemsize > 8:
         raise TypeError(f"{name}: expected an array of real numbers of at most 64 bits, got dtype {array.dtype}")
     return array
+
+
+def _holds_masked(value: object) -> bool:
+    if isinstance(value, (list, tuple)):
+        return any(map(_holds_masked, value))
+    return isinstance(value, np.ma.MaskedArray)
 
 
 def _check_shape(
@@ -186,21 +206,27 @@ def _check_shape(
 
 def _pattern(core: Core, sizes: dict[str, int], batch_axis: str | None) -> str:
     axes = ", ".join([batch_axis or "...", *map(str, core)])
-    known = [f"{axis} = {sizes[axis]}" for axis in core if isinstance(axis, str) and axis in sizes]
+    known = [f"{axis} = {size}" for axis, size in sizes.items() if axis in core or axis == batch_axis]
     return f"({axes})" + (f" with {', '.join(known)}" if known else "")
 
 
-def _broadcast(names: Sequence[str], batch_shapes: Sequence[tuple[int, ...]]) -> tuple[int, ...]:
+def _broadcast(
+    cores: dict[str, Core], batch_shapes: Sequence[tuple[int, ...]], sizes: dict[str, int], batch_axis: str | None
+) -> tuple[int, ...]:
+    """Broadcast the batch shapes, or name the first argument whose own does not fit those before it."""
     so_far = batch_shapes[0]
-    for name, batch_shape in zip(names, batch_shapes, strict=True):
-        if batch_shape != so_far:
-            try:
-                so_far = np.broadcast_shapes(so_far, batch_shape)
-            except ValueError:
-                raise ValueError(
-                    f"{name}: expected leading axes that broadcast with {so_far} of the arguments before it, "
-                    f"got {batch_shape}"
-                ) from None
+    for (name, core), shape in zip(cores.items(), batch_shapes, strict=True):
+        if shape == so_far:
+            continue
+        try:
+            so_far = np.broadcast_shapes(so_far, shape)
+        except ValueError:
+            got = (*shape, *(sizes.get(axis, axis) if isinstance(axis, str) else axis for axis in core))
+            if batch_axis:
+                expected = f"shape {_pattern(core, {batch_axis: so_far[0], **sizes}, batch_axis)} (or {batch_axis} = 1)"
+            else:
+                expected = f"leading axes that broadcast with {so_far} of the arguments before it"
+            raise ValueError(f"{name}: expected {expected}, got {got}") from None
     return so_far
 
 

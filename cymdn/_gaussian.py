@@ -11,6 +11,7 @@ from cymdn._arrays import (
     Core,
     FloatArray,
     check_arguments,
+    check_flag,
     check_nonnegative,
     check_outputs,
     deliver,
@@ -162,8 +163,10 @@ def gaussian_density_batch(
     >>> dmean.round(6)
     array([[[ 1., -1.]]])
     """
+    compute_derivatives = check_flag("compute_derivatives", compute_derivatives)
     smooth_eps = check_nonnegative("smooth_eps", smooth_eps)
-    if workers is None and type(x) is type(mean) is type(stddev) is type(correlation) is np.ndarray:
+    workers = check_workers(workers)
+    if workers == 1 and type(x) is type(mean) is type(stddev) is type(correlation) is np.ndarray:
         done = _density_of_plain_arrays(x, mean, stddev, correlation, compute_derivatives, smooth_eps)
         if done:
             return done
@@ -175,7 +178,7 @@ def gaussian_density_batch(
     if density.size:
         rows = _parameter_rows(n, m, batch_shapes[1:])
         means, stddevs, correlations = (repeat_rows(parameter, rows) for parameter in parameters)
-        _run_density(points, means, stddevs, correlations, smooth_eps, density, derivatives, check_workers(workers))
+        _run_density(points, means, stddevs, correlations, smooth_eps, density, derivatives, workers)
     return density, derivatives
 
 
@@ -200,10 +203,13 @@ def _density_of_plain_arrays(
 
     Most of the time of a call with one point goes into checks, and the kernel cannot do without its own.
     """
-    kernel = _dispatch.kernels.get(mean.dtype.char)
-    if kernel is None or mean.ndim != 3 or mean.size == 0 or len(x) != len(mean) or len(stddev) != len(mean):
+    dtype, shape = mean.dtype, mean.shape
+    kernel = _dispatch.kernels.get(dtype.char)
+    if kernel is None or len(shape) != 3 or mean.size == 0 or x.shape != (shape[0], 1, 2):
         return None
-    density, derivatives = _allocate_density(len(mean), mean.shape[1], mean.dtype, compute_derivatives)
+    if not (x.dtype is stddev.dtype is correlation.dtype is dtype):  # a structured dtype of one float has its buffer
+        return None
+    density, derivatives = _allocate_density(shape[0], shape[1], dtype, compute_derivatives)
     try:
         done = kernel.density(x, mean, stddev, correlation, smooth_eps, density, *(derivatives or ()))
     except (TypeError, ValueError):  # of the buffers: another dtype, number of axes or layout

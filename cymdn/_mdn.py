@@ -113,13 +113,14 @@ def mdn_loss(
     >>> mdn_loss(np.zeros((5, 1 + 6)), np.zeros((5, 2)), np.ones(5)).round(6)
     np.float64(2.531024)
     """
-    if out is None and workers is None and sample_weight is None and reduction == "mean":
+    workers = _dispatch.check_workers(workers)
+    if out is None and workers == 1 and sample_weight is None and reduction == "mean":
         done = _mean_of_plain_arrays(raw, x, pen, gradient=False)
         if done:
             return done[0]
     problem = _check_problem(raw, x, pen, sample_weight, reduction)
     outputs = _allocate(problem, reduction, out, gradient=False)
-    _run(problem, reduction, outputs, _dispatch.check_workers(workers))
+    _run(problem, reduction, outputs, workers)
     (loss,) = deliver(outputs)
     return loss if out is not None else loss[()]
 
@@ -176,13 +177,14 @@ def mdn_loss_and_gradient(
     >>> print(loss.round(4), gradient + 0.0)
     3.8379 [[ 0. -2.  0. -3.  1.  0.]]
     """
-    if out is None and workers is None and sample_weight is None and reduction == "mean":
+    workers = _dispatch.check_workers(workers)
+    if out is None and workers == 1 and sample_weight is None and reduction == "mean":
         done = _mean_of_plain_arrays(raw, x, pen, gradient=True)
         if done and done[1] is not None:
             return done[0], done[1]
     problem = _check_problem(raw, x, pen, sample_weight, reduction)
     outputs = _allocate(problem, reduction, out, gradient=True)
-    _run(problem, reduction, outputs, _dispatch.check_workers(workers))
+    _run(problem, reduction, outputs, workers)
     loss, gradient = deliver(outputs)
     return loss if out is not None else loss[()], gradient
 
@@ -196,7 +198,7 @@ def _mean_of_plain_arrays(
     """
     if type(raw) is not np.ndarray or type(x) is not np.ndarray or raw.ndim != 2 or raw.size == 0:
         return None
-    kernel = _dispatch.kernels.get(raw.dtype.char)
+    kernel = _dispatch.kernels.get(raw.dtype.char) if x.dtype is raw.dtype else None
     targets, pens = None, 0
     if pen is not None:
         if type(pen) is not np.ndarray or pen.shape[1:] not in ((), (3,)):
