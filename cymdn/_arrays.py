@@ -112,6 +112,8 @@ def deliver(outputs: Sequence[Output]) -> list[FloatArray]:
 
 def check_nonnegative(name: str, value: object) -> float:
     """Return `value` as a float that is finite and >= 0."""
+    if type(value) is float and 0.0 <= value < math.inf:
+        return value
     # an array of no axes is as good as a scalar
     number = value[()] if isinstance(value, np.ndarray) and value.ndim == 0 else value
     if isinstance(number, np.ma.core.MaskedConstant) or not isinstance(number, Real):

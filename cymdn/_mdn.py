@@ -1,5 +1,6 @@
 """Network head: the loss of a mixture density network from its raw output. Check, allocate, call, return."""
 
+from math import fsum
 from typing import Any, Literal, NamedTuple, TypeAlias
 
 import numpy as np
@@ -221,7 +222,9 @@ def _mean_of_plain_arrays(
 
 def _reduced(sums: NDArray[np.float64], divisor: float, dtype: np.dtype[Any]) -> Any:
     """Return the scalar of a sum of sums over a divisor; too large for the dtype, it is inf."""
-    value = (sums[0] if len(sums) == 1 else sums.sum()) / divisor
+    # fsum: correctly rounded, so that no order of summation has to be promised; inf and NaN it cannot take
+    total = sums[0] if len(sums) == 1 else fsum(sums) if np.isfinite(sums).all() else sums.sum()
+    value = np.float64(total) / divisor
     if dtype.char == "d":
         return value
     with np.errstate(over="ignore"):

@@ -1,0 +1,233 @@
+"""The kernel builds: the same bits in each, the choice among them, workers, threads and forks."""
+
+import hashlib
+import multiprocessing
+import os
+import subprocess
+import sys
+import threading
+
+import numpy as np
+import pytest
+
+import cymdn
+from cymdn import _dispatch
+
+BUILDS = [level for level in _dispatch.LEVELS if _dispatch.why_not(level) is None]
+DTYPES = [np.float32, np.float64]
+
+# SHA-256 of the bytes of all results, from golden(): the same at every level, with GCC and Clang, on every machine.
+# `python tests/test_builds.py` prints them. A change here is a change of results: say so in CHANGELOG.md.
+GOLDEN = {
+    "gaussian_density_batch float32": "a753595b1d22508df5e35924d0a51d58418293cf51f621c9fdd48577e9e66774",
+    "gaussian_logpdf float32": "11976ad342a22e89665dabbb50edab3562e3b8bdbc5bb7b51dfd3877b3f7600b",
+    "mixture_logpdf float32": "cba8862d006d57a58ba1ea2295207678f496f1e9b72a6efd242ddaa534e4120f",
+    "mixture_logpdf of a grid float32": "eb30a817178aa4622cfdf02b1b3d29b4eca5f3b81509949a12c52d2be482aa5c",
+    "mdn_loss float32": "09da1f3737bad43a62cce131c8fc9f39df72b0393cba1a3e679855ca5e5e870b",
+    "mdn_loss with pen float32": "abd54d4e51466afada2409527a14e9420dec9b54f1f313008cee7042737a9b83",
+    "mdn_loss with pen state float32": "7420d453c204c6c0a9588b9f6be74f0feb307650a5568e57048b5669811556fa",
+    "gaussian_density_batch float64": "33c952f8708fcff2530bf5e2145bccf1be0bbbed39395a05f636e0129955128e",
+    "gaussian_logpdf float64": "cd10b03780bd4dffe00951cb883fffd61d9293140912fd065dcf7bfd63ff45f5",
+    "mixture_logpdf float64": "fb75e39d8af5130d23d9250d82635669cc08ce4ec833b3c9a94f6f12d692c9db",
+    "mixture_logpdf of a grid float64": "5e8a3d2c88a8345fe113a6c2bebf285518232338c80ccc6a7f9cca52590b375e",
+    "mdn_loss float64": "ec4f606e40117f0dbaaaca95d5a4810e86a68c38c0a832e2bc52c51cb35b45d3",
+    "mdn_loss with pen float64": "f5b39d4e0e45a9fc5be457994e1e4c24ddd426ba409147b3e0583a045e69cd2c",
+    "mdn_loss with pen state float64": "d9f097db4d177744cfa5d6f98588e5d6811f37312087938fca33405c2e6c89d8",
+}
+
+
+def integers(count, seed):
+    """Pseudo-random integers below 2^32, from a generator that is ten characters of arithmetic (Numerical Recipes)."""
+    values = np.empty(count, np.uint64)
+    state = seed
+    for i in range(count):
+        state = (1664525 * state + 1013904223) % 2**32
+        values[i] = state
+    return values
+
+
+def uniform(shape, seed, low, high, dtype):
+    """Numbers that any machine makes with the same bits: multiples of 2^-16."""
+    share = (integers(int(np.prod(shape)), seed) >> np.uint64(16)).astype(np.float64) / 2**16
+    return (low + (high - low) * share).reshape(shape).astype(dtype)
+
+
+def flat(result):
+    if isinstance(result, tuple):
+        return [array for part in result for array in flat(part)]
+    return [] if result is None else [np.asarray(result)]
+
+
+def calls(dtype):
+    """Each public function on inputs that reach its corners: 67 rows, 7 components."""
+    n, m = 67, 7
+    x = uniform((n, 2), 1, -3, 3, dtype)
+    mean = uniform((n, m, 2), 2, -3, 3, dtype)
+    stddev = uniform((n, m, 2), 3, 0.0625, 2, dtype)
+    correlation = uniform((n, m), 4, -0.9990234375, 0.9990234375, dtype)
+    weights = uniform((n, m), 5, 0, 0.25, dtype)
+    raw = uniform((n, 3 + 6 * m), 6, -6, 6, dtype)
+    raw[::5] *= 40  # components that underflow, correlations of 1, tiny and huge sigmas
+    pen, pens = uniform((n,), 7, 0, 1, dtype), np.eye(3)[integers(n, 8).astype(int) % 3]
+    weight = uniform((n,), 9, 0, 2, np.float64)
+    return {
+        "gaussian_density_batch": lambda **k: cymdn.gaussian_density_batch(
+            x[:, None], mean, stddev, correlation[..., None], True, **k
+        ),
+        "gaussian_logpdf": lambda **k: cymdn.gaussian_logpdf_and_gradient(x, mean, stddev, correlation, **k),
+        "mixture_logpdf": lambda **k: cymdn.mixture_logpdf_and_gradient(x, weights, mean, stddev, correlation, **k),
+        "mixture_logpdf of a grid": lambda **k: cymdn.mixture_logpdf_and_gradient(
+            x, weights[0], mean[0], stddev[0], correlation[0], **k
+        ),
+        "mdn_loss": lambda **k: cymdn.mdn_loss_and_gradient(raw[:, 3:], x, reduction="none", **k),
+        "mdn_loss with pen": lambda **k: cymdn.mdn_loss_and_gradient(raw[:, 2:], x, pen, sample_weight=weight, **k),
+        "mdn_loss with pen state": lambda **k: cymdn.mdn_loss_and_gradient(raw, x, pens, reduction="sum", **k),
+    }
+
+
+def digest(result):
+    sha = hashlib.sha256()
+    for array in flat(result):
+        # a NaN has many bit patterns, and compilers may choose; all others are fixed. + 0 makes one zero of two.
+        plain = np.where(np.isnan(array), np.float64("nan"), array + 0).astype(array.dtype.newbyteorder("<"))
+        sha.update(plain.tobytes())
+    return sha.hexdigest()
+
+
+def golden():
+    return {f"{name} {dtype.__name__}": digest(call()) for dtype in DTYPES for name, call in calls(dtype).items()}
+
+
+@pytest.fixture(params=BUILDS)
+def build(request, monkeypatch):
+    monkeypatch.setattr(_dispatch, "kernels", _dispatch.load(request.param))
+    return request.param
+
+
+@pytest.mark.usefixtures("build")
+def test_every_build_gives_the_golden_bits():
+    assert golden() == GOLDEN
+
+
+def test_more_than_the_baseline_is_tested_where_the_machine_offers_it():
+    assert len(BUILDS) == max(1, _dispatch._kernels.offered_level() - 1)
+
+
+def run(code, **environment):
+    return subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, cwd="/", env={**os.environ, **environment}
+    )
+
+
+@pytest.mark.parametrize("level", BUILDS)
+def test_the_environment_forces_a_level(level):
+    shown = run("import cymdn; cymdn.show_config()", CYMDN_CPU_LEVEL=level).stdout
+    assert f"kernels: {level} (forced by CYMDN_CPU_LEVEL)" in shown
+
+
+def test_an_unknown_level_is_refused():
+    failed = run("import cymdn", CYMDN_CPU_LEVEL="v5")
+    assert failed.stderr.splitlines()[-1] == (
+        "ImportError: CYMDN_CPU_LEVEL: expected one of baseline, v3, v4, got 'v5'"
+    )
+
+
+def test_an_impossible_level_is_refused_with_the_reason():
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(_dispatch, "why_not", lambda level: None if level == "baseline" else "this is a test")
+        with pytest.raises(ImportError, match="'v4' is impossible: this is a test"):
+            _dispatch.choose("v4")
+        assert _dispatch.choose(None)[0] == "baseline"
+
+
+def test_module_prints_the_configuration():
+    shown = subprocess.run([sys.executable, "-m", "cymdn"], capture_output=True, text=True, check=True, cwd="/").stdout
+    assert shown.startswith(f"cymdn {cymdn.__version__}, NumPy {np.__version__}\nkernels: {_dispatch.level} (")
+    assert "compiler: " in shown
+
+
+# Workers
+
+
+def big_calls(dtype, n=9001, m=9):
+    rng = np.random.default_rng(3)
+    raw, x = rng.normal(size=(n, 1 + 6 * m)).astype(dtype), rng.normal(size=(n, 2)).astype(dtype)
+    pen, weight = rng.random(n), rng.random(n)
+    mean, stddev = rng.normal(size=(n, m, 2)).astype(dtype), np.exp(rng.normal(size=(n, m, 2))).astype(dtype)
+    correlation, weights = np.tanh(rng.normal(size=(n, m))).astype(dtype), rng.random((n, m)).astype(dtype)
+    return {
+        "density": lambda **k: cymdn.gaussian_density_batch(
+            x[:, None], mean, stddev, correlation[..., None], True, **k
+        ),
+        "density, one mixture": lambda **k: cymdn.gaussian_density_batch(
+            x[:, None], mean[:1], stddev[:1], correlation[:1, :, None], True, **k
+        ),
+        "components": lambda **k: cymdn.gaussian_logpdf_and_gradient(x, mean, stddev, correlation, **k),
+        "mixture": lambda **k: cymdn.mixture_logpdf_and_gradient(x, weights, mean, stddev, correlation, **k),
+        "grid": lambda **k: cymdn.mixture_logpdf_and_gradient(x, weights[0], mean[0], stddev[0], correlation[0], **k),
+        "one point": lambda **k: cymdn.mixture_logpdf(x[0], weights, mean, stddev, correlation, **k),
+        "loss": lambda **k: cymdn.mdn_loss_and_gradient(raw, x, pen, **k),
+        "weighted loss": lambda **k: cymdn.mdn_loss_and_gradient(raw, x, pen, sample_weight=weight, **k),
+        "losses": lambda **k: cymdn.mdn_loss_and_gradient(raw, x, pen, reduction="none", **k),
+        "sum": lambda **k: cymdn.mdn_loss(raw, x, pen, reduction="sum", **k),
+    }
+
+
+@pytest.mark.parametrize("workers", [2, 3, 7, -1])
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_any_number_of_workers_gives_the_same_bits(workers, dtype, monkeypatch):
+    monkeypatch.setattr(_dispatch, "WORKER_COMPONENTS", 100)  # so that each of them gets something to do
+    for name, call in big_calls(dtype).items():
+        assert digest(call(workers=workers)) == digest(call()), name
+
+
+@pytest.mark.parametrize("n", [2047, 2048, 2049, 4096, 6000])
+def test_sums_do_not_depend_on_where_the_work_is_cut(n, monkeypatch):
+    monkeypatch.setattr(_dispatch, "WORKER_COMPONENTS", 100)
+    calls_of_n = big_calls(np.float64, n=n, m=2)
+    for name in ("loss", "weighted loss", "sum"):
+        assert digest(calls_of_n[name](workers=5)) == digest(calls_of_n[name]()), name
+
+
+def test_no_thread_outlives_a_call():
+    before = threading.active_count()
+    big_calls(np.float64)["loss"](workers=2)
+    assert threading.active_count() == before
+
+
+def test_threads_of_the_caller_do_not_disturb_each_other():
+    expected = {name: digest(call()) for name, call in big_calls(np.float64, n=500).items()}
+    wrong = []
+
+    def work():
+        mine = big_calls(np.float64, n=500)
+        wrong.extend(name for _ in range(5) for name, call in mine.items() if digest(call()) != expected[name])
+
+    threads = [threading.Thread(target=work) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert not wrong
+
+
+def fork_child(queue):
+    queue.put(digest(big_calls(np.float64)["loss"](workers=2)))
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="this system has no fork")
+@pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")  # Python 3.12 warns of any thread, as of pytest's own
+def test_a_forked_child_can_use_workers_after_its_parent_did():
+    expected = digest(big_calls(np.float64)["loss"](workers=2))
+    context = multiprocessing.get_context("fork")
+    queue = context.Queue()
+    child = context.Process(target=fork_child, args=(queue,))
+    child.start()
+    assert queue.get(timeout=60) == expected
+    child.join(timeout=60)
+    assert child.exitcode == 0
+
+
+if __name__ == "__main__":
+    for key, value in golden().items():
+        print(f'    "{key}": "{value}",')
