@@ -2,6 +2,7 @@
 
 import os
 import platform
+from pathlib import Path
 
 from Cython.Build import cythonize
 from setuptools import Extension, setup
@@ -44,7 +45,8 @@ class BuildWithFlags(build_ext):
         family = "msvc" if self.compiler.compiler_type == "msvc" else "unix"
         level = level_of(extension)
         extension.extra_compile_args = FLAGS[family] + ([f"-march=x86-64-{level}"] if level else [])
-        top, self.build_temp = self.build_temp, os.path.join(self.build_temp, extension.name)  # one source, many objects
+        top = self.build_temp
+        self.build_temp = str(Path(top) / extension.name)  # one source, an object a level
         super().build_extension(extension)
         self.build_temp = top
 

@@ -90,6 +90,7 @@ cdef inline double smoothed_dcorrelation(
 #
 #     inverse0, inverse1   1 / sigma0, 1 / sigma1
 #     kappa                1 / sqrt(1 - r^2) = cosh a,  a = atanh r
+#     cross                kappa d
 #     k0, k1               kappa w0, kappa w1
 #     Q                    z / (1 - r^2) = u^2 + k1^2 = v^2 + k0^2
 #     shift, factor        the normaliser weight / (sigma0 sigma1 sqrt(1 - r^2)) as exp(shift) * factor, factor of
@@ -196,9 +197,9 @@ cdef inline double correlation_of_decay(double a, double n, double one_less_n, d
     return copysign((one_less_n * (1.0 + n)) * (n * joint), a)
 
 
-cdef inline double distance_to_integer(double r, double t, double n, double joint) noexcept nogil:
-    # d = t - r
-    return -r if t == 0.0 else t * (2.0 * (n * n) * (n * joint))
+cdef inline double cross_of_decay(double r, double t, double n, double kappa) noexcept nogil:
+    # kappa (t - r): t n where t is not 0, with neither rounding nor underflow
+    return -kappa * r if t == 0.0 else t * n
 
 
 cdef inline double shift_of_logs(double logit, double log_sigma0, double log_sigma1, double a) noexcept nogil:
@@ -218,6 +219,11 @@ cdef inline double factor_of_decay(double n) noexcept nogil:
 cdef inline double standardised(double offset, double inverse) noexcept nogil:
     # Beyond the bound Q is inf all the same; without it, infinite u and v could meet as inf - inf.
     return bounded(offset * inverse, LARGEST_OFFSET)
+
+
+cdef inline double scaled_decorrelated(double u, double v, double t, double kappa, double cross) noexcept nogil:
+    # kappa (u - r v), as above; where r is 1 to the last bit, kappa d is still right and d may have underflowed
+    return kappa * (u - t * v) + cross * v
 
 
 cdef inline double half_distance(double u, double k1) noexcept nogil:

@@ -227,7 +227,7 @@ cdef struct Planes:
     double *inverse0    # before `prepare`: sigma or log sigma
     double *inverse1
     double *r           # before `prepare`: r or atanh r
-    double *d
+    double *cross       # kappa d
     double *kappa
     double *shift
     double *factor
@@ -260,7 +260,7 @@ cdef Planes planes_of(double[:, ::1] scratch) except *:
     s.inverse0 = &scratch[2, 0]
     s.inverse1 = &scratch[3, 0]
     s.r = &scratch[4, 0]
-    s.d = &scratch[5, 0]
+    s.cross = &scratch[5, 0]
     s.kappa = &scratch[6, 0]
     s.shift = &scratch[7, 0]
     s.factor = &scratch[8, 0]
@@ -389,7 +389,7 @@ cdef void make_valid(
 
 cdef void prepare_natural(
     Py_ssize_t count, const double *weight, double_out inverse0, double_out inverse1, const double *r,
-    double_out d_out, double_out kappa_out, double_out shift_out, double_out factor_out,
+    double_out cross_out, double_out kappa_out, double_out shift_out, double_out factor_out,
 ) noexcept nogil:
     cdef Py_ssize_t k
     cdef double t, d, kappa, i0, i1
@@ -403,25 +403,26 @@ cdef void prepare_natural(
         factor_out[k] = bivariate.factor_of_factors(weight[k], i0, i1, kappa)
         inverse0[k] = i0
         inverse1[k] = i1
-        d_out[k] = d
+        cross_out[k] = kappa * d
         kappa_out[k] = kappa
 
 
 cdef void prepare_natural_block(Py_ssize_t count, const Planes *s) noexcept nogil:
     make_valid(count, s.weight, s.mean0, s.mean1, s.inverse0, s.inverse1, s.r)
-    prepare_natural(count, s.weight, s.inverse0, s.inverse1, s.r, s.d, s.kappa, s.shift, s.factor)
+    prepare_natural(count, s.weight, s.inverse0, s.inverse1, s.r, s.cross, s.kappa, s.shift, s.factor)
 
 
 cdef void prepare_raw(
-    Py_ssize_t count, double_out weight, double_out inverse0, double_out inverse1, double_out r_, double_out d_out,
+    Py_ssize_t count, double_out weight, double_out inverse0, double_out inverse1, double_out r_, double_out cross_out,
     double_out kappa_out, double_out shift_out, double_out factor_out,
 ) noexcept nogil:
     cdef Py_ssize_t k
-    cdef double a, n, joint, r
+    cdef double a, n, joint, kappa, r
     for k in range(count):
         a = r_[k]
         n = bivariate.decay(a)
         joint = bivariate.joint_inverse(n)
+        kappa = bivariate.kappa_of_decay(n, joint)
         r = bivariate.correlation_of_decay(a, n, bivariate.one_less_decay(a), joint)
         shift_out[k] = bivariate.shift_of_logs(weight[k], inverse0[k], inverse1[k], a)
         factor_out[k] = bivariate.factor_of_decay(n)
@@ -429,15 +430,15 @@ cdef void prepare_raw(
         inverse0[k] = bivariate.inverse_stddev_of_log(inverse0[k])
         inverse1[k] = bivariate.inverse_stddev_of_log(inverse1[k])
         r_[k] = r
-        d_out[k] = bivariate.distance_to_integer(r, bivariate.nearest_integer(r), n, joint)
-        kappa_out[k] = bivariate.kappa_of_decay(n, joint)
+        cross_out[k] = bivariate.cross_of_decay(r, bivariate.nearest_integer(r), n, kappa)
+        kappa_out[k] = kappa
 
 
 # Components at points
 
 
 cdef void evaluate(
-    Py_ssize_t count, const double *inverse0, const double *inverse1, const double *r, const double *d,
+    Py_ssize_t count, const double *inverse0, const double *inverse1, const double *r, const double *cross,
     const double *kappa, const double *shift, double_out u_, double_out v_, double_out exponent_out,
 ) noexcept nogil:
     cdef Py_ssize_t k
@@ -445,12 +446,12 @@ cdef void evaluate(
     for k in range(count):
         u = bivariate.standardised(u_[k], inverse0[k])
         v = bivariate.standardised(v_[k], inverse1[k])
-        k1 = kappa[k] * bivariate.decorrelated(v, u, bivariate.nearest_integer(r[k]), d[k])
+        k1 = bivariate.scaled_decorrelated(v, u, bivariate.nearest_integer(r[k]), kappa[k], cross[k])
         exponent_out[k] = bivariate.exponent(shift[k], bivariate.half_distance(u, k1))
 
 
 cdef void evaluate_and_differentiate(
-    Py_ssize_t count, const double *inverse0, const double *inverse1, const double *r, const double *d,
+    Py_ssize_t count, const double *inverse0, const double *inverse1, const double *r, const double *cross,
     const double *kappa, const double *shift, double_out u_, double_out v_, double_out exponent_out,
     double_out slope0_out, double_out slope1_out, double_out datanh_out,
 ) noexcept nogil:
@@ -460,8 +461,8 @@ cdef void evaluate_and_differentiate(
         u = bivariate.standardised(u_[k], inverse0[k])
         v = bivariate.standardised(v_[k], inverse1[k])
         t = bivariate.nearest_integer(r[k])
-        k0 = kappa[k] * bivariate.decorrelated(u, v, t, d[k])
-        k1 = kappa[k] * bivariate.decorrelated(v, u, t, d[k])
+        k0 = bivariate.scaled_decorrelated(u, v, t, kappa[k], cross[k])
+        k1 = bivariate.scaled_decorrelated(v, u, t, kappa[k], cross[k])
         exponent_out[k] = bivariate.exponent(shift[k], bivariate.half_distance(u, k1))
         slope0_out[k] = bivariate.slope(kappa[k], k0)
         slope1_out[k] = bivariate.slope(kappa[k], k1)
@@ -473,11 +474,11 @@ cdef void evaluate_and_differentiate(
 cdef void evaluate_block(Py_ssize_t count, const Planes *s, bint derivatives) noexcept nogil:
     if derivatives:
         evaluate_and_differentiate(
-            count, s.inverse0, s.inverse1, s.r, s.d, s.kappa, s.shift, s.u, s.v, s.exponent,
+            count, s.inverse0, s.inverse1, s.r, s.cross, s.kappa, s.shift, s.u, s.v, s.exponent,
             s.slope0, s.slope1, s.datanh,
         )
     else:
-        evaluate(count, s.inverse0, s.inverse1, s.r, s.d, s.kappa, s.shift, s.u, s.v, s.exponent)
+        evaluate(count, s.inverse0, s.inverse1, s.r, s.cross, s.kappa, s.shift, s.u, s.v, s.exponent)
 
 
 # Component level
@@ -738,18 +739,20 @@ cdef double sigmoid(double logit) noexcept nogil:
 
 
 cdef double categorical_loss(Py_ssize_t pens, const real *logits, const double *target) noexcept nogil:
-    # sum of target * (log sum exp - logit), of terms >= 0; a target of 0 counts 0 whatever its logit
-    cdef Py_ssize_t k
-    cdef double largest = logits[0], total = 0.0, loss = 0.0
+    # Sum of target * (log sum exp - logit), of terms >= 0; a target of 0 counts 0 whatever its logit. The 1 that is exp
+    # of the largest logit less itself is left to log1p: a right and confident answer keeps its digits.
+    cdef Py_ssize_t k, top = 0
+    cdef double others = 0.0, loss = 0.0
     for k in range(1, pens):
-        largest = logits[k] if logits[k] > largest else largest
+        top = k if logits[k] > logits[top] else top
     for k in range(pens):
-        total += elementary.exp_nonpositive(logits[k] - largest)
-    total = elementary.log(total)
+        if k != top:
+            others += elementary.exp_nonpositive(<double> logits[k] - logits[top])
+    others = elementary.log1p(others)
     for k in range(pens):
         if target[k] != 0.0:
-            loss += target_or_nan(target[k]) * ((largest - logits[k]) + total)
-    return loss if total == total else total
+            loss += target_or_nan(target[k]) * ((<double> logits[top] - logits[k]) + others)
+    return loss if others == others else others
 
 
 cdef void write_categorical_gradient(
@@ -871,7 +874,7 @@ def mdn_loss(
                 lost = 0.0
             rows = min(block_rows, chunk_end - i)
             read_raw(in_rows(raw, i, rows), pens, rows, m, &s)
-            prepare_raw(rows * m, s.weight, s.inverse0, s.inverse1, s.r, s.d, s.kappa, s.shift, s.factor)
+            prepare_raw(rows * m, s.weight, s.inverse0, s.inverse1, s.r, s.cross, s.kappa, s.shift, s.factor)
             subtract_means(in_rows(x, i, rows), 2, rows, m, s.mean0, s.mean1, s.u, s.v)
             evaluate_block(rows * m, &s, derivatives)
             reduce_rows(rows, m, &s, True)

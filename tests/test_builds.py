@@ -27,12 +27,12 @@ GOLDEN = {
     "mdn_loss with pen float32": "abd54d4e51466afada2409527a14e9420dec9b54f1f313008cee7042737a9b83",
     "mdn_loss with pen state float32": "7420d453c204c6c0a9588b9f6be74f0feb307650a5568e57048b5669811556fa",
     "gaussian_density_batch float64": "33c952f8708fcff2530bf5e2145bccf1be0bbbed39395a05f636e0129955128e",
-    "gaussian_logpdf float64": "cd10b03780bd4dffe00951cb883fffd61d9293140912fd065dcf7bfd63ff45f5",
-    "mixture_logpdf float64": "fb75e39d8af5130d23d9250d82635669cc08ce4ec833b3c9a94f6f12d692c9db",
-    "mixture_logpdf of a grid float64": "5e8a3d2c88a8345fe113a6c2bebf285518232338c80ccc6a7f9cca52590b375e",
-    "mdn_loss float64": "ec4f606e40117f0dbaaaca95d5a4810e86a68c38c0a832e2bc52c51cb35b45d3",
-    "mdn_loss with pen float64": "f5b39d4e0e45a9fc5be457994e1e4c24ddd426ba409147b3e0583a045e69cd2c",
-    "mdn_loss with pen state float64": "d9f097db4d177744cfa5d6f98588e5d6811f37312087938fca33405c2e6c89d8",
+    "gaussian_logpdf float64": "57c16f37d296966d181c450c46b8bb54d0c00c1757e38b30d58e7c89ddb1eb34",
+    "mixture_logpdf float64": "c4ab3d043b272643ebc0981e3d6110ff75a759861c7f352f12cf2236dae79475",
+    "mixture_logpdf of a grid float64": "2bd9b389f7cb752f04beb2ce0fb6fcbd48721d127d11571e7ff265c81fcd6e25",
+    "mdn_loss float64": "c2029b44d28b3ead888fc2bfc922d21af08c0250d5dba3a7b3d5748884978729",
+    "mdn_loss with pen float64": "51475c8a23efcc5e1800dcca7ac214474739da1babe29126b3c550fa8c12f6c9",
+    "mdn_loss with pen state float64": "fb99ff4a71b8f47fb9002e090b23887962a614c4281ea79bb15f7382c15ee46e",
 }
 
 
