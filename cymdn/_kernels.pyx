@@ -246,10 +246,13 @@ cdef struct Planes:
     double *total       # sum of the weighed exponents
     double *weights     # sum of the weights
     double *value       # log-density of the mixture
+    double *pen_logit   # Bernoulli pens only
+    double *pen_target
+    double *pen_slope   # derivative of the pen's loss with respect to its logit
     double *pen_loss
 
 cpdef enum:
-    PLANES = 23
+    PLANES = 26
     CHUNK = 2048  # rows whose losses are summed together: fixed, so that a sum does not depend on how work was split
 
 
@@ -277,7 +280,10 @@ cdef Planes planes_of(double[:, ::1] scratch) except *:
     s.total = &scratch[19, 0]
     s.weights = &scratch[20, 0]
     s.value = &scratch[21, 0]
-    s.pen_loss = &scratch[22, 0]
+    s.pen_logit = &scratch[22, 0]
+    s.pen_target = &scratch[23, 0]
+    s.pen_slope = &scratch[24, 0]
+    s.pen_loss = &scratch[25, 0]
     return s
 
 
@@ -297,6 +303,12 @@ cdef void read(Py_ssize_t count, const real *values, double_out values_out) noex
     cdef Py_ssize_t k
     for k in range(count):
         values_out[k] = values[k]
+
+
+cdef void read_column(Py_ssize_t rows, const real *values, Py_ssize_t step, double_out values_out) noexcept nogil:
+    cdef Py_ssize_t i
+    for i in range(rows):
+        values_out[i] = values[i * step]
 
 
 cdef void repeat(Py_ssize_t columns, Py_ssize_t rows, double *plane) noexcept nogil:
@@ -358,17 +370,26 @@ cdef void read_logits(Py_ssize_t columns, const real *logits, double_out logits_
 cdef void read_raw(
     const real *raw, Py_ssize_t pens, Py_ssize_t rows, Py_ssize_t columns, const Planes *s
 ) noexcept nogil:
-    cdef Py_ssize_t k = 0
-    while k < rows * columns:
-        raw += pens
-        read_logits(columns, raw, s.weight + k)
-        read(columns, raw + columns, s.mean0 + k)
-        read(columns, raw + 2 * columns, s.mean1 + k)
-        read(columns, raw + 3 * columns, s.inverse0 + k)
-        read(columns, raw + 4 * columns, s.inverse1 + k)
-        read(columns, raw + 5 * columns, s.r + k)
-        raw += 6 * columns
-        k += columns
+    cdef Py_ssize_t i, k, width = pens + 6 * columns
+    cdef const real *row
+    if columns == 1:  # a loop over one component at a time costs three times as much
+        for i in range(rows):
+            s.weight[i] = raw[i * width + pens] - raw[i * width + pens]  # 0, unless it is no number
+        read_column(rows, raw + pens + 1, width, s.mean0)
+        read_column(rows, raw + pens + 2, width, s.mean1)
+        read_column(rows, raw + pens + 3, width, s.inverse0)
+        read_column(rows, raw + pens + 4, width, s.inverse1)
+        read_column(rows, raw + pens + 5, width, s.r)
+        return
+    for i in range(rows):
+        k = i * columns
+        row = raw + i * width + pens
+        read_logits(columns, row, s.weight + k)
+        read(columns, row + columns, s.mean0 + k)
+        read(columns, row + 2 * columns, s.mean1 + k)
+        read(columns, row + 3 * columns, s.inverse0 + k)
+        read(columns, row + 4 * columns, s.inverse1 + k)
+        read(columns, row + 5 * columns, s.r + k)
 
 
 # Preparing components, in place
@@ -727,15 +748,19 @@ cdef inline double target_or_nan(double target) noexcept nogil:
     return target if (target >= 0.0 and target <= 1.0) else bivariate.NAN
 
 
-cdef double bernoulli_loss(double logit, double target) noexcept nogil:
+cdef void bernoulli(
+    Py_ssize_t rows, const double *logit, const double *target, double_out loss_out, double_out slope_out
+) noexcept nogil:
     # target log(1 + exp(-logit)) + (1 - target) log(1 + exp(logit)), of terms >= 0 that cannot overflow
-    cdef double against = 1.0 - target if logit > 0.0 else target
-    return fabs(logit) * target_or_nan(against) + elementary.log1p(elementary.exp_nonpositive(-fabs(logit)))
-
-
-cdef double sigmoid(double logit) noexcept nogil:
-    cdef double small = elementary.exp_nonpositive(-fabs(logit))
-    return (1.0 if logit > 0.0 else small) / (1.0 + small)
+    cdef Py_ssize_t i
+    cdef double size, small, against, share
+    for i in range(rows):
+        size = fabs(logit[i])
+        small = elementary.exp_flushed(-size)
+        against = 1.0 - target[i] if logit[i] > 0.0 else target[i]
+        share = 1.0 if logit[i] > 0.0 else small
+        loss_out[i] = size * target_or_nan(against) + elementary.log1p(small)
+        slope_out[i] = share / (1.0 + small) - target[i]
 
 
 cdef double categorical_loss(Py_ssize_t pens, const real *logits, const double *target) noexcept nogil:
@@ -771,21 +796,17 @@ cdef void write_categorical_gradient(
         gradient_out[k] = <real> (scale * (share * targets - target[k]))
 
 
-cdef double pen_loss(Py_ssize_t pens, const real *logits, const double *target) noexcept nogil:
-    if pens == 0:
-        return 0.0
-    if pens == 1:
-        return bernoulli_loss(logits[0], target[0])
-    return categorical_loss(pens, logits, target)
-
-
-cdef void write_pen_gradient(
-    Py_ssize_t pens, const real *logits, const double *target, double scale, real *gradient_out
+cdef void score_pens(
+    Py_ssize_t rows, Py_ssize_t pens, Py_ssize_t width, const real *raw, const double *target, const Planes *s
 ) noexcept nogil:
+    cdef Py_ssize_t i
     if pens == 1:
-        gradient_out[0] = <real> (scale * (sigmoid(logits[0]) - target[0]))
-    elif pens > 1:
-        write_categorical_gradient(pens, logits, target, scale, gradient_out)
+        read_column(rows, raw, width, s.pen_logit)
+        read_column(rows, target, 1, s.pen_target)
+        bernoulli(rows, s.pen_logit, s.pen_target, s.pen_loss, s.pen_slope)
+        return
+    for i in range(rows):
+        s.pen_loss[i] = categorical_loss(pens, raw + i * width, target + i * pens) if pens else 0.0
 
 
 # Network head
@@ -831,7 +852,10 @@ cdef void write_raw_gradient(
 ) noexcept nogil:
     # one row: pen logits, then M each of logits, means, log stddevs and atanh correlations
     cdef Py_ssize_t k = i * columns
-    write_pen_gradient(pens, raw, target, scale, out)
+    if pens == 1:
+        out[0] = <real> (scale * s.pen_slope[i])
+    elif pens:
+        write_categorical_gradient(pens, raw, target, scale, out)
     out += pens
     write_raw_gradient_row(
         columns, -scale / s.total[i], scale / s.weights[i], s.exponent + k, s.weight + k,
@@ -857,11 +881,12 @@ def mdn_loss(
     """
     cdef Py_ssize_t n = raw.shape[0], pens = 0 if pen is None else pen.shape[1]
     cdef Py_ssize_t m = (raw.shape[1] - pens) // 6, i = 0, j, rows, chunk_end = 0
-    cdef Py_ssize_t block_rows = max(1, BLOCK // max(1, m))
+    cdef Py_ssize_t width = raw.shape[1], block_rows = max(1, BLOCK // max(1, m))
     cdef bint derivatives = gradient_out is not None, weighted = sample_weight is not None
     cdef bint row_by_row = loss_out is not None
-    cdef const double *target = NULL
-    cdef const real *row
+    cdef const double *targets = NULL
+    cdef const real *block
+    cdef real *gradient
     cdef double weight = 1.0, loss, total = 0.0, lost = 0.0
     cdef Planes s = planes_of(scratch)
     if not (m > 0 and fits2(raw, n, pens + 6 * m) and fits2(x, n, 2) and (pens == 0 or fits2(pen, n, pens))):
@@ -873,25 +898,27 @@ def mdn_loss(
                 total = 0.0
                 lost = 0.0
             rows = min(block_rows, chunk_end - i)
-            read_raw(in_rows(raw, i, rows), pens, rows, m, &s)
+            block = in_rows(raw, i, rows)
+            if pens:
+                targets = in_rows(pen, i, rows)
+            read_raw(block, pens, rows, m, &s)
             prepare_raw(rows * m, s.weight, s.inverse0, s.inverse1, s.r, s.cross, s.kappa, s.shift, s.factor)
             subtract_means(in_rows(x, i, rows), 2, rows, m, s.mean0, s.mean1, s.u, s.v)
             evaluate_block(rows * m, &s, derivatives)
             reduce_rows(rows, m, &s, True)
+            score_pens(rows, pens, width, block, targets, &s)
             for j in range(rows):
-                if pens:
-                    target = in_rows(pen, i + j, 1)
                 if weighted:
                     weight = sample_weight[i + j]
-                row = in_rows(raw, i + j, 1)
-                loss = within_dtype(pen_loss(pens, row, target) - s.value[j], row)
+                loss = within_dtype(s.pen_loss[j] - s.value[j], block)
                 if derivatives:
+                    gradient = out_rows(gradient_out, i + j, 1)
                     if weight == 0.0 or loss == bivariate.INFINITY:  # skipped, or beyond the dtype
-                        fill(pens + 6 * m, out_rows(gradient_out, i + j, 1))
+                        fill(width, gradient)
                     else:
                         write_raw_gradient(
-                            m, pens, &s, j, weight * scale if loss == loss else loss, row, target,
-                            out_rows(gradient_out, i + j, 1),
+                            m, pens, &s, j, weight * scale if loss == loss else loss,
+                            block + j * width, targets + j * pens, gradient,
                         )
                 loss = 0.0 if weight == 0.0 else weight * loss
                 if row_by_row:
