@@ -121,9 +121,14 @@ def check_workers(workers: int | None) -> int:
     return number if number > 0 else number + 1 + cpus
 
 
+def workers_for(components: int, workers: int) -> int:
+    """Return how many of the workers get enough to do."""
+    return max(1, min(workers, components // WORKER_COMPONENTS))
+
+
 def split(rows: int, components: int, workers: int, multiple: int = 1) -> list[tuple[int, int]]:
     """Return the slices of rows that workers do, each with enough to do and starting at a multiple."""
-    parts = max(1, min(workers, rows * components // WORKER_COMPONENTS))
+    parts = workers_for(rows * components, workers)
     bounds = [rows * part // parts // multiple * multiple for part in range(parts)] + [rows]
     return [(start, stop) for start, stop in pairwise(bounds) if start < stop]
 

@@ -166,8 +166,8 @@ def gaussian_density_batch(
     compute_derivatives = check_flag("compute_derivatives", compute_derivatives)
     smooth_eps = check_nonnegative("smooth_eps", smooth_eps)
     workers = check_workers(workers)
-    if workers == 1 and type(x) is type(mean) is type(stddev) is type(correlation) is np.ndarray:
-        done = _density_of_plain_arrays(x, mean, stddev, correlation, compute_derivatives, smooth_eps)
+    if type(x) is type(mean) is type(stddev) is type(correlation) is np.ndarray:
+        done = _density_of_plain_arrays(x, mean, stddev, correlation, compute_derivatives, smooth_eps, workers)
         if done:
             return done
     (points, *parameters), dtype, batch_shapes, (n,), sizes = check_arguments(
@@ -198,6 +198,7 @@ def _density_of_plain_arrays(
     correlation: FloatArray,
     compute_derivatives: bool,
     smooth_eps: float,
+    workers: int,
 ) -> tuple[FloatArray, DensityGradient | None] | None:
     """Leave the checks to the kernel: None if it does not take the arrays as they are.
 
@@ -206,6 +207,8 @@ def _density_of_plain_arrays(
     dtype, shape = mean.dtype, mean.shape
     kernel = _dispatch.kernels.get(dtype.char)
     if kernel is None or len(shape) != 3 or mean.size == 0 or x.shape != (shape[0], 1, 2):
+        return None
+    if workers > 1 and _dispatch.workers_for(mean.size // 2, workers) > 1:
         return None
     if not (x.dtype is stddev.dtype is correlation.dtype is dtype):  # a structured dtype of one float has its buffer
         return None

@@ -434,8 +434,8 @@ cdef void prepare_natural_block(Py_ssize_t count, const Planes *s) noexcept nogi
 
 
 cdef void prepare_raw(
-    Py_ssize_t count, double_out weight, double_out inverse0, double_out inverse1, double_out r_, double_out cross_out,
-    double_out kappa_out, double_out shift_out, double_out factor_out,
+    Py_ssize_t count, const double *logit, const double *log_stddev0, const double *log_stddev1, double_out r_,
+    double_out cross_out, double_out kappa_out, double_out shift_out, double_out factor_out,
 ) noexcept nogil:
     cdef Py_ssize_t k
     cdef double a, n, joint, kappa, r
@@ -445,14 +445,31 @@ cdef void prepare_raw(
         joint = bivariate.joint_inverse(n)
         kappa = bivariate.kappa_of_decay(n, joint)
         r = bivariate.correlation_of_decay(a, n, bivariate.one_less_decay(a), joint)
-        shift_out[k] = bivariate.shift_of_logs(weight[k], inverse0[k], inverse1[k], a)
+        shift_out[k] = bivariate.shift_of_logs(logit[k], log_stddev0[k], log_stddev1[k], a)
         factor_out[k] = bivariate.factor_of_decay(n)
-        weight[k] = elementary.exp_flushed(weight[k])
-        inverse0[k] = bivariate.inverse_stddev_of_log(inverse0[k])
-        inverse1[k] = bivariate.inverse_stddev_of_log(inverse1[k])
         r_[k] = r
         cross_out[k] = bivariate.cross_of_decay(r, bivariate.nearest_integer(r), n, kappa)
         kappa_out[k] = kappa
+
+
+cdef void invert_logs(Py_ssize_t count, double_out inverse) noexcept nogil:
+    cdef Py_ssize_t k
+    for k in range(count):
+        inverse[k] = bivariate.inverse_stddev_of_log(inverse[k])
+
+
+cdef void exponentiate(Py_ssize_t count, double_out weight) noexcept nogil:
+    cdef Py_ssize_t k
+    for k in range(count):
+        weight[k] = elementary.exp_flushed(weight[k])
+
+
+cdef void prepare_raw_block(Py_ssize_t count, const Planes *s) noexcept nogil:
+    # four short loops: in one long one, a processor sees too little of the next iteration to overlap them (7 %)
+    prepare_raw(count, s.weight, s.inverse0, s.inverse1, s.r, s.cross, s.kappa, s.shift, s.factor)
+    invert_logs(count, s.inverse0)
+    invert_logs(count, s.inverse1)
+    exponentiate(count, s.weight)
 
 
 # Components at points
@@ -902,7 +919,7 @@ def mdn_loss(
             if pens:
                 targets = in_rows(pen, i, rows)
             read_raw(block, pens, rows, m, &s)
-            prepare_raw(rows * m, s.weight, s.inverse0, s.inverse1, s.r, s.cross, s.kappa, s.shift, s.factor)
+            prepare_raw_block(rows * m, &s)
             subtract_means(in_rows(x, i, rows), 2, rows, m, s.mean0, s.mean1, s.u, s.v)
             evaluate_block(rows * m, &s, derivatives)
             reduce_rows(rows, m, &s, True)

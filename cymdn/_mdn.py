@@ -115,8 +115,8 @@ def mdn_loss(
     np.float64(2.531024)
     """
     workers = _dispatch.check_workers(workers)
-    if out is None and workers == 1 and sample_weight is None and reduction == "mean":
-        done = _mean_of_plain_arrays(raw, x, pen, gradient=False)
+    if out is None and sample_weight is None and reduction == "mean":
+        done = _mean_of_plain_arrays(raw, x, pen, workers, gradient=False)
         if done:
             return done[0]
     problem = _check_problem(raw, x, pen, sample_weight, reduction)
@@ -179,8 +179,8 @@ def mdn_loss_and_gradient(
     3.8379 [[ 0. -2.  0. -3.  1.  0.]]
     """
     workers = _dispatch.check_workers(workers)
-    if out is None and workers == 1 and sample_weight is None and reduction == "mean":
-        done = _mean_of_plain_arrays(raw, x, pen, gradient=True)
+    if out is None and sample_weight is None and reduction == "mean":
+        done = _mean_of_plain_arrays(raw, x, pen, workers, gradient=True)
         if done and done[1] is not None:
             return done[0], done[1]
     problem = _check_problem(raw, x, pen, sample_weight, reduction)
@@ -191,7 +191,7 @@ def mdn_loss_and_gradient(
 
 
 def _mean_of_plain_arrays(
-    raw: ArrayLike, x: ArrayLike, pen: ArrayLike | None, *, gradient: bool
+    raw: ArrayLike, x: ArrayLike, pen: ArrayLike | None, workers: int, *, gradient: bool
 ) -> tuple[FloatArray, FloatArray | None] | None:
     """Leave the checks to the kernel: None if it does not take the arrays as they are.
 
@@ -208,6 +208,8 @@ def _mean_of_plain_arrays(
         pens = targets.shape[1]
     components, rest = divmod(raw.shape[1] - pens, PARAMETERS)
     if kernel is None or rest:
+        return None
+    if workers > 1 and _dispatch.workers_for(len(raw) * components, workers) > 1:
         return None
     rows = len(raw)
     sums = np.empty(-(-rows // _dispatch.CHUNK))

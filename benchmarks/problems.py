@@ -1,0 +1,105 @@
+"""The inputs that all peers get, and how far their outputs may be apart."""
+
+import functools
+from typing import NamedTuple
+
+import numpy as np
+
+SEED = 20240601
+
+# Of the error that `disagreement` returns. Peers add their own rounding in their own order; in float32 they also
+# compute in float32, where 1 - tanh(a)^2 loses digits; cymdn computes in float64 and rounds once.
+TOLERANCE = {"float64": 1e-10, "float32": 2e-3}
+
+
+class Density(NamedTuple):
+    """Arguments of gaussian_density_batch: n points, each against the m components of its row."""
+
+    x: np.ndarray  # (n, 1, 2)
+    mean: np.ndarray  # (n, m, 2)
+    stddev: np.ndarray  # (n, m, 2)
+    correlation: np.ndarray  # (n, m, 1)
+
+
+class Mdn(NamedTuple):
+    """Arguments of mdn_loss_and_gradient: raw network output and the points to be predicted."""
+
+    raw: np.ndarray  # (n, 6 m)
+    x: np.ndarray  # (n, 2)
+
+
+class Grid(NamedTuple):
+    """Arguments of mixture_logpdf: a grid of points against one mixture."""
+
+    x: np.ndarray  # (side, side, 2)
+    weights: np.ndarray  # (m,)
+    mean: np.ndarray  # (m, 2)
+    stddev: np.ndarray  # (m, 2)
+    correlation: np.ndarray  # (m,)
+
+
+def density(n: int, m: int, dtype: str) -> Density:
+    """Offsets of a few standard deviations, correlations mostly within 0.9."""
+    rng = np.random.default_rng(SEED)
+    return Density(
+        rng.standard_normal((n, 1, 2), dtype),
+        rng.standard_normal((n, m, 2), dtype),
+        np.exp(0.3 * rng.standard_normal((n, m, 2), dtype)),
+        np.tanh(0.7 * rng.standard_normal((n, m, 1), dtype)),
+    )
+
+
+def mdn(n: int, m: int, dtype: str) -> Mdn:
+    """Raw output as a network gives it early in training: no component is certain, none is far out."""
+    rng = np.random.default_rng(SEED)
+    raw = rng.standard_normal((n, 6 * m), dtype)
+    raw *= np.repeat([1.0, 1.0, 1.0, 0.3, 0.3, 0.7], m).astype(dtype)
+    return Mdn(raw, rng.standard_normal((n, 2), dtype))
+
+
+def grid(side: int, m: int, dtype: str) -> Grid:
+    """Points of a square of half width 4 against one mixture."""
+    rng = np.random.default_rng(SEED)
+    axis = np.linspace(-4.0, 4.0, side)
+    return Grid(
+        np.stack(np.meshgrid(axis, axis), axis=-1).astype(dtype),
+        rng.dirichlet(np.ones(m)).astype(dtype),
+        rng.normal(size=(m, 2)).astype(dtype),
+        np.exp(0.3 * rng.normal(size=(m, 2))).astype(dtype),
+        np.tanh(0.7 * rng.normal(size=m)).astype(dtype),
+    )
+
+
+WORKS = {"density": density, "mdn": mdn, "grid": grid}
+
+
+@functools.lru_cache(maxsize=1)  # large ones take longer to make than to compute; peers come one after the other
+def make(work: str, size: tuple[int, int, str]) -> Density | Mdn | Grid:
+    """Return the problem of this kind and size. No peer writes into it."""
+    return WORKS[work](*size)
+
+
+def arrays(output) -> list[np.ndarray]:
+    """Flatten what a peer returned (nested tuples of arrays, tensors, scalars) into NumPy arrays."""
+    if isinstance(output, tuple):
+        return [array for part in output for array in arrays(part)]
+    return [np.asarray(output)]
+
+
+def disagreement(ours, theirs) -> float:
+    """Largest error, relative to the value or to the array's mean magnitude, whichever is larger."""
+    ours, theirs = arrays(ours), arrays(theirs)
+    if len(ours) != len(theirs):
+        raise ValueError(f"{len(theirs)} outputs, where cymdn has {len(ours)}")
+    return max(map(_disagreement, ours, theirs))
+
+
+def _disagreement(ours: np.ndarray, theirs: np.ndarray) -> float:
+    if ours.dtype != theirs.dtype or ours.size != theirs.size:
+        raise ValueError(f"output {theirs.dtype} {theirs.shape}, where cymdn has {ours.dtype} {ours.shape}")
+    expected = ours.ravel().astype(float)
+    error = np.abs(np.subtract(theirs.ravel(), expected))
+    magnitude = np.abs(expected, out=expected)
+    error /= np.maximum(magnitude, magnitude.mean(), out=magnitude)
+    worst = float(error.max())
+    return worst if np.isfinite(worst) else float("inf")

@@ -1,0 +1,136 @@
+"""Every size and dtype: time a call and a component, memory, two workers; all peers side by side."""
+
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import memory
+import one_thread
+import peers
+import problems
+import timing
+from bench import LARGEST, Bench, Size
+from peers import CATALOGUE, OURS
+
+NS = (1, 64, 6400, 200_000)
+MS = (1, 5, 20, 100)
+DTYPES = ("float64", "float32")
+WORKS = ("density", "mdn")
+
+# The lines of the plot: more sizes of the case that people ask about.
+PLOT_NS = (1, 8, 64, 640, 6400, 200_000)
+PLOT_M, PLOT_DTYPE = 20, "float64"
+
+# torch.compile takes some 6 s for each new shape
+COMPILED = {*((n, PLOT_M, PLOT_DTYPE) for n in PLOT_NS), (6400, PLOT_M, "float32")}
+
+MEMORY_SIZES = [(n, PLOT_M, dtype) for dtype in DTYPES for n in (6400, 200_000)]
+
+
+class Cell(NamedTuple):
+    """One implementation at one size."""
+
+    work: str
+    dtype: str
+    n: int
+    m: int
+    label: str
+    seconds: float
+    ratio: float | None  # to cymdn's time, pair by pair
+    memory: float | None = None  # MiB beyond inputs and outputs
+    two_workers: float | None = None  # seconds
+
+    @property
+    def nanoseconds(self) -> float:
+        """Nanoseconds a component."""
+        return self.seconds / (self.n * self.m) * 1e9
+
+
+class Resident(NamedTuple):
+    """Peak memory of a whole process beyond inputs and outputs, at each of MEMORY_SIZES."""
+
+    work: str
+    label: str
+    mib: list[float]
+
+
+def everything() -> list[tuple[str, Size]]:
+    """Return all cases, the plot's included."""
+    grid = [(n, m, dtype) for dtype in DTYPES for m in MS for n in NS]
+    return [(work, size) for size in sorted({*grid, *_plot_sizes()}, key=_order) for work in WORKS]
+
+
+def for_plot() -> list[tuple[str, Size]]:
+    """Return the cases that the plot shows."""
+    return [(work, size) for work in WORKS for size in _plot_sizes()]
+
+
+def measure(bench: Bench, cases: list[tuple[str, Size]]) -> Iterator[list[Cell]]:
+    """Yield a list of cells for each case, cymdn's first."""
+    for work, size in cases:
+        if bench.wants(row_name(work, size)):
+            yield list(_cells(bench, work, size))
+
+
+def measure_resident(bench: Bench) -> Iterator[Resident]:
+    """Yield the peak memory of each implementation, a process each."""
+    for work in WORKS:
+        for peer in [OURS[work], *CATALOGUE[work]]:
+            if peer.has_results and bench.wants(f"memory {work}", peer.label):
+                found = bench.resident_memory(work, peer, MEMORY_SIZES)
+                if found is not None:
+                    yield Resident(work, peer.label, found)
+
+
+def row_name(work: str, size: Size) -> str:
+    """Name of a case for --only."""
+    return "sweep {} {} n={} M={}".format(work, size[2], *size[:2])
+
+
+def _cells(bench: Bench, work: str, size: Size) -> Iterator[Cell]:
+    n, m, dtype = size
+    others = [Cell(work, dtype, n, m, label, pair.theirs, pair.ratio) for label, pair in _pairs(bench, work, size)]
+    # by itself, too: what it shows must not depend on which peers could be run
+    call = OURS[work].prepare(problems.make(work, size))
+    ours = timing.alone(call, bench.pairs)
+    with one_thread.all_cpus():
+        workers = bench.two_workers(work, size) if n * m <= LARGEST else None
+    extra = memory.traced(call)
+    yield Cell(work, dtype, n, m, OURS[work].label, ours, None, extra, workers.ours if workers else None)
+    yield from others
+
+
+def _pairs(bench: Bench, work: str, size: Size) -> Iterator[tuple[str, timing.Pair]]:
+    for peer in CATALOGUE[work]:
+        if not bench.wants(row_name(work, size), peer.label):
+            continue
+        if _skipped(bench, work, peer, size):
+            continue
+        pair = bench.compare(work, peer, size)
+        if pair is not None:
+            yield peer.label, pair
+
+
+def _skipped(bench: Bench, work: str, peer: peers.Peer, size: Size) -> bool:
+    """Whether to leave out a peer; remembers why."""
+    n, m, dtype = size
+    row = row_name(work, size).removeprefix("sweep ")
+    if peer.label == peers.COPY_TRAFFIC:
+        return True  # it stands beside np.copyto in the rows with a goal
+    if n * m > LARGEST:
+        bench.skip(f"over {LARGEST:,} components peers take gigabytes and seconds a call", row)
+    elif bench.late():
+        bench.skip("the time for peers was up (--minutes)", row)
+    elif peer.label == peers.TORCH_COMPILE and size not in COMPILED:
+        bench.skip("it compiles for seconds for each shape", f"{peer.label} other than at M={PLOT_M}, {dtype}")
+    else:
+        return False
+    return True
+
+
+def _plot_sizes() -> list[Size]:
+    return [(n, PLOT_M, PLOT_DTYPE) for n in PLOT_NS]
+
+
+def _order(size: Size) -> tuple[bool, int, int, int]:
+    n, m, dtype = size
+    return m != PLOT_M, m, DTYPES.index(dtype), n  # what the plot needs first, lest time is up before
