@@ -7,8 +7,8 @@ the next one, both in minutes: A. Azzalini and A. W. Bowman, "A look at some dat
 Statistics 39 (1990), 357-365.
 
 SciPy's L-BFGS-B minimises the negative log-likelihood over unconstrained coordinates: mixture logits, means, logarithms
-of standard deviations, inverse hyperbolic tangents of correlations. Densities and derivatives come from one call of
-cymdn.gaussian_density_batch. The fit is printed beside the known maximum and drawn into a PNG.
+of standard deviations, inverse hyperbolic tangents of correlations. cymdn.mixture_logpdf_and_gradient gives the
+log-likelihood and, in just these coordinates, its gradient. The fit is printed beside the known maximum and drawn into a PNG.
 """
 
 import argparse
@@ -21,9 +21,9 @@ matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 import numpy as np
 from scipy.optimize import minimize
-from scipy.special import log_softmax, softmax
+from scipy.special import softmax
 
-from cymdn import gaussian_density_batch
+from cymdn import mixture_logpdf, mixture_logpdf_and_gradient
 
 TABLE = Path(__file__).with_name("old_faithful.csv")
 COMPONENTS = 2
@@ -48,36 +48,18 @@ def unpack(theta):
     return logits, mean.reshape(COMPONENTS, 2), log_stddev.reshape(COMPONENTS, 2), atanh_correlation
 
 
-def components(theta, points, compute_derivatives=False):
-    """Densities (n, 2) of the components at points (n, 2), with derivatives of their logarithms on demand."""
-    _, mean, log_stddev, atanh_correlation = unpack(theta)
-    # one mixture serves all points: n = 1 on the side of the parameters
-    density, derivatives = gaussian_density_batch(
-        points[:, None, :],
-        mean[None],
-        np.exp(log_stddev)[None],
-        np.tanh(atanh_correlation)[None, :, None],
-        compute_derivatives,
-    )
-    return density[..., 0], derivatives
+def mixture(theta):
+    """Weights, means, standard deviations and correlations of the coordinates."""
+    logits, mean, log_stddev, atanh_correlation = unpack(theta)
+    return softmax(logits), mean, np.exp(log_stddev), np.tanh(atanh_correlation)
 
 
 def negative_log_likelihood(theta, points):
     """Value and gradient, in the unconstrained coordinates."""
-    logits = unpack(theta)[0]
-    density, (dmean, dstddev, dcorrelation) = components(theta, points, compute_derivatives=True)
-    joint = softmax(logits) * density  # (n, 2)
-    mixture = joint.sum(axis=1, keepdims=True)  # (n, 1)
-    responsibility = joint / mixture
-    gradient = np.concatenate(
-        [
-            (responsibility - softmax(logits)).sum(axis=0),
-            (responsibility[..., None] * dmean).sum(axis=0).ravel(),
-            (responsibility[..., None] * dstddev).sum(axis=0).ravel(),
-            (responsibility * dcorrelation[..., 0]).sum(axis=0),
-        ]
-    )
-    return -np.log(mixture).sum(), -gradient
+    # one mixture serves all points; the gradient has a row for each of them
+    value, gradient = mixture_logpdf_and_gradient(points, *mixture(theta))
+    parts = (gradient.logits, gradient.mean, gradient.log_stddev, gradient.atanh_correlation)
+    return -value.sum(), -np.concatenate([part.sum(axis=0).ravel() for part in parts])
 
 
 def starting_point(points):
@@ -109,14 +91,14 @@ def fit(points):
 
 def report(theta, log_likelihood):
     """Print what was found beside what is known."""
-    logits, mean, log_stddev, atanh_correlation = unpack(theta)
+    weights, mean, stddev, correlation = mixture(theta)
     found = {
-        "weight": np.exp(log_softmax(logits)),
+        "weight": weights,
         "mean eruption": mean[:, 0],
         "mean waiting": mean[:, 1],
-        "stddev eruption": np.exp(log_stddev[:, 0]),
-        "stddev waiting": np.exp(log_stddev[:, 1]),
-        "correlation": np.tanh(atanh_correlation),
+        "stddev eruption": stddev[:, 0],
+        "stddev waiting": stddev[:, 1],
+        "correlation": correlation,
     }
     print(f"log-likelihood {log_likelihood:.3f}   (known maximum {KNOWN_LOG_LIKELIHOOD:.3f})\n")
     print(f"{'':16}{'short eruptions':>24}{'long eruptions':>24}")
@@ -131,8 +113,7 @@ def draw(theta, points, path):
     eruptions = np.linspace(1.2, 5.6, 241)
     waiting = np.linspace(35.0, 101.0, 241)
     grid = np.stack(np.meshgrid(eruptions, waiting), axis=-1)  # (241, 241, 2)
-    density = components(theta, grid.reshape(-1, 2))[0] @ softmax(unpack(theta)[0])
-    density = density.reshape(grid.shape[:2])
+    density = np.exp(mixture_logpdf(grid, *mixture(theta)))  # (241, 241)
 
     # contours that hold given shares of the probability: the density's values at those quantiles of the mass
     falling = np.sort(density.ravel())[::-1]

@@ -1,0 +1,31 @@
+"""The examples give the answers that they promise. (CI runs the long one, handwriting.py, as README says.)"""
+
+import importlib.util
+import sys
+from pathlib import Path
+
+import pytest
+
+EXAMPLES = Path(__file__).resolve().parents[1] / "examples"
+
+
+def example(name):
+    pytest.importorskip("matplotlib", reason="the extra `demo` is not installed")
+    spec = importlib.util.spec_from_file_location(name, EXAMPLES / f"{name}.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_old_faithful_reaches_the_known_maximum(monkeypatch, tmp_path, capsys):
+    picture = tmp_path / "old_faithful.png"
+    monkeypatch.setattr(sys, "argv", ["old_faithful.py", "--out", str(picture)])
+    example("old_faithful").main()
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[1] == "log-likelihood -1130.264   (known maximum -1130.264)"
+    rows = [line.split() for line in lines[5:11]]
+    for *_, found0, known0, found1, known1 in rows:
+        # the optimiser stops where the likelihood is flat to 1e-15 of itself: the square root of that in the parameters
+        assert float(found0) == pytest.approx(float(known0), rel=1e-5, abs=1e-5)
+        assert float(found1) == pytest.approx(float(known1), rel=1e-5, abs=1e-5)
+    assert picture.stat().st_size > 10_000
