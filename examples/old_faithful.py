@@ -8,7 +8,8 @@ Statistics 39 (1990), 357-365.
 
 SciPy's L-BFGS-B minimises the negative log-likelihood over unconstrained coordinates: mixture logits, means, logarithms
 of standard deviations, inverse hyperbolic tangents of correlations. cymdn.mixture_logpdf_and_gradient gives the
-log-likelihood and, in just these coordinates, its gradient. The fit is printed beside the known maximum and drawn into a PNG.
+log-likelihood and, in just these coordinates, its gradient. The fit is printed beside the known maximum and drawn into
+a PNG.
 """
 
 import argparse
