@@ -126,6 +126,11 @@ def workers_for(components: int, workers: int) -> int:
     return max(1, min(workers, components // WORKER_COMPONENTS))
 
 
+def is_worth_sharing(components: int, workers: int | None) -> bool:
+    """Whether more than one of the workers would get enough to do."""
+    return workers is not None and workers_for(components, check_workers(workers)) > 1
+
+
 def split(rows: int, components: int, workers: int, multiple: int = 1) -> list[tuple[int, int]]:
     """Return the slices of rows that workers do, each with enough to do and starting at a multiple."""
     parts = workers_for(rows * components, workers)

@@ -1,6 +1,7 @@
 """Component level: densities of single Gaussians and their derivatives. Check, allocate, call, return."""
 
 from collections.abc import Sequence
+from math import inf
 from typing import Any, Literal, NamedTuple, TypeAlias, overload
 
 import numpy as np
@@ -163,13 +164,12 @@ def gaussian_density_batch(
     >>> dmean.round(6)
     array([[[ 1., -1.]]])
     """
+    done = _density_of_plain_arrays(x, mean, stddev, correlation, compute_derivatives, smooth_eps, workers)
+    if done is not None:
+        return done
     compute_derivatives = check_flag("compute_derivatives", compute_derivatives)
     smooth_eps = check_nonnegative("smooth_eps", smooth_eps)
     workers = check_workers(workers)
-    if type(x) is type(mean) is type(stddev) is type(correlation) is np.ndarray:
-        done = _density_of_plain_arrays(x, mean, stddev, correlation, compute_derivatives, smooth_eps, workers)
-        if done:
-            return done
     (points, *parameters), dtype, batch_shapes, (n,), sizes = check_arguments(
         BATCH_CORES, (x, mean, stddev, correlation), batch_axis="n"
     )
@@ -192,25 +192,28 @@ def _allocate_density(
 
 
 def _density_of_plain_arrays(
-    x: FloatArray,
-    mean: FloatArray,
-    stddev: FloatArray,
-    correlation: FloatArray,
+    x: ArrayLike,
+    mean: ArrayLike,
+    stddev: ArrayLike,
+    correlation: ArrayLike,
     compute_derivatives: bool,
     smooth_eps: float,
-    workers: int,
+    workers: int | None,
 ) -> tuple[FloatArray, DensityGradient | None] | None:
-    """Leave the checks to the kernel: None if it does not take the arrays as they are.
+    """Leave the checks of arrays to the kernel: None if it does not take them, or another argument, as they are.
 
     Most of the time of a call with one point goes into checks, and the kernel cannot do without its own.
     """
+    if not (type(x) is type(mean) is type(stddev) is type(correlation) is np.ndarray):
+        return None
     dtype, shape = mean.dtype, mean.shape
+    # a structured dtype of one float has the same buffer, hence the comparison of dtypes
+    if len(shape) != 3 or not (x.dtype is stddev.dtype is correlation.dtype is dtype) or x.shape != (shape[0], 1, 2):
+        return None
+    if type(smooth_eps) is not float or not 0.0 <= smooth_eps < inf or type(compute_derivatives) is not bool:
+        return None
     kernel = _dispatch.kernels.get(dtype.char)
-    if kernel is None or len(shape) != 3 or mean.size == 0 or x.shape != (shape[0], 1, 2):
-        return None
-    if workers > 1 and _dispatch.workers_for(mean.size // 2, workers) > 1:
-        return None
-    if not (x.dtype is stddev.dtype is correlation.dtype is dtype):  # a structured dtype of one float has its buffer
+    if kernel is None or mean.size == 0 or _dispatch.is_worth_sharing(mean.size // 2, workers):
         return None
     density, derivatives = _allocate_density(shape[0], shape[1], dtype, compute_derivatives)
     try:

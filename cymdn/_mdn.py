@@ -1,6 +1,6 @@
 """Network head: the loss of a mixture density network from its raw output. Check, allocate, call, return."""
 
-from math import fsum
+from math import copysign, fsum, inf
 from typing import Any, Literal, NamedTuple, TypeAlias
 
 import numpy as np
@@ -20,6 +20,7 @@ from cymdn._arrays import (
 Reduction: TypeAlias = Literal["none", "sum", "mean"]
 Out: TypeAlias = FloatArray | tuple[Any, ...] | None
 
+FLOAT32_MAX = float(np.finfo(np.float32).max)
 REDUCTIONS = ("none", "sum", "mean")
 PARAMETERS = 6  # numbers a component in the raw output: logit, two means, two log stddevs, atanh correlation
 
@@ -114,11 +115,11 @@ def mdn_loss(
     >>> mdn_loss(np.zeros((5, 1 + 6)), np.zeros((5, 2)), np.ones(5)).round(6)
     np.float64(2.531024)
     """
-    workers = _dispatch.check_workers(workers)
     if out is None and sample_weight is None and reduction == "mean":
         done = _mean_of_plain_arrays(raw, x, pen, workers, gradient=False)
         if done:
             return done[0]
+    workers = _dispatch.check_workers(workers)
     problem = _check_problem(raw, x, pen, sample_weight, reduction)
     outputs = _allocate(problem, reduction, out, gradient=False)
     _run(problem, reduction, outputs, workers)
@@ -178,11 +179,11 @@ def mdn_loss_and_gradient(
     >>> print(loss.round(4), gradient + 0.0)
     3.8379 [[ 0. -2.  0. -3.  1.  0.]]
     """
-    workers = _dispatch.check_workers(workers)
     if out is None and sample_weight is None and reduction == "mean":
         done = _mean_of_plain_arrays(raw, x, pen, workers, gradient=True)
         if done and done[1] is not None:
             return done[0], done[1]
+    workers = _dispatch.check_workers(workers)
     problem = _check_problem(raw, x, pen, sample_weight, reduction)
     outputs = _allocate(problem, reduction, out, gradient=True)
     _run(problem, reduction, outputs, workers)
@@ -191,7 +192,7 @@ def mdn_loss_and_gradient(
 
 
 def _mean_of_plain_arrays(
-    raw: ArrayLike, x: ArrayLike, pen: ArrayLike | None, workers: int, *, gradient: bool
+    raw: ArrayLike, x: ArrayLike, pen: ArrayLike | None, workers: int | None, *, gradient: bool
 ) -> tuple[FloatArray, FloatArray | None] | None:
     """Leave the checks to the kernel: None if it does not take the arrays as they are.
 
@@ -209,7 +210,7 @@ def _mean_of_plain_arrays(
     components, rest = divmod(raw.shape[1] - pens, PARAMETERS)
     if kernel is None or rest:
         return None
-    if workers > 1 and _dispatch.workers_for(len(raw) * components, workers) > 1:
+    if _dispatch.is_worth_sharing(len(raw) * components, workers):
         return None
     rows = len(raw)
     sums = np.empty(-(-rows // _dispatch.CHUNK))
@@ -227,10 +228,8 @@ def _reduced(sums: NDArray[np.float64], divisor: float, dtype: np.dtype[Any]) ->
     # fsum: correctly rounded, so that no order of summation has to be promised; inf and NaN it cannot take
     total = sums[0] if len(sums) == 1 else fsum(sums) if np.isfinite(sums).all() else sums.sum()
     value = np.float64(total) / divisor
-    if dtype.char == "d":
-        return value
-    with np.errstate(over="ignore"):
-        return dtype.type(value)
+    # beyond the dtype: inf, without NumPy's warning of it
+    return value if dtype.char == "d" else dtype.type(copysign(inf, value) if abs(value) > FLOAT32_MAX else value)
 
 
 def _check_problem(

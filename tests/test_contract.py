@@ -907,3 +907,13 @@ def test_one_array_for_several_outs_is_refused_by_name(name):
     call, expected, _ = called(name)
     with pytest.raises((TypeError, ValueError), match=r"^out"):
         call(outputs_like(expected)[0])
+
+
+@pytest.mark.parametrize("reduction", ["none", "sum", "mean"])
+def test_a_density_beyond_float32_has_loss_minus_inf_without_a_warning(reduction):
+    # log sigma = -3e38 for both coordinates, at the mean: the log-density is 6e38
+    raw = np.zeros((2, 6), np.float32)
+    raw[:, 3:5] = -3e38
+    loss = np.atleast_1d(mdn_loss(raw, np.zeros((2, 2), np.float32), reduction=reduction))
+    assert loss.dtype == np.float32
+    np.testing.assert_array_equal(loss, -INF)
