@@ -64,10 +64,15 @@ def are_plain(values: Sequence[object]) -> bool:
     return True
 
 
-def convert(name: str, value: ArrayLike) -> NDArray[np.float64]:
-    """Convert one array argument that does not count for the dtype of the result to float64."""
-    array: NDArray[np.float64] = _for_kernel(_as_numeric(name, value), FLOATS[0])
-    return array
+def check_numbers(name: str, value: ArrayLike) -> NDArray[Any]:
+    """Return one array argument that does not count for the dtype of the result, as it is."""
+    return _as_numeric(name, value)
+
+
+def doubles(array: NDArray[Any]) -> NDArray[np.float64]:
+    """Convert to what kernels read as float64."""
+    converted: NDArray[np.float64] = _for_kernel(array, FLOATS[0])
+    return converted
 
 
 def check_shape(name: str, shape: tuple[int, ...], expected: tuple[int, ...]) -> None:

@@ -11,15 +11,17 @@ from cymdn._arrays import (
     FloatArray,
     Output,
     check_arguments,
+    check_numbers,
     check_outputs,
     check_shape,
-    convert,
     deliver,
+    doubles,
 )
 
 Reduction: TypeAlias = Literal["none", "sum", "mean"]
 Out: TypeAlias = FloatArray | tuple[Any, ...] | None
 
+PIECE = 16 * _dispatch.CHUNK  # rows whose pens and weights are converted together
 FLOAT32_MAX = float(np.finfo(np.float32).max)
 REDUCTIONS = ("none", "sum", "mean")
 PARAMETERS = 6  # numbers a component in the raw output: logit, two means, two log stddevs, atanh correlation
@@ -30,8 +32,8 @@ class _Problem(NamedTuple):
 
     raw: FloatArray  # (n, P + 6 M)
     x: FloatArray  # (n, 2)
-    pen: NDArray[np.float64] | None  # (n, P)
-    sample_weight: NDArray[np.float64] | None  # (n,)
+    pen: NDArray[Any] | None  # (n, P), of any real dtype, as is
+    sample_weight: NDArray[Any] | None  # (n,)
     batch_shape: tuple[int, ...]
     raw_shape: tuple[int, ...]
     components: int
@@ -203,9 +205,12 @@ def _mean_of_plain_arrays(
     kernel = _dispatch.kernels.get(raw.dtype.char) if x.dtype is raw.dtype else None
     targets, pens = None, 0
     if pen is not None:
-        if type(pen) is not np.ndarray or pen.shape[1:] not in ((), (3,)):
+        if type(pen) is not np.ndarray or pen.shape not in ((len(raw),), (len(raw), 3)):
+            return None
+        if pen.dtype.kind not in "biuf" or pen.dtype.itemsize > 8 or len(raw) > PIECE:
             return None
         targets = pen if pen.ndim == 2 else pen.reshape(-1, 1)
+        targets = targets if pen.dtype.char == "d" else doubles(targets)
         pens = targets.shape[1]
     components, rest = divmod(raw.shape[1] - pens, PARAMETERS)
     if kernel is None or rest:
@@ -262,26 +267,26 @@ def _check_problem(
     )
 
 
-def _pen_targets(pen: ArrayLike, batch_shape: tuple[int, ...]) -> NDArray[np.float64]:
+def _pen_targets(pen: ArrayLike, batch_shape: tuple[int, ...]) -> NDArray[Any]:
     """Return the pen as (n, 1) or (n, 3), told apart by the number of axes."""
-    array = convert("pen", pen)
+    array = check_numbers("pen", pen)
     categorical = array.ndim > len(batch_shape)
     check_shape("pen", array.shape, (*batch_shape, 3) if categorical else batch_shape)
     return array.reshape(-1, 3) if categorical else array.reshape(-1, 1)
 
 
-def _row_weights(sample_weight: ArrayLike, batch_shape: tuple[int, ...]) -> NDArray[np.float64]:
-    array = convert("sample_weight", sample_weight)
+def _row_weights(sample_weight: ArrayLike, batch_shape: tuple[int, ...]) -> NDArray[Any]:
+    array = check_numbers("sample_weight", sample_weight)
     check_shape("sample_weight", array.shape, batch_shape)
-    valid = np.isfinite(array) & (array >= 0.0)
-    if not valid.all():
-        first = tuple(int(axis[0]) for axis in np.nonzero(~valid))
+    # a NaN fails both comparisons; no temporary array as long as all is well
+    if array.size and not (array.min() >= 0 and array.max() < inf):
+        first = tuple(int(axis[0]) for axis in np.nonzero(~(np.isfinite(array) & (array >= 0))))
         raise ValueError(f"sample_weight: expected finite numbers >= 0, got {array[first]} at index {first}")
     return array.reshape(-1)
 
 
-def _divisor(rows: int, weight: NDArray[np.float64] | None) -> float:
-    total = float(rows) if weight is None else float(weight.sum())
+def _divisor(rows: int, weight: NDArray[Any] | None) -> float:
+    total = float(rows) if weight is None else float(weight.sum(dtype=np.float64))
     if total == 0.0:
         what = "of no rows" if rows == 0 else "over rows of total weight 0"
         raise ValueError(f'reduction: the "mean" {what} is undefined; use "sum" or "none"')
@@ -305,18 +310,21 @@ def _run(problem: _Problem, reduction: Reduction, outputs: list[Output], workers
     kernel = _dispatch.kernels[problem.raw.dtype.char].mdn_loss
 
     def call(start: int, stop: int) -> None:
-        rows = slice(start, stop)
-        kernel(
-            problem.raw[rows],
-            problem.x[rows],
-            None if problem.pen is None else problem.pen[rows],
-            None if problem.sample_weight is None else problem.sample_weight[rows],
-            1.0 / problem.divisor,
-            _dispatch.scratch(problem.components),
-            None if losses is None else losses[rows],
-            None if sums is None else sums[start // _dispatch.CHUNK :],
-            None if gradient is None else gradient[rows],
-        )
+        memory = _dispatch.scratch(problem.components)
+        # pens and weights may have to be converted: piece by piece, so that this takes no memory that grows
+        for first in range(start, stop, PIECE):
+            rows = slice(first, min(first + PIECE, stop))
+            kernel(
+                problem.raw[rows],
+                problem.x[rows],
+                None if problem.pen is None else doubles(problem.pen[rows]),
+                None if problem.sample_weight is None else doubles(problem.sample_weight[rows]),
+                1.0 / problem.divisor,
+                memory,
+                None if losses is None else losses[rows],
+                None if sums is None else sums[first // _dispatch.CHUNK :],
+                None if gradient is None else gradient[rows],
+            )
 
     # slices begin at a chunk of rows that are summed together, so that sums do not depend on the workers
     _dispatch.run(call, _dispatch.split(len(problem.raw), problem.components, workers, _dispatch.CHUNK))

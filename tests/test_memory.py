@@ -9,7 +9,7 @@ import pytest
 
 import cymdn
 
-ROWS, COMPONENTS = 60_000, 20
+ROWS, COMPONENTS = 150_000, 6
 MIB = 2**20
 
 
@@ -18,7 +18,7 @@ def arrays(dtype, rows=ROWS, m=COMPONENTS):
     x, mean = rng.normal(size=(rows, 2)).astype(dtype), rng.normal(size=(rows, m, 2)).astype(dtype)
     stddev, correlation = np.exp(mean), np.tanh(mean[..., 0])
     weights, raw = np.full((rows, m), 1 / m, dtype), rng.normal(size=(rows, 1 + 6 * m)).astype(dtype)
-    return x, mean, stddev, correlation, weights, raw, np.zeros(rows), np.ones(rows)
+    return x, mean, stddev, correlation, weights, raw, np.zeros(rows, dtype), np.ones(rows, dtype)
 
 
 def calls(dtype, rows=ROWS, m=COMPONENTS):
