@@ -12,8 +12,15 @@ from typing import Any
 
 import numpy as np
 
-from cymdn import _kernels
 from cymdn._arrays import Checked, FloatArray
+
+try:
+    from cymdn import _kernels
+except ImportError as error:
+    raise ImportError(
+        "cymdn: the compiled kernels cannot be imported. In the folder of its sources, Python imports these instead of "
+        "the installed package: change to another folder."
+    ) from error
 
 BLOCK = _kernels.BLOCK
 CHUNK = _kernels.CHUNK

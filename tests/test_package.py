@@ -56,6 +56,13 @@ def test_tests_run_against_the_installed_package():
     assert ROOT not in Path(cymdn.__file__).resolve().parents
 
 
+def test_import_of_the_sources_says_what_is_wrong():
+    run = subprocess.run([sys.executable, "-c", "import cymdn"], capture_output=True, text=True, cwd=ROOT)
+    assert run.stderr.splitlines()[-1].startswith(
+        "ImportError: cymdn: the compiled kernels cannot be imported. In the f"
+    )
+
+
 def test_version_is_that_of_the_distribution():
     assert cymdn.__version__ == importlib.metadata.version("cymdn")
 
