@@ -981,12 +981,6 @@ cdef void each_one_minus_exp(Py_ssize_t count, const double *x, double_out out) 
         out[k] = elementary.one_minus_exp(x[k])
 
 
-cdef void each_expm1(Py_ssize_t count, const double *x, double_out out) noexcept nogil:
-    cdef Py_ssize_t k
-    for k in range(count):
-        out[k] = elementary.expm1(x[k])
-
-
 cdef void each_log(Py_ssize_t count, const double *x, double_out out) noexcept nogil:
     cdef Py_ssize_t k
     for k in range(count):
@@ -1012,8 +1006,6 @@ def apply_elementary(str name not None, const double[::1] x not None, double[::1
         each_exp_flushed(count, &x[0], &values_out[0])
     elif name == "one_minus_exp":
         each_one_minus_exp(count, &x[0], &values_out[0])
-    elif name == "expm1":
-        each_expm1(count, &x[0], &values_out[0])
     elif name == "log":
         each_log(count, &x[0], &values_out[0])
     elif name == "log1p":
