@@ -1,4 +1,4 @@
-"""The loops over components and points. They return nothing, allocate nothing and raise nothing.
+"""The loops over components and points. They return no numbers, allocate nothing and raise nothing.
 
 Why it looks like this:
 
@@ -531,7 +531,7 @@ cdef void write_logpdf(
 
 
 cdef void write_component_gradient(
-    Py_ssize_t count, const real *value, const double *inverse0, const double *inverse1, const double *r,
+    Py_ssize_t count, const real *value, const double *inverse0, const double *inverse1,
     const double *u, const double *v, const double *slope0, const double *slope1, const double *datanh,
     real_out mean_out, real_out log_stddev_out, real_out atanh_correlation_out, real_out x_out,
 ) noexcept nogil:
@@ -590,7 +590,7 @@ def gaussian_logpdf(
             write_logpdf(count, s.exponent, s.factor, out_rows(value_out, i, rows))
             if derivatives:
                 write_component_gradient(
-                    count, &value_out[i, 0], s.inverse0, s.inverse1, s.r, s.u, s.v, s.slope0, s.slope1, s.datanh,
+                    count, &value_out[i, 0], s.inverse0, s.inverse1, s.u, s.v, s.slope0, s.slope1, s.datanh,
                     out_block(mean_out, i, 0, rows, m), out_block(log_stddev_out, i, 0, rows, m),
                     out_rows(atanh_correlation_out, i, rows), out_block(x_out, i, 0, rows, m),
                 )
