@@ -64,13 +64,16 @@ def at_level(kernels, level):
     return Extension(f"cymdn.{name}", kernels.sources, define_macros=macros, optional=True)
 
 
-(kernels,) = cythonize(
-    [Extension("cymdn._kernels", ["cymdn/_kernels.pyx"])],
+kernels, distribution_kernels = cythonize(
+    [
+        Extension("cymdn._kernels", ["cymdn/_kernels.pyx"]),
+        Extension("cymdn._distribution_kernels", ["cymdn/_distribution_kernels.pyx"]),
+    ],
     build_dir="build/checked" if CHECKED else "build/cython",  # the generated C stays out of the package
     compiler_directives=DIRECTIVES,
 )
 
 setup(
-    ext_modules=[kernels, *(at_level(kernels, level) for level in LEVELS)],
+    ext_modules=[kernels, distribution_kernels, *(at_level(kernels, level) for level in LEVELS)],
     cmdclass={"build_ext": BuildWithFlags},
 )

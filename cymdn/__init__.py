@@ -3,26 +3,32 @@
 The layers, each importing only from those below it:
 
     __init__              re-exports, no logic
-    _gaussian, _mixture, _mdn   the levels of the API: check, allocate, call, return; all user documentation
+    _distribution         mixtures as an object, over _univariate (1-D mixtures), _fit and _plot
+    _gaussian, _mixture, _mdn, _sampling   the levels of the API: check, allocate, call, return; their documentation
     _dispatch             picks the kernel build for this CPU; splits work into pieces and over workers
     _arrays               converts arrays, checks shapes, raises
     _kernels.pyx          loops over components and points; allocates nothing, raises nothing
+    _distribution_kernels.pyx   draws, modes and the normal distribution function; the same
     _bivariate.pxd        the formulas of one component at one point
     _elementary.pxd       branch-free elementary functions
 """
 
 from cymdn._dispatch import show_config
+from cymdn._distribution import BivariateMixture
 from cymdn._gaussian import gaussian_density_batch, gaussian_logpdf, gaussian_logpdf_and_gradient
 from cymdn._mdn import mdn_loss, mdn_loss_and_gradient
 from cymdn._mixture import mixture_logpdf, mixture_logpdf_and_gradient
+from cymdn._sampling import mdn_sample
 
 __all__ = [
+    "BivariateMixture",
     "__version__",
     "gaussian_density_batch",
     "gaussian_logpdf",
     "gaussian_logpdf_and_gradient",
     "mdn_loss",
     "mdn_loss_and_gradient",
+    "mdn_sample",
     "mixture_logpdf",
     "mixture_logpdf_and_gradient",
     "show_config",

@@ -6,6 +6,7 @@ What passes here is a C-contiguous, aligned, native array of float32 or float64 
 import math
 from collections.abc import Iterator, Sequence
 from numbers import Real
+from operator import index
 from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
@@ -135,6 +136,39 @@ def check_nonnegative(name: str, value: object) -> float:
     return checked
 
 
+def check_positive(name: str, value: object) -> float:
+    """Return `value` as a float that is finite and > 0."""
+    checked = check_nonnegative(name, value)
+    if checked == 0.0:
+        raise ValueError(f"{name}: expected a finite number > 0, got {value}")
+    return checked
+
+
+def check_count(name: str, value: object, least: int) -> int:
+    """Return `value` as an integer of at least `least`."""
+    try:
+        number = index(value)  # type: ignore[arg-type]
+    except TypeError:
+        raise TypeError(f"{name}: expected an integer, got {type(value).__name__}") from None
+    if number < least:
+        raise ValueError(f"{name}: expected an integer of at least {least}, got {number}")
+    return number
+
+
+def check_size(name: str, value: object) -> tuple[int, ...]:
+    """Return None, an integer or a tuple of integers as the shape it stands for."""
+    if value is None:
+        return ()
+    return tuple(check_count(name, axis, 0) for axis in (value if isinstance(value, tuple) else (value,)))
+
+
+def check_each(name: str, array: NDArray[Any], good: NDArray[np.bool_] | np.bool_, expected: str) -> None:
+    """Check the values of an array, of which `good` tells; its axes are the array's first ones."""
+    if not good.all():
+        first = tuple(int(axis[0]) for axis in np.nonzero(np.atleast_1d(~good)))[: np.ndim(good)]
+        raise ValueError(f"{name}: expected {expected}, got {array[first]} at index {first}")
+
+
 def check_flag(name: str, value: object) -> bool:
     """Return the truth of `value`, which an array, passed in its place by mistake, does not have."""
     try:
@@ -201,7 +235,7 @@ def _check_shape(
     batch_ndim = len(shape) - len(core)
     if batch_ndim < 0 or (batch_axis and batch_ndim != 1):
         fits = False
-    elif isinstance(core[0], str):
+    elif core and isinstance(core[0], str):
         tail = shape[batch_ndim:]
         fits = tail[1:] == core[1:] and sizes.setdefault(core[0], tail[0]) == tail[0]
     else:

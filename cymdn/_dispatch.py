@@ -3,6 +3,7 @@
 import os
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from importlib import import_module
 from importlib.util import find_spec
 from itertools import pairwise
@@ -68,7 +69,7 @@ def choose(forced: str | None) -> tuple[str, str]:
 def load(level: str) -> dict[str, Any]:
     """Return the kernels of a level by the type code of their arrays, without the cost of choosing at each call."""
     module = import_module(module_of(level))
-    names = ("density", "gaussian_logpdf", "mixture_logpdf", "mdn_loss")
+    names = ("density", "gaussian_logpdf", "mixture_logpdf", "mdn_loss", "packed_components", "packed_mixture")
     return {
         np.dtype(dtype).char: SimpleNamespace(**{name: getattr(module, name)[c_type] for name in names})
         for dtype, c_type in ((np.float32, "float"), (np.float64, "double"))
@@ -166,8 +167,13 @@ def scratch(components: int) -> FloatArray:
     return np.empty((_kernels.PLANES, max(_kernels.BLOCK, components)))
 
 
-def run_points_and_mixtures(name: str, checked: Checked, outputs: Sequence[FloatArray], workers: int) -> None:
-    """Run a kernel of points (n, 2) and parameters (n, m, ...), the points first, over any batch shapes."""
+def run_points_and_mixtures(
+    name: str, checked: Checked, outputs: Sequence[FloatArray | None], workers: int, **options: bool
+) -> None:
+    """Run a kernel of points (n, 2) and parameters (n, ...), the points first, over any batch shapes.
+
+    The first output may not be None. Options go to the kernel as they are.
+    """
     batch_shape = checked.batch_shape
     components = checked.sizes["M"]
     if 0 in batch_shape or components == 0:
@@ -178,28 +184,33 @@ def run_points_and_mixtures(name: str, checked: Checked, outputs: Sequence[Float
         _with_batch(array, shape, target, len(batch_shape))
         for array, shape, target in zip(checked.arrays, checked.batch_shapes, targets, strict=True)
     ]
-    kernel = getattr(kernels[checked.dtype.char], name)
+    kernel = partial(getattr(kernels[checked.dtype.char], name), **options)
     padded = [(1,) * (len(batch_shape) - len(target)) + target for target in targets[:2]]
     for piece in _pieces(*padded):
         axes = len(batch_shape) - len(piece)
         _run_rows(
             kernel,
             [_rows(array, piece, axes) for array in arrays],
-            [_rows(output, piece, axes) for output in outputs],
+            [None if output is None else _rows(output, piece, axes) for output in outputs],
             components,
             workers,
         )
 
 
 def _run_rows(
-    kernel: Callable[..., None], inputs: list[FloatArray], outputs: list[FloatArray], components: int, workers: int
+    kernel: Callable[..., None],
+    inputs: list[FloatArray],
+    outputs: list[FloatArray | None],
+    components: int,
+    workers: int,
 ) -> None:
-    rows = len(outputs[0])
+    rows = len(outputs[0])  # type: ignore[arg-type]
 
     def call(start: int, stop: int) -> None:
         # an input of one row serves all
         mine = [array if len(array) < rows else array[start:stop] for array in inputs]
-        kernel(*mine, scratch(components), *(output[start:stop] for output in outputs))
+        theirs = [None if output is None else output[start:stop] for output in outputs]
+        kernel(*mine, scratch(components), *theirs)
 
     run(call, split(rows, components, workers))
 

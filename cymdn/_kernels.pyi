@@ -46,6 +46,22 @@ def mixture_logpdf(
     atanh_correlation_out: FloatArray | None = None,
     x_out: FloatArray | None = None,
 ) -> None: ...
+def packed_components(
+    x: FloatArray,
+    parameters: NDArray[np.float64],
+    scratch: NDArray[np.float64],
+    value_out: FloatArray,
+    unconstrained: bool,
+) -> None: ...
+def packed_mixture(
+    x: FloatArray,
+    parameters: NDArray[np.float64],
+    scratch: NDArray[np.float64],
+    value_out: FloatArray,
+    responsibilities_out: FloatArray | None,
+    score_out: FloatArray | None,
+    unconstrained: bool,
+) -> None: ...
 def mdn_loss(
     raw: FloatArray,
     x: FloatArray,

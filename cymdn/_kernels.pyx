@@ -758,6 +758,139 @@ def mixture_logpdf(
             i += rows
 
 
+# Mixtures as an object: packed parameters, in the order of raw network output, natural or unconstrained. They are
+# doubles whatever the dtype of the points, so that what a bias or a temperature made of them is not rounded.
+
+
+cdef void constant(Py_ssize_t count, double value, double_out values_out) noexcept nogil:
+    cdef Py_ssize_t k
+    for k in range(count):
+        values_out[k] = value
+
+
+cdef void read_packed(
+    const double *parameters, Py_ssize_t rows, Py_ssize_t columns, Py_ssize_t repeats, bint unconstrained,
+    const Planes *s,
+) noexcept nogil:
+    cdef Py_ssize_t i, count = rows * columns
+    read_raw(parameters, 0, rows, columns, s)
+    if not unconstrained:  # weights as they are, not logits less the largest
+        for i in range(rows):
+            read(columns, parameters + i * 6 * columns, s.weight + i * columns)
+    repeat(count, repeats, s.mean0)
+    repeat(count, repeats, s.mean1)
+    repeat(count, repeats, s.inverse0)
+    repeat(count, repeats, s.inverse1)
+    repeat(count, repeats, s.r)
+    repeat(count, repeats, s.weight)
+
+
+cdef void prepare_packed_block(Py_ssize_t count, bint unconstrained, const Planes *s) noexcept nogil:
+    if unconstrained:
+        prepare_raw_block(count, s)
+    else:
+        prepare_natural_block(count, s)
+
+
+cdef void write_scaled(
+    Py_ssize_t count, double scale, const double *values, real_out values_out
+) noexcept nogil:
+    cdef Py_ssize_t k
+    for k in range(count):
+        values_out[k] = scale * values[k]
+
+
+cdef void weigh_slopes(
+    Py_ssize_t count, double scale, const double *weighed, const double *inverse0, const double *inverse1,
+    const double *slope0, const double *slope1, double_out dmean0_out, double_out dmean1_out,
+) noexcept nogil:
+    cdef Py_ssize_t j
+    cdef double g
+    for j in range(count):
+        g = weighed[j] * scale
+        dmean0_out[j] = g * slope0[j] * inverse0[j]
+        dmean1_out[j] = g * slope1[j] * inverse1[j]
+
+
+def packed_components(
+    const real[:, ::1] x not None,             # (n or 1, 2)
+    const double[:, ::1] parameters not None,  # (n or 1, 6 m)
+    double[:, ::1] scratch not None,           # (PLANES, at least max(BLOCK, m))
+    real[:, ::1] value_out not None,           # (n, m), not empty
+    bint unconstrained,
+):
+    """Log-density of each component."""
+    cdef Py_ssize_t n = value_out.shape[0], m = value_out.shape[1], i = 0, rows, distinct
+    cdef bint one_point = x.shape[0] < n, one_mixture = parameters.shape[0] < n
+    cdef Py_ssize_t block_rows = max(1, BLOCK // m)
+    cdef Planes s = planes_of(scratch)
+    with nogil:
+        while i < n:
+            rows = min(block_rows, n - i)
+            if i == 0 or not one_mixture:
+                distinct = 1 if one_mixture else rows
+                read_packed(in_rows(parameters, i, distinct), distinct, m, rows // distinct, unconstrained, &s)
+                constant(rows * m, 0.0 if unconstrained else 1.0, s.weight)
+                prepare_packed_block(rows * m, unconstrained, &s)
+            subtract_means(
+                in_rows(x, 0 if one_point else i, 1 if one_point else rows), 0 if one_point else 2,
+                rows, m, s.mean0, s.mean1, s.u, s.v,
+            )
+            evaluate_block(rows * m, &s, False)
+            write_logpdf(rows * m, s.exponent, s.factor, out_rows(value_out, i, rows))
+            i += rows
+
+
+def packed_mixture(
+    const real[:, ::1] x not None,             # (n or 1, 2)
+    const double[:, ::1] parameters not None,  # (n or 1, 6 m)
+    double[:, ::1] scratch not None,           # (PLANES, at least max(BLOCK, m))
+    real[::1] value_out not None,              # (n,), not empty; m > 0
+    real[:, ::1] responsibilities_out,         # (n, m) or None
+    real[:, ::1] score_out,                    # (n, 2) or None
+    bint unconstrained,
+):
+    """Log-density of each row's mixture, its components' responsibilities, its gradient with respect to the point."""
+    cdef Py_ssize_t n = value_out.shape[0], m = parameters.shape[1] // 6, i = 0, j, k, rows, distinct
+    cdef bint one_point = x.shape[0] < n, one_mixture = parameters.shape[0] < n
+    cdef Py_ssize_t block_rows = max(1, BLOCK // m)
+    cdef Planes s = planes_of(scratch)
+    with nogil:
+        while i < n:
+            rows = min(block_rows, n - i)
+            if i == 0 or not one_mixture:
+                distinct = 1 if one_mixture else rows
+                read_packed(in_rows(parameters, i, distinct), distinct, m, rows // distinct, unconstrained, &s)
+                prepare_packed_block(rows * m, unconstrained, &s)
+            subtract_means(
+                in_rows(x, 0 if one_point else i, 1 if one_point else rows), 0 if one_point else 2,
+                rows, m, s.mean0, s.mean1, s.u, s.v,
+            )
+            evaluate_block(rows * m, &s, score_out is not None)
+            reduce_rows(rows, m, &s, unconstrained)
+            for j in range(rows):
+                k = j * m
+                value_out[i + j] = <real> s.value[j]
+                if responsibilities_out is not None:
+                    # where every component underflows, the point tells nothing: the weights remain
+                    if s.total[j] == 0.0:
+                        write_scaled(m, 1.0 / s.weights[j], s.weight + k, out_rows(responsibilities_out, i + j, 1))
+                    else:
+                        write_scaled(m, 1.0 / s.total[j], s.exponent + k, out_rows(responsibilities_out, i + j, 1))
+                if score_out is None:
+                    continue
+                if value_out[i + j] == -bivariate.INFINITY:  # beyond the dtype: gradient 0
+                    fill(2, out_rows(score_out, i + j, 1))
+                    continue
+                weigh_slopes(
+                    m, 1.0 / s.total[j], s.exponent + k, s.inverse0 + k, s.inverse1 + k, s.slope0 + k, s.slope1 + k,
+                    s.dmean0, s.dmean1,
+                )
+                score_out[i + j, 0] = <real> -row_sum(m, s.dmean0)
+                score_out[i + j, 1] = <real> -row_sum(m, s.dmean1)
+            i += rows
+
+
 # The pen's cross-entropy and its gradient. A target outside [0, 1] gives NaN, as a component outside its domain does.
 
 

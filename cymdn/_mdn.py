@@ -11,6 +11,7 @@ from cymdn._arrays import (
     FloatArray,
     Output,
     check_arguments,
+    check_each,
     check_numbers,
     check_outputs,
     check_shape,
@@ -280,8 +281,7 @@ def _row_weights(sample_weight: ArrayLike, batch_shape: tuple[int, ...]) -> NDAr
     check_shape("sample_weight", array.shape, batch_shape)
     # a NaN fails both comparisons; no temporary array as long as all is well
     if array.size and not (array.min() >= 0 and array.max() < inf):
-        first = tuple(int(axis[0]) for axis in np.nonzero(~(np.isfinite(array) & (array >= 0))))
-        raise ValueError(f"sample_weight: expected finite numbers >= 0, got {array[first]} at index {first}")
+        check_each("sample_weight", array, np.isfinite(array) & (array >= 0), "finite numbers >= 0")
     return array.reshape(-1)
 
 

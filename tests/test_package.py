@@ -16,12 +16,18 @@ ROOT = Path(__file__).resolve().parents[1]
 # Each layer and those it may import from; docs and the docstring of cymdn tell why.
 ARROWS = {
     "__main__": {"show_config"},
-    "__init__": {"_dispatch", "_gaussian", "_mixture", "_mdn"},
+    "__init__": {"_dispatch", "_distribution", "_gaussian", "_mixture", "_mdn", "_sampling"},
+    "_distribution": {"_arrays", "_dispatch", "_distribution_kernels", "_fit", "_plot", "_sampling", "_univariate"},
+    "_fit": {"_arrays", "_dispatch", "_sampling"},
+    "_plot": set(),
+    "_univariate": {"_arrays", "_distribution_kernels", "_sampling"},
+    "_sampling": {"_arrays", "_distribution_kernels"},
     "_gaussian": {"_arrays", "_dispatch"},
     "_mixture": {"_arrays", "_dispatch"},
     "_mdn": {"_arrays", "_dispatch"},
     "_dispatch": {"__version__", "_arrays", "_kernels"},
     "_arrays": set(),
+    "_distribution_kernels": {"_bivariate", "_elementary"},
     "_kernels": {"_bivariate", "_cpu", "_elementary"},
     "_bivariate": {"_elementary"},
     "_elementary": set(),
@@ -73,8 +79,13 @@ def test_wheel_holds_only_what_a_user_needs():
     modules = {f"{stem}.py" for stem in ARROWS if (ROOT / "cymdn" / f"{stem}.py").exists()}
     compiled = {name for name in package if name.endswith((".so", ".pyd"))}
     # one build of the kernels for each CPU level, which _dispatch.py knows by these names
-    assert {name.partition(".")[0] for name in compiled} <= {"_kernels", "_kernels_v3", "_kernels_v4"}
-    assert package == modules | compiled | {"_kernels.pyi", "py.typed"}
+    assert {name.partition(".")[0] for name in compiled} <= {
+        "_distribution_kernels",
+        "_kernels",
+        "_kernels_v3",
+        "_kernels_v4",
+    }
+    assert package == modules | compiled | {"_distribution_kernels.pyi", "_kernels.pyi", "py.typed"}
     elsewhere = [file for file in files if file.parent != Path("cymdn") and "__pycache__" not in file.parts]
     assert all(file.parts[0].endswith(".dist-info") for file in elsewhere)
 

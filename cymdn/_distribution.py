@@ -1,0 +1,820 @@
+"""A batch of mixtures as an object: evaluate, draw, ask."""
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from cymdn import _distribution_kernels, _fit
+from cymdn._arrays import Checked, FloatArray, check_arguments, check_each, check_size
+from cymdn._dispatch import check_workers, run_points_and_mixtures
+from cymdn._sampling import (
+    PARAMETERS,
+    Pens,
+    Seed,
+    Sharpening,
+    check_pens,
+    check_rng,
+    check_sharpening,
+    check_width,
+    draw,
+)
+from cymdn._univariate import Doubles, UnivariateMixture, log_normal, logsumexp
+
+if TYPE_CHECKING:  # imported on demand
+    from cymdn._plot import Axes, PlotArtists
+
+CORES = {"weights": ("M",), "means": ("M", 2), "stddevs": ("M", 2), "correlations": ("M",)}
+COVARIANCE_CORES = {"weights": ("M",), "means": ("M", 2), "covariances": ("M", 2, 2)}
+
+# How far from 1 a sum of weights may be: what is left of a softmax in float32, or of numbers typed with six digits.
+SUM_TOLERANCE = 1e-6
+LEVEL_POINTS = 4096  # a component, to find the level of a credible region
+LARGEST_OFFSET = 1e300  # its square is inf
+LARGEST_LOG_STDDEV = 708.0  # as far as exp and its inverse are normal numbers
+
+
+class BivariateMixture:
+    r"""A batch of mixtures of correlated 2-D Gaussians. Immutable, picklable, sliceable over its batch.
+
+    Parameters
+    ----------
+    weights : array_like, shape (..., M)
+        Weights of the components, >= 0, of sum 1 to within 1e-6.
+    means : array_like, shape (..., M, 2)
+        Means.
+    stddevs : array_like, shape (..., M, 2)
+        Standard deviations, > 0.
+    correlations : array_like, shape (..., M)
+        Correlations of the two coordinates, between -1 and 1.
+
+    Attributes
+    ----------
+    weights, means, stddevs, correlations, covariances : ndarray
+        Parameters of the components, read-only, of the batch's leading axes.
+    n_components : int
+        M.
+    batch_shape : tuple of int
+        Shape of the batch of mixtures: the leading axes of the parameters, broadcast.
+    dtype : dtype
+        float32 if all parameters are float32 (or bool, float16 and integers that float32 holds), else float64. Results
+        have it too, unless a point is float64.
+
+    Raises
+    ------
+    TypeError
+        An array is not of real numbers of at most 64 bits, or is masked.
+    ValueError
+        A shape does not fit; there are no components; a value is not finite or outside its domain. The message has
+        the index of the first such value.
+
+    See Also
+    --------
+    mixture_logpdf, mixture_logpdf_and_gradient : Without an object, and with all derivatives.
+
+    Notes
+    -----
+    Made from raw network output it keeps the unconstrained coordinates, and evaluates as exactly as `mdn_loss`.
+    Arithmetic is float64.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from cymdn import BivariateMixture
+    >>> mixture = BivariateMixture([0.25, 0.75], [[0.0, 0.0], [3.0, 1.0]], [[1.0, 1.0], [0.5, 2.0]], [0.0, 0.6])
+    >>> mixture
+    BivariateMixture(n_components=2, batch_shape=(), dtype=float64)
+    >>> mixture.mean()
+    array([2.25, 0.75])
+    >>> mixture.mode().round(4)
+    array([2.9975, 0.9895])
+    """
+
+    __slots__ = ("_dtype", "_parameters", "_unconstrained")
+
+    _parameters: Doubles  # (..., 6 M), in the order of raw network output
+    _unconstrained: bool
+    _dtype: np.dtype[Any]
+
+    def __init__(self, weights: ArrayLike, means: ArrayLike, stddevs: ArrayLike, correlations: ArrayLike) -> None:
+        checked = check_arguments(CORES, (weights, means, stddevs, correlations))
+        _check_some_components("weights", checked.sizes["M"])
+        w, m, s, r = checked.arrays
+        _check_weights(w)
+        _check_finite("means", m)
+        check_each("stddevs", s, np.isfinite(s) & (s > 0), "finite numbers > 0")
+        check_each("correlations", r, (r > -1) & (r < 1), "numbers between -1 and 1")
+        self._set(_pack(checked.batch_shape, w, m, s, r), False, checked.dtype)
+
+    @classmethod
+    def from_network_output(
+        cls, raw: ArrayLike, *, pen: Pens = 0, bias: float = 0.0, temperature: float = 1.0
+    ) -> "BivariateMixture":
+        r"""Make a batch of mixtures from raw network output.
+
+        Parameters
+        ----------
+        raw : array_like, shape (..., P + 6 M)
+            Raw output of the network, as in `mdn_loss`; finite.
+        pen : {0, 1, 3}, optional
+            The number P of pen logits, which the mixture leaves out.
+        bias, temperature : float, optional
+            As in `mdn_sample`.
+
+        Returns
+        -------
+        BivariateMixture
+            Of batch shape (...).
+
+        Raises
+        ------
+        TypeError, ValueError
+            As `mdn_sample` does; and where `raw` is not finite.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> from cymdn import BivariateMixture
+        >>> BivariateMixture.from_network_output(np.zeros((5, 1 + 6 * 20)), pen=1)
+        BivariateMixture(n_components=20, batch_shape=(5,), dtype=float64)
+        """
+        check_pens(pen)
+        checked = check_arguments({"raw": ("P + 6 M",)}, (raw,))
+        (array,) = checked.arrays
+        check_width(array.shape, pen)
+        _check_finite("raw", array)
+        parameters = array[..., pen:].astype(np.float64)
+        sharpening = check_sharpening(bias, temperature)
+        if sharpening != Sharpening():
+            logits, _, _, log_stddev0, log_stddev1, _ = _planes(parameters)
+            logits -= logits.max(axis=-1, keepdims=True)  # first, so that no product overflows to inf - inf
+            logits *= sharpening.logits
+            log_stddev0 += sharpening.log_stddev
+            log_stddev1 += sharpening.log_stddev
+        return cls._made_of(parameters, True, checked.dtype)
+
+    @classmethod
+    def from_covariances(cls, weights: ArrayLike, means: ArrayLike, covariances: ArrayLike) -> "BivariateMixture":
+        """Make a batch of mixtures from covariance matrices.
+
+        Parameters
+        ----------
+        weights, means : array_like, shape (..., M) and (..., M, 2)
+            As in `BivariateMixture`.
+        covariances : array_like, shape (..., M, 2, 2)
+            Symmetric and positive definite.
+
+        Returns
+        -------
+        BivariateMixture
+
+        Raises
+        ------
+        TypeError, ValueError
+            As in `BivariateMixture`; and where a matrix is not symmetric and positive definite.
+
+        Examples
+        --------
+        >>> from cymdn import BivariateMixture
+        >>> mixture = BivariateMixture.from_covariances([1.0], [[0.0, 0.0]], [[[4.0, 1.0], [1.0, 1.0]]])
+        >>> mixture.stddevs, mixture.correlations
+        (array([[2., 1.]]), array([0.5]))
+        """
+        checked = check_arguments(COVARIANCE_CORES, (weights, means, covariances))
+        w, m, c = checked.arrays
+        c = c.astype(np.float64)
+        variances = np.stack([c[..., 0, 0], c[..., 1, 1]], axis=-1)
+        expected = "symmetric, positive definite matrices"
+        check_each("covariances", c, np.isfinite(c).all(axis=(-2, -1)) & (variances > 0).all(axis=-1), expected)
+        stddevs = np.sqrt(variances)
+        scale = stddevs[..., 0] * stddevs[..., 1]
+        # a matrix computed in the dtype need not be symmetric to the last bit
+        asymmetry = np.abs(c[..., 0, 1] - c[..., 1, 0])
+        good = asymmetry <= 16 * np.finfo(checked.dtype).eps * scale
+        correlations = 0.5 * (c[..., 0, 1] + c[..., 1, 0]) / scale
+        check_each("covariances", c, good & (np.abs(correlations) < 1), expected)
+        mixture = cls(w, m, stddevs, correlations)
+        mixture._dtype = checked.dtype
+        return mixture
+
+    @classmethod
+    def fit(
+        cls,
+        points: ArrayLike,
+        n_components: int,
+        *,
+        sample_weight: ArrayLike | None = None,
+        rng: Seed = None,
+        stddev_floor: ArrayLike | None = None,
+        restarts: int = 8,
+        workers: int | None = None,
+    ) -> "BivariateMixture":
+        """Fit a mixture to points by maximum likelihood.
+
+        Parameters
+        ----------
+        points : array_like, shape (n, 2)
+            Finite; n >= `n_components`.
+        n_components : int
+            Number of components.
+        sample_weight : array_like, shape (n,), optional
+            Weights of the points, finite and >= 0, not all 0. A point of weight 0 is skipped, one of weight 2 counts
+            as two points.
+        rng : numpy.random.Generator or seed, optional
+            For the starts, as in `mdn_sample`.
+        stddev_floor : float or array_like of shape (2,), optional
+            In the units of the points: the square of it is added to the variances of each component, as if every point
+            were known with an error of that standard deviation. It keeps a component from collapsing onto a point,
+            where the likelihood has no bound. A thousandth of the points' standard deviations, if not given.
+        restarts : int, optional
+            Starts from which the best is followed to the end.
+        workers : int, optional
+            As in `mdn_loss`.
+
+        Returns
+        -------
+        BivariateMixture
+            Without batch axes, the heaviest component first.
+
+        Raises
+        ------
+        TypeError, ValueError
+            An argument is not as above; all points agree in a coordinate and no `stddev_floor` is given.
+
+        Notes
+        -----
+        Expectation-maximisation (Dempster, Laird & Rubin, J. R. Stat. Soc. B 39, 1977) from starts by k-means++
+        (Arthur & Vassilvitskii, SODA 2007), until a step gains less than 1e-10 nats a point.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> from cymdn import BivariateMixture
+        >>> rng = np.random.default_rng(0)
+        >>> points = np.concatenate([rng.normal(0.0, 1.0, (300, 2)), rng.normal(8.0, 1.0, (100, 2))])
+        >>> BivariateMixture.fit(points, 2, rng=0).weights.round(2)
+        array([0.75, 0.25])
+        """
+        dtype, parameters = _fit.fit(points, n_components, sample_weight, rng, stddev_floor, restarts, workers)
+        return cls._made_of(parameters, False, dtype)
+
+    # Parameters
+
+    @property
+    def weights(self) -> FloatArray:
+        """Weights of the components, (..., M)."""
+        return self._read_only(np.exp(self._log_weights()) if self._unconstrained else self._plane(0))
+
+    @property
+    def means(self) -> FloatArray:
+        """Means of the components, (..., M, 2)."""
+        return self._read_only(self._means())
+
+    @property
+    def stddevs(self) -> FloatArray:
+        """Standard deviations of the components, (..., M, 2)."""
+        return self._read_only(np.exp(self._log_stddevs()) if self._unconstrained else self._stacked(3))
+
+    @property
+    def correlations(self) -> FloatArray:
+        """Correlations of the components, (..., M)."""
+        return self._read_only(np.tanh(self._plane(5)) if self._unconstrained else self._plane(5))
+
+    @property
+    def covariances(self) -> FloatArray:
+        """Covariance matrices of the components, (..., M, 2, 2)."""
+        return self._read_only(self._covariances())
+
+    @property
+    def n_components(self) -> int:
+        """Number of components."""
+        return int(self._parameters.shape[-1] // PARAMETERS)
+
+    @property
+    def batch_shape(self) -> tuple[int, ...]:
+        """Shape of the batch."""
+        return self._parameters.shape[:-1]
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """float32 or float64."""
+        return self._dtype
+
+    # The batch
+
+    def __repr__(self) -> str:
+        return f"BivariateMixture(n_components={self.n_components}, batch_shape={self.batch_shape}, dtype={self.dtype})"
+
+    def __len__(self) -> int:
+        if not self.batch_shape:
+            raise TypeError("a single BivariateMixture has no length; see batch_shape and n_components")
+        return self.batch_shape[0]
+
+    def __getitem__(self, index: Any) -> "BivariateMixture":
+        if not self.batch_shape:
+            raise TypeError("a single BivariateMixture has no batch to take from; see batch_shape")
+        # of positions in the batch, so that no index reaches the axis of parameters
+        positions = np.arange(np.prod(self.batch_shape, dtype=int)).reshape(self.batch_shape)[index]
+        parameters = self._parameters.reshape(-1, self._parameters.shape[-1])[positions]
+        return type(self)._made_of(parameters, self._unconstrained, self._dtype)
+
+    def __iter__(self) -> Iterator["BivariateMixture"]:
+        return (self[i] for i in range(len(self)))
+
+    def __setattr__(self, name: str, value: object) -> None:
+        if name in self.__slots__:
+            object.__setattr__(self, name, value)
+            return
+        raise AttributeError(f"BivariateMixture is immutable: cannot set {name!r}")
+
+    def __getstate__(self) -> tuple[Doubles, bool, np.dtype[Any]]:
+        return self._parameters, self._unconstrained, self._dtype
+
+    def __setstate__(self, state: tuple[Doubles, bool, np.dtype[Any]]) -> None:
+        self._set(*state)
+
+    # Evaluation
+
+    def logpdf(self, x: ArrayLike, *, workers: int | None = None) -> FloatArray:
+        """Logarithm of the density at x; parameters as of `pdf`.
+
+        Examples
+        --------
+        >>> from cymdn import BivariateMixture
+        >>> BivariateMixture([1.0], [[0.0, 0.0]], [[1.0, 1.0]], [0.0]).logpdf([100.0, 0.0]).round(4)
+        np.float64(-5001.8379)
+        """
+        return self._evaluate(x, workers)[0][()]
+
+    def pdf(self, x: ArrayLike, *, workers: int | None = None) -> FloatArray:
+        """Density at x.
+
+        Parameters
+        ----------
+        x : array_like, shape (..., 2)
+            Points; their leading axes broadcast with the batch.
+        workers : int, optional
+            As in `mdn_loss`.
+
+        Returns
+        -------
+        ndarray or scalar, shape (...)
+            In 1 over the square of the units of x.
+
+        Raises
+        ------
+        TypeError, ValueError
+            The points are not of real numbers, or their shape does not fit.
+
+        Examples
+        --------
+        >>> from cymdn import BivariateMixture
+        >>> BivariateMixture([1.0], [[0.0, 0.0]], [[1.0, 1.0]], [0.0]).pdf([0.0, 0.0]).round(6)
+        np.float64(0.159155)
+        """
+        value = self._evaluate(x, workers)[0]
+        with np.errstate(over="ignore", under="ignore"):
+            return np.exp(value, out=value)[()]
+
+    def component_logpdf(self, x: ArrayLike, *, workers: int | None = None) -> FloatArray:
+        """Log-densities of the components at x, without their weights; parameters as of `pdf`.
+
+        Returns
+        -------
+        ndarray, shape (..., M)
+
+        Examples
+        --------
+        >>> from cymdn import BivariateMixture
+        >>> mixture = BivariateMixture([0.5, 0.5], [[0.0, 0.0], [2.0, 0.0]], [[1.0, 1.0], [1.0, 1.0]], [0.0, 0.0])
+        >>> mixture.component_logpdf([0.0, 0.0]).round(4)
+        array([-1.8379, -3.8379])
+        """
+        checked = self._with_points(x)
+        value = np.empty((*checked.batch_shape, self.n_components), checked.dtype)
+        self._run("packed_components", checked, [value], workers)
+        return value
+
+    def responsibilities(self, x: ArrayLike, *, workers: int | None = None) -> FloatArray:
+        """Probabilities that a point at x is from each of the components; parameters as of `pdf`.
+
+        Returns
+        -------
+        ndarray, shape (..., M)
+            Of sum 1. Where the point is so far away that every density is 0 even in the log domain, the weights.
+
+        Examples
+        --------
+        >>> from cymdn import BivariateMixture
+        >>> mixture = BivariateMixture([0.5, 0.5], [[0.0, 0.0], [2.0, 0.0]], [[1.0, 1.0], [1.0, 1.0]], [0.0, 0.0])
+        >>> mixture.responsibilities([[1.0, 5.0], [0.0, 0.0]]).round(4).tolist()
+        [[0.5, 0.5], [0.8808, 0.1192]]
+        """
+        _, responsibilities, _ = self._evaluate(x, workers, responsibilities=True)
+        assert responsibilities is not None
+        return responsibilities
+
+    def score(self, x: ArrayLike, *, workers: int | None = None) -> FloatArray:
+        """Gradient of the log-density with respect to x; parameters as of `pdf`.
+
+        Returns
+        -------
+        ndarray, shape (..., 2)
+
+        Examples
+        --------
+        >>> from cymdn import BivariateMixture
+        >>> BivariateMixture([1.0], [[0.0, 0.0]], [[1.0, 2.0]], [0.0]).score([1.0, 2.0])
+        array([-1. , -0.5])
+        """
+        _, _, score = self._evaluate(x, workers, score=True)
+        assert score is not None
+        return score
+
+    # Draws
+
+    def sample(self, size: int | tuple[int, ...] | None = None, rng: Seed = None) -> FloatArray:
+        r"""Draw points.
+
+        Parameters
+        ----------
+        size : int or tuple of int, optional
+            Axes to put before the batch's: so many draws from each mixture.
+        rng : numpy.random.Generator or seed, optional
+            As in `mdn_sample`.
+
+        Returns
+        -------
+        ndarray, shape (\*size, ..., 2)
+
+        See Also
+        --------
+        mdn_sample : Also pens, and which component a point is from.
+
+        Examples
+        --------
+        >>> from cymdn import BivariateMixture
+        >>> mixture = BivariateMixture([1.0], [[0.0, 0.0]], [[1.0, 1.0]], [0.9])
+        >>> mixture.sample(3, rng=0).shape
+        (3, 2)
+        """
+        shape = (*check_size("size", size), *self.batch_shape)
+        rows = self._parameters.reshape(-1, self._parameters.shape[-1])
+        x, _, _ = draw(rows, 0, self._unconstrained, Sharpening(), shape, check_rng(rng))
+        return self._rounded(x)
+
+    # The mixture as a whole
+
+    def mean(self) -> FloatArray:
+        """Mean, (..., 2).
+
+        Examples
+        --------
+        >>> from cymdn import BivariateMixture
+        >>> BivariateMixture([0.25, 0.75], [[0.0, 0.0], [4.0, 8.0]], [[1.0, 1.0], [1.0, 1.0]], [0.0, 0.0]).mean()
+        array([3., 6.])
+        """
+        return self._rounded(self._mean())
+
+    def covariance(self) -> FloatArray:
+        """Covariance matrix, (..., 2, 2): the mean of the components' plus that of their means.
+
+        Examples
+        --------
+        >>> from cymdn import BivariateMixture
+        >>> BivariateMixture([0.5, 0.5], [[0.0, 0.0], [2.0, 2.0]], [[1.0, 1.0], [1.0, 1.0]], [0.0, 0.0]).covariance()
+        array([[2., 1.],
+               [1., 2.]])
+        """
+        offset = self._means() - self._mean()[..., None, :]
+        weights = np.exp(self._log_weights())[..., None, None]
+        with np.errstate(over="ignore"):
+            spread = self._covariances() + offset[..., :, None] * offset[..., None, :]
+            return self._rounded((weights * spread).sum(axis=-3))
+
+    def mode(self) -> FloatArray:
+        """Point of highest density, (..., 2).
+
+        Notes
+        -----
+        The highest of the maxima that are reached uphill from every component's mean, and from the points where two
+        components meet, by Newton's method, and mean shift where that does not ascend. No method is known to find
+        every maximum of a mixture, which can have more of them than components.
+
+        Examples
+        --------
+        >>> from cymdn import BivariateMixture
+        >>> means, stddevs = [[0.0, 0.0], [1.0, 0.0]], [[1.0, 1.0], [1.0, 1.0]]
+        >>> BivariateMixture([0.5, 0.5], means, stddevs, [0.0, 0.0]).mode()
+        array([0.5, 0. ])
+        """
+        rows = self._parameters.reshape(-1, self._parameters.shape[-1])
+        point = np.empty((len(rows), 2))
+        if rows.size:
+            scratch = np.empty((_distribution_kernels.MODE_PLANES, self.n_components))
+            _distribution_kernels.modes(rows, self._unconstrained, scratch, point)
+        return self._rounded(point.reshape(*self.batch_shape, 2))
+
+    def credible_level(self, mass: ArrayLike) -> FloatArray:
+        """Density level whose super-level set, the smallest of regions, holds a given mass.
+
+        Parameters
+        ----------
+        mass : array_like, shape (...)
+            Probabilities, between 0 and 1.
+
+        Returns
+        -------
+        ndarray or scalar
+            Of the batch's shape followed by that of `mass`; in 1 over the square of the units of x.
+
+        Notes
+        -----
+        A weighted quantile of the density over 4096 points a component, equally probable and evenly spread (a Fibonacci
+        spiral). The region of the level holds the mass to within 0.002, in most cases 0.0005.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> from cymdn import BivariateMixture
+        >>> level = BivariateMixture([1.0], [[0.0, 0.0]], [[1.0, 1.0]], [0.0]).credible_level(0.5)
+        >>> np.isclose(level, 0.5 / (2 * np.pi), rtol=1e-3)  # half of the peak
+        np.True_
+        """
+        checked = check_arguments({"mass": ()}, (mass,))
+        masses = checked.arrays[0].astype(np.float64)
+        check_each("mass", masses, (masses > 0) & (masses < 1), "numbers between 0 and 1")
+        rows = self._parameters.reshape(-1, self._parameters.shape[-1])
+        levels = np.empty((len(rows), masses.size))
+        for row, level in zip(rows, levels, strict=True):
+            level[:] = type(self)._made_of(row, self._unconstrained, np.dtype(np.float64))._levels(masses.reshape(-1))
+        with np.errstate(over="ignore"):
+            return self._rounded(np.exp(levels).reshape(self.batch_shape + masses.shape))[()]
+
+    def marginal(self, axis: int) -> UnivariateMixture:
+        """Return the distribution of one coordinate.
+
+        Parameters
+        ----------
+        axis : {0, 1}
+            Which coordinate.
+
+        Returns
+        -------
+        UnivariateMixture
+            With `pdf`, `logpdf`, `cdf`, `mean`, `variance` and `sample`.
+
+        Examples
+        --------
+        >>> from cymdn import BivariateMixture
+        >>> mixture = BivariateMixture([1.0], [[0.0, 3.0]], [[1.0, 2.0]], [0.5])
+        >>> mixture.marginal(1).mean(), mixture.marginal(1).variance()
+        (np.float64(3.0), np.float64(4.0))
+        """
+        check_axis(axis)
+        return UnivariateMixture(
+            self._log_weights(), self._plane(1 + axis), self._log_stddevs()[..., axis], self._dtype
+        )
+
+    def conditional(self, axis: int, value: ArrayLike) -> UnivariateMixture:
+        r"""Return the distribution of one coordinate, given the other.
+
+        Parameters
+        ----------
+        axis : {0, 1}
+            Which coordinate is given.
+        value : array_like, shape (...)
+            Its value; broadcasts with the batch.
+
+        Returns
+        -------
+        UnivariateMixture
+            Of the other coordinate, of the broadcast batch shape.
+
+        Notes
+        -----
+        A component's weight becomes proportional to its weight times its marginal density at the value, its mean
+        :math:`\mu_b + r \sigma_b u` with the value's standardised offset u, its standard deviation
+        :math:`\sigma_b \sqrt{1 - r^2}`. Where the value is so far away that every density is 0 even in the log domain,
+        the weights stay.
+
+        Examples
+        --------
+        >>> from cymdn import BivariateMixture
+        >>> mixture = BivariateMixture([1.0], [[0.0, 3.0]], [[1.0, 2.0]], [0.5])
+        >>> mixture.conditional(0, 1.0).mean(), mixture.conditional(0, 1.0).variance().round(12)
+        (np.float64(4.0), np.float64(3.0))
+        """
+        check_axis(axis)
+        checked = check_arguments({"value": ()}, (value,))
+        try:
+            np.broadcast_shapes(checked.batch_shape, self.batch_shape)
+        except ValueError:
+            raise ValueError(
+                f"value: expected a shape that broadcasts with {self.batch_shape} of the mixtures, "
+                f"got {checked.batch_shape}"
+            ) from None
+        given = checked.arrays[0][..., None].astype(np.float64)
+        log_stddevs = self._log_stddevs()
+        with np.errstate(over="ignore"):
+            offset = (given - self._plane(1 + axis)) * np.exp(-log_stddevs[..., axis])
+            u = np.clip(offset, -LARGEST_OFFSET, LARGEST_OFFSET)  # infinite, it would make 0 * inf of no correlation
+            terms = self._log_weights() + log_normal(u, log_stddevs[..., axis])
+            mean = self._plane(2 - axis) + np.exp(log_stddevs[..., 1 - axis]) * (self._correlations() * u)
+        total = logsumexp(terms)[..., None]
+        log_weights = np.where(total == -np.inf, self._log_weights(), terms - np.where(total == -np.inf, 0.0, total))
+        return UnivariateMixture(
+            log_weights,
+            mean,
+            log_stddevs[..., 1 - axis] - self._log_kappa(),
+            np.result_type(checked.dtype, self._dtype),
+        )
+
+    def plot(self, ax: "Axes | None" = None, *, mass: ArrayLike = (0.5, 0.9, 0.99)) -> "PlotArtists":
+        """Draw a mixture: contours that hold given masses, and its components.
+
+        Parameters
+        ----------
+        ax : matplotlib.axes.Axes, optional
+            Where to draw; the current axes, as in matplotlib's own functions.
+        mass : array_like, optional
+            Probabilities that the contours hold.
+
+        Returns
+        -------
+        PlotArtists
+            Named tuple `(contours, components)`: matplotlib's ContourSet, and a PatchCollection of the components'
+            ellipses of one standard deviation, as opaque as their weights.
+
+        Raises
+        ------
+        ImportError
+            matplotlib is not installed.
+        ValueError
+            It is a batch: plot its elements.
+        """
+        from cymdn import _plot
+
+        if self.batch_shape:
+            raise ValueError(
+                f"plot: expected a single mixture, got batch_shape {self.batch_shape}; take one by its index"
+            )
+        return _plot.plot(self, ax, mass)
+
+    # Inside
+
+    @classmethod
+    def _made_of(cls, parameters: Doubles, unconstrained: bool, dtype: np.dtype[Any]) -> "BivariateMixture":
+        mixture = cls.__new__(cls)
+        mixture._set(parameters, unconstrained, dtype)
+        return mixture
+
+    def _set(self, parameters: Doubles, unconstrained: bool, dtype: np.dtype[Any]) -> None:
+        self._parameters = np.ascontiguousarray(parameters)
+        self._parameters.flags.writeable = False
+        self._unconstrained = unconstrained
+        self._dtype = dtype
+
+    def _plane(self, k: int) -> Doubles:
+        return _planes(self._parameters)[k]
+
+    def _stacked(self, k: int) -> Doubles:
+        """Return planes k and k + 1 as pairs (..., M, 2)."""
+        return np.stack([self._plane(k), self._plane(k + 1)], axis=-1)
+
+    def _means(self) -> Doubles:
+        return self._stacked(1)
+
+    def _log_weights(self) -> Doubles:
+        plane = self._plane(0)
+        if self._unconstrained:
+            return plane - logsumexp(plane)[..., None]
+        with np.errstate(divide="ignore"):
+            logarithms: Doubles = np.log(plane)
+        return logarithms
+
+    def _log_stddevs(self) -> Doubles:
+        if self._unconstrained:
+            return np.clip(self._stacked(3), -LARGEST_LOG_STDDEV, LARGEST_LOG_STDDEV)
+        return np.log(self._stacked(3))
+
+    def _correlations(self) -> Doubles:
+        return np.tanh(self._plane(5)) if self._unconstrained else self._plane(5)
+
+    def _log_kappa(self) -> Doubles:
+        """Return -log(1 - r^2) / 2, log cosh a."""
+        if self._unconstrained:
+            size: Doubles = np.abs(self._plane(5))
+            logarithms: Doubles = size + np.log1p(np.exp(-2.0 * size)) - np.log(2.0)
+        else:
+            logarithms = -0.5 * (np.log1p(-self._plane(5)) + np.log1p(self._plane(5)))
+        return logarithms
+
+    def _covariances(self) -> Doubles:
+        stddevs, r = self._stacked(3), self._correlations()
+        if self._unconstrained:
+            stddevs = np.exp(self._log_stddevs())
+        with np.errstate(over="ignore"):
+            covariances: Doubles = stddevs[..., :, None] * stddevs[..., None, :]
+        covariances[..., 0, 1] *= r
+        covariances[..., 1, 0] *= r
+        return covariances
+
+    def _mean(self) -> Doubles:
+        mean: Doubles = (np.exp(self._log_weights())[..., None] * self._means()).sum(axis=-2)
+        return mean
+
+    def _with_points(self, x: ArrayLike) -> Checked:
+        """Return points and parameters, of broadcast batch shapes, as the kernels' runner takes them."""
+        points = check_arguments({"x": (2,)}, (x,))
+        try:
+            batch_shape = np.broadcast_shapes(points.batch_shape, self.batch_shape)
+        except ValueError:
+            raise ValueError(
+                f"x: expected leading axes that broadcast with {self.batch_shape} of the mixtures, "
+                f"got shape {points.arrays[0].shape}"
+            ) from None
+        dtype = np.result_type(points.dtype, self._dtype)
+        arrays: list[NDArray[Any]] = [points.arrays[0].astype(dtype, copy=False), self._parameters]
+        shapes = [points.batch_shape, self.batch_shape]
+        return Checked(arrays, dtype, shapes, batch_shape, {"M": self.n_components})
+
+    def _run(self, name: str, checked: Checked, outputs: list[FloatArray | None], workers: int | None) -> None:
+        run_points_and_mixtures(name, checked, outputs, check_workers(workers), unconstrained=self._unconstrained)
+
+    def _evaluate(
+        self, x: ArrayLike, workers: int | None, *, responsibilities: bool = False, score: bool = False
+    ) -> tuple[FloatArray, FloatArray | None, FloatArray | None]:
+        checked = self._with_points(x)
+        shape = checked.batch_shape
+        value = np.empty(shape, checked.dtype)
+        shares = np.empty((*shape, self.n_components), checked.dtype) if responsibilities else None
+        slopes = np.empty((*shape, 2), checked.dtype) if score else None
+        self._run("packed_mixture", checked, [value, shares, slopes], workers)
+        return value, shares, slopes
+
+    def _levels(self, masses: Doubles) -> Doubles:
+        """Return log-densities of levels, of a single mixture."""
+        k = np.arange(LEVEL_POINTS)
+        # equally probable radii, each turned on by the golden angle
+        radius = np.sqrt(-2.0 * np.log1p(-(k + 0.5) / LEVEL_POINTS))
+        angle = np.pi * (3.0 - np.sqrt(5.0)) * k
+        n0, n1 = radius * np.cos(angle), radius * np.sin(angle)
+        (s0, s1), r = np.moveaxis(np.exp(self._log_stddevs()), -1, 0), self._correlations()
+        second = r[:, None] * n0 + np.exp(-self._log_kappa())[:, None] * n1
+        points = self._means()[:, None, :] + np.stack([s0[:, None] * n0, s1[:, None] * second], axis=-1)  # (M, k, 2)
+        value = self.logpdf(points).reshape(-1)
+        order = np.argsort(-value)
+        weights = np.repeat(np.exp(self._log_weights()), LEVEL_POINTS)[order] / LEVEL_POINTS
+        held = np.cumsum(weights) - 0.5 * weights
+        levels: Doubles = np.interp(masses, held, value[order])
+        return levels
+
+    def _read_only(self, values: Doubles) -> FloatArray:
+        # never a view of what the kernels read
+        array = values.astype(self._dtype)
+        array.flags.writeable = False
+        return array
+
+    def _rounded(self, values: NDArray[Any]) -> FloatArray:
+        with np.errstate(over="ignore"):
+            array: FloatArray = values.astype(self._dtype, copy=False)
+        return array
+
+
+def check_axis(axis: object) -> None:
+    """Check the number of a coordinate."""
+    if axis not in (0, 1):
+        raise ValueError(f"axis: expected 0 or 1, got {axis!r}")
+
+
+def _check_some_components(name: str, components: int) -> None:
+    if components == 0:
+        raise ValueError(f"{name}: expected at least one component, got M = 0")
+
+
+def _check_finite(name: str, array: FloatArray) -> None:
+    check_each(name, array, np.isfinite(array), "finite numbers")
+
+
+def _check_weights(weights: FloatArray) -> None:
+    check_each("weights", weights, np.isfinite(weights) & (weights >= 0), "finite numbers >= 0")
+    total = weights.sum(axis=-1, dtype=np.float64)
+    check_each("weights", total, np.abs(total - 1.0) <= SUM_TOLERANCE, "a sum of 1 over the components")
+
+
+def _planes(parameters: Doubles) -> list[Doubles]:
+    """Return views (..., M) of packed parameters: weights, means 0, means 1, stddevs 0, stddevs 1, correlations."""
+    m = parameters.shape[-1] // PARAMETERS
+    return [parameters[..., k * m : (k + 1) * m] for k in range(PARAMETERS)]
+
+
+def _pack(
+    batch_shape: tuple[int, ...], weights: FloatArray, means: FloatArray, stddevs: FloatArray, correlations: FloatArray
+) -> Doubles:
+    parameters = np.empty((*batch_shape, PARAMETERS * weights.shape[-1]))
+    planes = [weights, means[..., 0], means[..., 1], stddevs[..., 0], stddevs[..., 1], correlations]
+    for plane, values in zip(_planes(parameters), planes, strict=True):
+        plane[...] = values
+    return parameters

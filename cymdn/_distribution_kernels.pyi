@@ -1,0 +1,29 @@
+import numpy as np
+from numpy.typing import NDArray
+
+from cymdn._arrays import FloatArray
+
+DRAW_PLANES: int
+MODE_PLANES: int
+
+def draw(
+    parameters: FloatArray,
+    pens: int,
+    unconstrained: bool,
+    sharpness: float,
+    pen_sharpness: float,
+    log_scale: float,
+    uniform: NDArray[np.float64],
+    normal: NDArray[np.float64],
+    scratch: NDArray[np.float64],
+    x_out: FloatArray,
+    pen_out: FloatArray | None,
+    component_out: NDArray[np.int64],
+) -> None: ...
+def modes(
+    parameters: NDArray[np.float64],
+    unconstrained: bool,
+    scratch: NDArray[np.float64],
+    mode_out: NDArray[np.float64],
+) -> None: ...
+def normal_cdf(z: NDArray[np.float64], cdf_out: NDArray[np.float64]) -> None: ...

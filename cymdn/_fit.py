@@ -1,0 +1,160 @@
+"""Maximum likelihood by expectation-maximisation: kernels for what depends on points, NumPy for sums and components."""
+
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from cymdn._arrays import Checked, FloatArray, check_arguments, check_count, check_each
+from cymdn._dispatch import check_workers, run_points_and_mixtures
+from cymdn._sampling import PARAMETERS, Seed, check_rng
+
+Doubles = NDArray[np.float64]
+
+PIECE = 1 << 16  # points whose responsibilities are held at once
+DEFAULT_FLOOR = 1e-3  # in standard deviations of the points
+START_GAIN = 1e-3  # nats a point below which a step ends the comparison of starts
+START_STEPS = 50
+GAIN = 1e-10  # nats a point below which a step ends the fit
+STEPS = 2000
+
+
+class _Data(NamedTuple):
+    """Points in units of their standard deviation, from their mean."""
+
+    points: Doubles  # (n, 2)
+    weight: Doubles  # (n,), of sum 1
+    floor: Doubles  # (2,)
+    workers: int
+
+
+def fit(
+    points: ArrayLike,
+    n_components: int,
+    sample_weight: ArrayLike | None,
+    rng: Seed,
+    stddev_floor: ArrayLike | None,
+    restarts: int,
+    workers: int | None,
+) -> tuple[np.dtype[Any], Doubles]:
+    """Return the dtype of the points and packed parameters (6 M) of a mixture, the heaviest component first."""
+    components = check_count("n_components", n_components, 1)
+    array, weight = _check_points(points, sample_weight, components)
+    center = weight @ array
+    spread = np.sqrt(weight @ (array - center) ** 2)
+    floor = _check_floor(stddev_floor, spread)
+    scale = np.where(spread > 0, spread, floor)
+    data = _Data((array - center) / scale, weight, floor / scale, check_workers(workers))
+    generator = check_rng(rng)
+    starts = [_start(data, components, generator) for _ in range(check_count("restarts", restarts, 1))]
+    begun = [_climb(data, start, START_GAIN, START_STEPS) for start in starts]
+    parameters, _ = _climb(data, max(begun, key=lambda result: result[1])[0], GAIN, STEPS)
+    w, m0, m1, s0, s1, r = parameters.reshape(PARAMETERS, components)[:, np.argsort(-parameters[:components])]
+    units = [w, center[0] + scale[0] * m0, center[1] + scale[1] * m1, scale[0] * s0, scale[1] * s1, r]
+    dtype = check_arguments({"points": (2,)}, (points,)).dtype
+    return dtype, np.concatenate(units)
+
+
+def _check_points(points: ArrayLike, sample_weight: ArrayLike | None, components: int) -> tuple[Doubles, Doubles]:
+    """Return the points of weight > 0, and these weights divided by their sum."""
+    checked = check_arguments({"points": (2,)}, (points,), batch_axis="n")
+    array = checked.arrays[0].astype(np.float64)
+    check_each("points", array, np.isfinite(array), "finite numbers")
+    weight = np.ones(len(array))
+    if sample_weight is not None:
+        (given,) = check_arguments({"sample_weight": ("n",)}, (sample_weight,)).arrays
+        if given.shape != weight.shape:
+            raise ValueError(f"sample_weight: expected shape {weight.shape}, got {given.shape}")
+        check_each("sample_weight", given, np.isfinite(given) & (given >= 0), "finite numbers >= 0")
+        weight = given.astype(np.float64)
+        array, weight = array[weight > 0], weight[weight > 0]
+    if len(array) < components:
+        raise ValueError(
+            f"points: expected at least n_components = {components} of them with a weight > 0, got {len(array)}"
+        )
+    return array, weight / weight.max() / (weight / weight.max()).sum()
+
+
+def _check_floor(stddev_floor: ArrayLike | None, spread: Doubles) -> Doubles:
+    if stddev_floor is None:
+        if not (spread > 0).all():
+            axis = int(np.argmin(spread))
+            raise ValueError(f"stddev_floor: expected one, because all points agree in coordinate {axis}; got None")
+        return DEFAULT_FLOOR * spread
+    (given,) = check_arguments({"stddev_floor": ()}, (stddev_floor,)).arrays
+    if given.shape not in ((), (2,)):
+        raise ValueError(f"stddev_floor: expected shape () or (2,), got {given.shape}")
+    check_each("stddev_floor", given, np.isfinite(given) & (given > 0), "finite numbers > 0")
+    return np.broadcast_to(given.astype(np.float64), 2)
+
+
+def _start(data: _Data, components: int, rng: np.random.Generator) -> Doubles:
+    """Return a mixture whose means are points drawn by k-means++, its components made of the points nearest to each."""
+    points, weight = data.points, data.weight
+    chosen = [rng.choice(len(points), p=weight)]
+    distance = np.full(len(points), np.inf)
+    nearest = np.zeros(len(points), np.intp)
+    for k in range(components):
+        to_latest = ((points - points[chosen[k]]) ** 2).sum(axis=1)
+        nearest[to_latest < distance] = k
+        distance = np.minimum(distance, to_latest)
+        mass = weight * distance
+        # all points may be taken already, where many are equal
+        chosen.append(rng.choice(len(points), p=mass / mass.sum() if mass.any() else weight))
+    moments = np.zeros((components, PARAMETERS))
+    np.add.at(moments, nearest, weight[:, None] * _monomials(points))
+    return _maximise(data, moments, points[chosen[:components]])
+
+
+def _climb(data: _Data, parameters: Doubles, gain: float, steps: int) -> tuple[Doubles, float]:
+    """Improve parameters until a step gains too little; return them and the log-likelihood a point."""
+    before = -np.inf
+    for _ in range(steps):
+        likelihood, moments = _expect(data, parameters)
+        if likelihood - before < gain:
+            break
+        before = likelihood
+        parameters = _maximise(data, moments, _means(parameters))
+    return parameters, before
+
+
+def _expect(data: _Data, parameters: Doubles) -> tuple[float, Doubles]:
+    """Return the log-likelihood a point, and each component's moments: sums of 1, x, y, x^2, xy, y^2 (M, 6)."""
+    components = len(parameters) // PARAMETERS
+    likelihood, moments = 0.0, np.zeros((components, PARAMETERS))
+    for first in range(0, len(data.points), PIECE):
+        points, weight = data.points[first : first + PIECE], data.weight[first : first + PIECE]
+        n = len(points)
+        value, responsibilities = np.empty(n), np.empty((n, components))
+        arrays: list[FloatArray] = [points, parameters]
+        problem = Checked(arrays, points.dtype, [(n,), ()], (n,), {"M": components})
+        outputs = [value, responsibilities, None]
+        run_points_and_mixtures("packed_mixture", problem, outputs, data.workers, unconstrained=False)
+        likelihood += float(weight @ value)
+        moments += (responsibilities * weight[:, None]).T @ _monomials(points)
+    return likelihood, moments
+
+
+def _monomials(points: Doubles) -> Doubles:
+    x, y = points.T
+    return np.stack([np.ones_like(x), x, y, x * x, x * y, y * y], axis=-1)
+
+
+def _maximise(data: _Data, moments: Doubles, means: Doubles) -> Doubles:
+    """Return packed parameters from moments; a component without mass keeps its mean, and weight 0."""
+    mass = moments[:, 0]
+    empty = mass <= 0.0
+    x, y, xx, xy, yy = (moments[:, 1:] / np.where(empty, 1.0, mass)[:, None]).T
+    # of points in units of their own spread these differences keep more digits than the floor leaves of them
+    variance0 = np.maximum(xx - x * x, 0.0) + data.floor[0] ** 2
+    variance1 = np.maximum(yy - y * y, 0.0) + data.floor[1] ** 2
+    stddev0, stddev1 = np.sqrt(variance0), np.sqrt(variance1)
+    limit = np.nextafter(1.0, 0.0)
+    correlation = np.clip((xy - x * y) / (stddev0 * stddev1), -limit, limit)
+    x, y = np.where(empty, means.T, [x, y])
+    return np.concatenate([mass / mass.sum(), x, y, stddev0, stddev1, np.where(empty, 0.0, correlation)])
+
+
+def _means(parameters: Doubles) -> Doubles:
+    m = len(parameters) // PARAMETERS
+    return np.stack([parameters[m : 2 * m], parameters[2 * m : 3 * m]], axis=-1)

@@ -1,0 +1,63 @@
+"""Drawing, by matplotlib: imported on demand."""
+
+from typing import Any, NamedTuple, TypeAlias
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+Axes: TypeAlias = Any  # of matplotlib, which need not be installed
+Mixture: TypeAlias = Any  # a BivariateMixture; its module imports this one
+Doubles = NDArray[np.float64]
+
+GRID = 256  # points along each axis
+REACH = 4.0  # standard deviations around the means of components that the grid covers
+LIGHTEST = 1e-3  # weight from which on a component counts for the extent of the grid
+
+
+class PlotArtists(NamedTuple):
+    """What was drawn: contours of equal mass, ellipses of the components."""
+
+    contours: Any
+    components: Any
+
+
+def plot(mixture: Mixture, ax: Axes | None, mass: ArrayLike) -> PlotArtists:
+    """Draw a single mixture."""
+    try:
+        from matplotlib.collections import EllipseCollection
+        from matplotlib.pyplot import gca
+    except ImportError as error:
+        raise ImportError("plot: needs matplotlib, which is not installed: python -m pip install matplotlib") from error
+    ax = gca() if ax is None else ax
+    masses = np.sort(np.atleast_1d(np.asarray(mass, np.float64)))[::-1]  # the largest has the lowest level
+    x0, x1 = _grid(mixture)
+    density = mixture.pdf(np.stack(np.meshgrid(x0, x1), axis=-1))
+    contours = ax.contour(x0, x1, density, levels=mixture.credible_level(masses))
+    labels = [f"{100 * m:g} %" for m in masses]
+    ax.clabel(contours, fmt=dict(zip(contours.levels, labels, strict=True)))
+    components = EllipseCollection(
+        *_ellipses(mixture.covariances.astype(np.float64)),
+        units="xy",
+        offsets=mixture.means,
+        offset_transform=ax.transData,
+        facecolors="none",
+        edgecolors="C3",
+        alpha=np.clip(mixture.weights / mixture.weights.max(), 0.1, 1.0),
+    )
+    ax.add_collection(components)
+    return PlotArtists(contours, components)
+
+
+def _grid(mixture: Mixture) -> Doubles:
+    """Return coordinates (2, GRID) that span all components of some weight."""
+    counts = mixture.weights >= LIGHTEST
+    means, reach = mixture.means[counts], REACH * mixture.stddevs[counts]
+    grid: Doubles = np.linspace((means - reach).min(axis=0), (means + reach).max(axis=0), GRID, axis=-1)
+    return grid
+
+
+def _ellipses(covariances: Doubles) -> tuple[Doubles, Doubles, Doubles]:
+    """Return full widths, full heights and angles in degrees of ellipses of one standard deviation."""
+    variances, axes = np.linalg.eigh(covariances)
+    width, height = 2.0 * np.sqrt(np.maximum(variances, 0.0)).T
+    return width, height, np.degrees(np.arctan2(axes[:, 1, 0], axes[:, 0, 0]))

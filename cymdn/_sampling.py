@@ -1,0 +1,204 @@
+"""Network head: draws from the distribution that raw output describes."""
+
+import sys
+from math import log
+from typing import Any, Literal, NamedTuple, TypeAlias
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from cymdn import _distribution_kernels
+from cymdn._arrays import FloatArray, are_plain, check_arguments, check_nonnegative, check_positive, check_size
+
+Pens: TypeAlias = Literal[0, 1, 3]
+Seed: TypeAlias = Any
+"""A NumPy Generator, or what `numpy.random.default_rng` makes one of."""
+
+PIECE = 1 << 15  # draws whose random numbers are made together: 1 MiB of them
+PARAMETERS = 6  # numbers a component
+
+
+class MdnSample(NamedTuple):
+    """What `mdn_sample` draws.
+
+    Attributes
+    ----------
+    x : ndarray, shape (..., 2)
+        Points.
+    pen : ndarray, shape (...) or (..., 3), or None
+        Ends of strokes, 0 or 1; pen states, one-hot; or None, without a pen.
+    component : ndarray of int64, shape (...)
+        Which component each point is from; -1 where the row holds a NaN, and the point is NaN.
+    """
+
+    x: FloatArray
+    pen: FloatArray | None
+    component: NDArray[np.int64]
+
+
+class Sharpening(NamedTuple):
+    """What bias and temperature do to raw output: factors of logits, a term of log standard deviations."""
+
+    logits: float = 1.0
+    pen_logits: float = 1.0
+    log_stddev: float = 0.0
+
+
+def mdn_sample(
+    raw: ArrayLike,
+    *,
+    pen: Pens = 0,
+    bias: float = 0.0,
+    temperature: float = 1.0,
+    size: int | tuple[int, ...] | None = None,
+    rng: Seed = None,
+) -> MdnSample:
+    r"""Draw points, and pen states, from raw network output.
+
+    Parameters
+    ----------
+    raw : array_like, shape (..., P + 6 M)
+        Raw output of the network, as in `mdn_loss`.
+    pen : {0, 1, 3}, optional
+        The number P of pen logits: none, one for the end of a stroke, or three for the pen states of sketch-rnn.
+    bias : float, optional
+        Probability bias b >= 0 of Graves ([1]_, eq. 61 and 62): standard deviations become
+        :math:`\exp(\hat\sigma - b)`, mixture logits are multiplied by 1 + b. 0 draws from the network's own
+        distribution, larger numbers give neater, more likely points. Pens are drawn without bias.
+    temperature : float, optional
+        Temperature T > 0 of sketch-rnn ([2]_, section 3.3): mixture and pen logits are divided by T, variances
+        multiplied by T.
+    size : int or tuple of int, optional
+        Axes to put before those of `raw`: so many draws from each row.
+    rng : numpy.random.Generator or seed, optional
+        Where randomness comes from: a generator, or what `numpy.random.default_rng` makes one of.
+
+    Returns
+    -------
+    MdnSample
+        Named tuple `(x, pen, component)`. `x` has shape (\*size, ..., 2) and the dtype of `raw`: float32 if that is
+        float32 (or bool, float16 and integers that float32 holds), else float64. `pen` has the same dtype and is None,
+        of shape (\*size, ...) and 0 or 1, or of shape (\*size, ..., 3) and one-hot: what `mdn_loss` takes. `component`
+        is int64, of shape (\*size, ...).
+
+    Raises
+    ------
+    TypeError
+        `raw` is not of real numbers of at most 64 bits, or is masked; `bias` or `temperature` is not a real number,
+        `size` or `rng` not of their kind.
+    ValueError
+        The shape of `raw` does not fit; `pen` is none of the three; `bias` is negative, `temperature` not positive, or
+        one of them not finite.
+
+    See Also
+    --------
+    BivariateMixture.from_network_output : The distribution itself.
+
+    Notes
+    -----
+    The component is drawn by its weight; the first coordinate from its marginal distribution, the second from the
+    conditional one given the first: mean1 + sigma1 (r n0 + sech(a) n1), with r = tanh a and two standard normal
+    numbers n. No covariance matrix is formed, so none can fail to be positive definite.
+
+    Arithmetic is float64. Each draw takes one uniform number (two with a pen) and two normal ones from the generator.
+    A row that holds a NaN where it matters gives a NaN, and touches no other.
+
+    Both may be given: bias acts on what temperature leaves. Temperature is not that of Boltzmann: a mixture's density
+    to the power 1 / T is another distribution.
+
+    References
+    ----------
+    .. [1] A. Graves, "Generating sequences with recurrent neural networks", arXiv:1308.0850, 2013.
+    .. [2] D. Ha and D. Eck, "A neural representation of sketch drawings", arXiv:1704.03477, 2017.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from cymdn import mdn_sample
+    >>> raw = np.zeros((1, 1 + 6 * 20))  # one step of a network: pen logit, 20 components
+    >>> x, pen, component = mdn_sample(raw, pen=1, bias=0.5, rng=7)
+    >>> x.shape, pen.shape, component.shape
+    ((1, 2), (1,), (1,))
+
+    A million points of the same distribution:
+
+    >>> mdn_sample(raw[0], pen=1, size=1_000_000, rng=7).x.std(axis=0).round(2)
+    array([1., 1.])
+    """
+    check_pens(pen)
+    # one step at a time, the checks of an array that needs none take longer than the draw
+    array: Any = raw if are_plain((raw,)) else check_arguments({"raw": ("P + 6 M",)}, (raw,)).arrays[0]
+    width = check_width(array.shape, pen)
+    sharpening = check_sharpening(bias, temperature)
+    shape = check_size("size", size) + array.shape[:-1]
+    rows = array.reshape(array.size // width, width)
+    return MdnSample(*draw(rows, pen, True, sharpening, shape, check_rng(rng)))
+
+
+def draw(
+    rows: FloatArray,
+    pens: int,
+    unconstrained: bool,
+    sharpening: Sharpening,
+    shape: tuple[int, ...],
+    rng: np.random.Generator,
+) -> tuple[FloatArray, FloatArray | None, NDArray[np.int64]]:
+    """Draw from rows of packed parameters (n, P + 6 M), to arrays whose first axes are `shape`, ending in the batch."""
+    x = np.empty((*shape, 2), rows.dtype)
+    component = np.empty(shape, np.int64)
+    pen = np.empty((*shape, 3) if pens == 3 else shape, rows.dtype) if pens else None
+    n = len(rows)
+    if not component.size:
+        return x, pen, component
+    # (draws, n, ...)
+    flat_x, flat_component = x.reshape(-1, n, 2), component.reshape(-1, n)
+    flat_pen = None if pen is None else pen.reshape(-1, n, pens)
+    scratch = np.empty((_distribution_kernels.DRAW_PLANES, rows.shape[1] // PARAMETERS))
+
+    def call(rows: FloatArray, x: FloatArray, pen: FloatArray | None, component: NDArray[np.int64]) -> None:
+        count = component.shape
+        uniform, normal = rng.random((*count, 2 if pens else 1)), rng.standard_normal((*count, 2))
+        _distribution_kernels.draw(rows, pens, unconstrained, *sharpening, uniform, normal, scratch, x, pen, component)
+
+    if component.size <= PIECE:
+        call(rows, flat_x, flat_pen, flat_component)
+        return x, pen, component
+    for s in range(0, len(flat_x), max(1, PIECE // n)):
+        for i in range(0, n, PIECE):
+            piece = slice(s, s + max(1, PIECE // n)), slice(i, i + PIECE)
+            call(rows[piece[1]], flat_x[piece], None if flat_pen is None else flat_pen[piece], flat_component[piece])
+    return x, pen, component
+
+
+def check_rng(rng: Seed) -> np.random.Generator:
+    """Return a generator, as SPEC 7 of the Scientific Python projects says."""
+    if isinstance(rng, np.random.Generator):
+        return rng
+    try:
+        return np.random.default_rng(rng)
+    except TypeError:
+        raise TypeError(f"rng: expected a numpy.random.Generator, a seed or None, got {type(rng).__name__}") from None
+    except ValueError as error:
+        raise ValueError(f"rng: expected a numpy.random.Generator, a seed or None, got {rng!r} ({error})") from None
+
+
+def check_pens(pen: object) -> None:
+    """Check a number of pen logits."""
+    if isinstance(pen, np.ndarray) or pen not in (0, 1, 3):
+        came = f"an array of shape {pen.shape}" if isinstance(pen, np.ndarray) else repr(pen)
+        raise ValueError(f"pen: expected the number of pen logits, 0, 1 or 3, got {came}")
+
+
+def check_width(shape: tuple[int, ...], pens: int) -> int:
+    """Return the length of the last axis of raw output, P + 6 M."""
+    width = shape[-1] if shape else 0
+    if width - pens < PARAMETERS or (width - pens) % PARAMETERS:
+        raise ValueError(f"raw: expected shape (..., P + 6 M), P = {pens} pen logits and M >= 1, got {shape}")
+    return width
+
+
+def check_sharpening(bias: float, temperature: float) -> Sharpening:
+    """Return what bias and temperature do."""
+    b, t = check_nonnegative("bias", bias), check_positive("temperature", temperature)
+    # finite factors: their product with a difference of 0 must be 0
+    return Sharpening(min((1.0 + b) / t, sys.float_info.max), min(1.0 / t, sys.float_info.max), 0.5 * log(t) - b)

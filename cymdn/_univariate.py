@@ -1,0 +1,232 @@
+"""One-dimensional mixtures of Gaussians: a mixture in the plane of which one coordinate is given, or not asked for.
+
+Plain NumPy: an axis of components after the batch axes, everything in float64 and in the log domain.
+"""
+
+from math import log, pi
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from cymdn import _distribution_kernels
+from cymdn._arrays import FloatArray, check_arguments, check_size
+from cymdn._sampling import Seed, Sharpening, check_rng, draw
+
+Doubles = NDArray[np.float64]
+
+LOG_SQRT_TWO_PI = 0.5 * log(2.0 * pi)
+
+
+def log_normal(z: Doubles, log_stddev: Doubles) -> Doubles:
+    """Log-density of a normal distribution from the standardised offset; -inf where its square overflows."""
+    with np.errstate(over="ignore"):
+        return -0.5 * z * z - log_stddev - LOG_SQRT_TWO_PI
+
+
+def logsumexp(terms: Doubles) -> Doubles:
+    """Logarithm of the sum of exponentials over the last axis; -inf where all terms are."""
+    top = terms.max(axis=-1, keepdims=True)
+    with np.errstate(divide="ignore"):
+        shifted = np.exp(terms - np.where(top == -np.inf, 0.0, top)).sum(axis=-1)
+        logarithm: Doubles = top[..., 0] + np.log(np.where(top[..., 0] == -np.inf, 1.0, shifted))
+    return logarithm
+
+
+class UnivariateMixture:
+    """A batch of one-dimensional mixtures of Gaussians.
+
+    Made by `BivariateMixture.marginal` and `BivariateMixture.conditional`. Immutable.
+
+    Attributes
+    ----------
+    weights, means, stddevs : ndarray, shape (..., M)
+        Parameters of the components, read-only.
+    n_components : int
+        M.
+    batch_shape : tuple of int
+        Shape of the batch of mixtures, the leading axes.
+    dtype : dtype
+        float32 or float64; that of results, unless an argument is float64.
+    """
+
+    __slots__ = ("_dtype", "_log_stddevs", "_log_weights", "_means")
+
+    def __init__(self, log_weights: Doubles, means: Doubles, log_stddevs: Doubles, dtype: np.dtype[Any]) -> None:
+        self._log_weights, self._means, self._log_stddevs = np.broadcast_arrays(log_weights, means, log_stddevs)
+        self._dtype = dtype
+
+    @property
+    def weights(self) -> FloatArray:
+        """Weights of the components, which sum to 1."""
+        return self._read_only(np.exp(self._log_weights))
+
+    @property
+    def means(self) -> FloatArray:
+        """Means of the components."""
+        return self._read_only(self._means)
+
+    @property
+    def stddevs(self) -> FloatArray:
+        """Standard deviations of the components."""
+        return self._read_only(np.exp(self._log_stddevs))
+
+    @property
+    def n_components(self) -> int:
+        """Number of components."""
+        return int(self._means.shape[-1])
+
+    @property
+    def batch_shape(self) -> tuple[int, ...]:
+        """Shape of the batch."""
+        return self._means.shape[:-1]
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """float32 or float64."""
+        return self._dtype
+
+    def __repr__(self) -> str:
+        return (
+            f"UnivariateMixture(n_components={self.n_components}, batch_shape={self.batch_shape}, dtype={self.dtype})"
+        )
+
+    def pdf(self, x: ArrayLike) -> FloatArray:
+        """Density at x.
+
+        Parameters
+        ----------
+        x : array_like, shape (...)
+            Points of the line; broadcast with the batch.
+
+        Returns
+        -------
+        ndarray or scalar, shape (...)
+            In 1 over the unit of x.
+
+        Examples
+        --------
+        >>> from cymdn import BivariateMixture
+        >>> line = BivariateMixture([1.0], [[0.0, 0.0]], [[1.0, 1.0]], [0.0]).marginal(0)
+        >>> line.pdf([0.0, 1.0]).round(6)
+        array([0.398942, 0.241971])
+        """
+        value, dtype = self._log_density(x)
+        return _rounded(np.exp(value), dtype)
+
+    def logpdf(self, x: ArrayLike) -> FloatArray:
+        """Logarithm of the density at x; parameters as of `pdf`.
+
+        Examples
+        --------
+        >>> from cymdn import BivariateMixture
+        >>> line = BivariateMixture([1.0], [[0.0, 0.0]], [[1.0, 1.0]], [0.0]).marginal(0)
+        >>> line.logpdf([0.0, 100.0]).round(4).tolist()
+        [-0.9189, -5000.9189]
+        """
+        return _rounded(*self._log_density(x))
+
+    def cdf(self, x: ArrayLike) -> FloatArray:
+        """Probability of less than x; parameters as of `pdf`.
+
+        Notes
+        -----
+        By the C library's erfc, whose last bit may depend on the platform.
+
+        Examples
+        --------
+        >>> from cymdn import BivariateMixture
+        >>> line = BivariateMixture([1.0], [[0.0, 0.0]], [[1.0, 1.0]], [0.0]).marginal(0)
+        >>> line.cdf([-2.0, 0.0, 2.0]).round(6).tolist()
+        [0.02275, 0.5, 0.97725]
+        """
+        z, dtype = self._standardise(x)
+        probability = np.empty(z.size)
+        _distribution_kernels.normal_cdf(z.reshape(-1), probability)
+        total = (np.exp(self._log_weights) * probability.reshape(z.shape)).sum(axis=-1)
+        # weights sum to 1 but for rounding, a probability must not exceed it; a NaN stays one
+        return _rounded(np.minimum(total, 1.0), dtype)
+
+    def mean(self) -> FloatArray:
+        """Mean, of the batch's shape.
+
+        Examples
+        --------
+        >>> from cymdn import BivariateMixture
+        >>> BivariateMixture([1.0], [[0.0, 3.0]], [[1.0, 2.0]], [0.5]).marginal(1).mean()
+        np.float64(3.0)
+        """
+        return _rounded((np.exp(self._log_weights) * self._means).sum(axis=-1), self._dtype)
+
+    def variance(self) -> FloatArray:
+        """Variance, of the batch's shape: the mean of the components' variances plus the variance of their means.
+
+        Examples
+        --------
+        >>> from cymdn import BivariateMixture
+        >>> BivariateMixture([1.0], [[0.0, 3.0]], [[1.0, 2.0]], [0.5]).marginal(1).variance()
+        np.float64(4.0)
+        """
+        weights = np.exp(self._log_weights)
+        offset = self._means - (weights * self._means).sum(axis=-1, keepdims=True)
+        with np.errstate(over="ignore"):
+            return _rounded((weights * (np.exp(2.0 * self._log_stddevs) + offset**2)).sum(axis=-1), self._dtype)
+
+    def sample(self, size: int | tuple[int, ...] | None = None, rng: Seed = None) -> FloatArray:
+        r"""Draw points.
+
+        Parameters
+        ----------
+        size : int or tuple of int, optional
+            Axes to put before the batch's.
+        rng : numpy.random.Generator or seed, optional
+            As in `mdn_sample`.
+
+        Returns
+        -------
+        ndarray or scalar, shape (\*size, ...)
+
+        Examples
+        --------
+        >>> from cymdn import BivariateMixture
+        >>> mixture = BivariateMixture([1.0], [[0.0, 3.0]], [[1.0, 2.0]], [0.5])
+        >>> mixture.marginal(1).sample(100_000, rng=0).mean().round(1)
+        np.float64(3.0)
+        """
+        zero = np.zeros_like(self._means)
+        columns = [np.exp(self._log_weights), self._means, zero, np.exp(self._log_stddevs), zero + 1.0, zero]
+        # as the first coordinate of a mixture in the plane
+        packed = np.concatenate(columns, axis=-1).reshape(-1, 6 * self.n_components)
+        shape = (*check_size("size", size), *self.batch_shape)
+        x, _, _ = draw(packed, 0, False, Sharpening(), shape, check_rng(rng))
+        return _rounded(x[..., 0], self._dtype)
+
+    def _standardise(self, x: ArrayLike) -> tuple[Doubles, np.dtype[Any]]:
+        """Return (x - mean) / stddev (..., M), and the dtype of results."""
+        checked = check_arguments({"x": ()}, (x,))
+        try:
+            np.broadcast_shapes(checked.batch_shape, self.batch_shape)
+        except ValueError:
+            raise ValueError(
+                f"x: expected a shape that broadcasts with {self.batch_shape} of the mixtures, "
+                f"got {checked.batch_shape}"
+            ) from None
+        with np.errstate(over="ignore"):
+            z = (checked.arrays[0][..., None].astype(np.float64) - self._means) * np.exp(-self._log_stddevs)
+        return z, np.result_type(checked.dtype, self._dtype)
+
+    def _log_density(self, x: ArrayLike) -> tuple[Doubles, np.dtype[Any]]:
+        z, dtype = self._standardise(x)
+        return logsumexp(self._log_weights + log_normal(z, self._log_stddevs)), dtype
+
+    def _read_only(self, values: Doubles) -> FloatArray:
+        array = values.astype(self._dtype)
+        array.flags.writeable = False
+        return array
+
+
+def _rounded(values: FloatArray, dtype: np.dtype[Any]) -> FloatArray:
+    """Return results in the dtype, a scalar if they have no axes; what is too large for it is inf."""
+    with np.errstate(over="ignore"):
+        array: FloatArray = np.asarray(values, np.float64).astype(dtype)
+    return array[()]
