@@ -19,8 +19,10 @@ ctypedef fused real:
 
 cdef extern from *:
     """
+    typedef double *__restrict cymdn_double_out;
     #define CYMDN_SQRT_HALF 0.7071067811865476 /* sqrt(1/2), correctly rounded */
     """
+    ctypedef double *double_out "cymdn_double_out"
     const double SQRT_HALF "CYMDN_SQRT_HALF"
 
 cpdef enum:
@@ -86,27 +88,38 @@ cdef Component component(
 # Draws
 
 
-cdef double accumulate_softmax(
+cdef void exponentiate(
+    const real *logits, Py_ssize_t count, double sharpness, double largest, double_out terms_out
+) noexcept nogil:
+    # the difference first: sharpness * inf - sharpness * inf is a NaN
+    cdef Py_ssize_t j
+    for j in range(count):
+        terms_out[j] = elementary.exp_flushed(sharpness * (logits[j] - largest))
+
+
+cdef void accumulate(Py_ssize_t count, double *terms) noexcept nogil:
+    # in place
+    cdef Py_ssize_t j
+    for j in range(1, count):
+        terms[j] += terms[j - 1]
+
+
+cdef void accumulate_softmax(
     const real *logits, Py_ssize_t count, double sharpness, double *cumulative_out
 ) noexcept nogil:
-    # sharpness * (logit - largest): the difference first, so that no product overflows to inf - inf
     cdef Py_ssize_t j
-    cdef double largest = logits[0], total = 0.0
+    cdef double largest = logits[0]
     for j in range(1, count):
         largest = logits[j] if logits[j] > largest else largest
-    for j in range(count):
-        total += elementary.exp_flushed(sharpness * (logits[j] - largest))
-        cumulative_out[j] = total
-    return total
+    exponentiate(logits, count, sharpness, largest, cumulative_out)
+    accumulate(count, cumulative_out)
 
 
-cdef double accumulate(const real *weights, Py_ssize_t count, double *cumulative_out) noexcept nogil:
+cdef void accumulate_weights(const real *weights, Py_ssize_t count, double *cumulative_out) noexcept nogil:
     cdef Py_ssize_t j
-    cdef double total = 0.0
     for j in range(count):
-        total += weights[j]
-        cumulative_out[j] = total
-    return total
+        cumulative_out[j] = weights[j]
+    accumulate(count, cumulative_out)
 
 
 cdef Py_ssize_t choose(const double *cumulative, Py_ssize_t count, double uniform) noexcept nogil:
@@ -158,7 +171,7 @@ cdef void draw_row(
     if unconstrained:
         accumulate_softmax(row + pens, m, sharpness, cumulative)
     else:
-        accumulate(row + pens, m, cumulative)
+        accumulate_weights(row + pens, m, cumulative)
     if prepared:
         for j in range(m):
             components[j] = component(row + pens, m, j, unconstrained, log_scale)
