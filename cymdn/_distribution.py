@@ -245,7 +245,8 @@ class BivariateMixture:
         Notes
         -----
         Expectation-maximisation (Dempster, Laird & Rubin, J. R. Stat. Soc. B 39, 1977) from starts by k-means++
-        (Arthur & Vassilvitskii, SODA 2007), until a step gains less than 1e-10 nats a point.
+        (Arthur & Vassilvitskii, SODA 2007), until a step gains less than 1e-10 nats a point. Sums are taken in
+        units of the points' whole spread: standard deviations below some 1e-6 of that lose digits.
 
         Examples
         --------

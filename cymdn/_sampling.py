@@ -25,9 +25,9 @@ class MdnSample(NamedTuple):
     ----------
     x : ndarray, shape (..., 2)
         Points.
-    pen : ndarray, shape (...) or (..., 3), or None
+    pen : ndarray or scalar, shape (...) or (..., 3), or None
         Ends of strokes, 0 or 1; pen states, one-hot; or None, without a pen.
-    component : ndarray of int64, shape (...)
+    component : ndarray of int64 or scalar, shape (...)
         Which component each point is from; -1 where the row holds a NaN, and the point is NaN.
     """
 
@@ -132,7 +132,8 @@ def mdn_sample(
     sharpening = check_sharpening(bias, temperature)
     shape = check_size("size", size) + array.shape[:-1]
     rows = array.reshape(array.size // width, width)
-    return MdnSample(*draw(rows, pen, True, sharpening, shape, check_rng(rng)))
+    x, pens, component = draw(rows, pen, True, sharpening, shape, check_rng(rng))
+    return MdnSample(x, None if pens is None else pens[()], component[()])
 
 
 def draw(
