@@ -32,7 +32,7 @@ def plot(mixture: Mixture, ax: Axes | None, mass: ArrayLike) -> PlotArtists:
     masses = np.sort(np.atleast_1d(np.asarray(mass, np.float64)))[::-1]  # the largest has the lowest level
     x0, x1 = _grid(mixture)
     density = mixture.pdf(np.stack(np.meshgrid(x0, x1), axis=-1))
-    contours = ax.contour(x0, x1, density, levels=mixture.credible_level(masses))
+    contours = ax.contour(x0, x1, density, levels=mixture.credible_level(masses), colors="C0")
     labels = [f"{100 * m:g} %" for m in masses]
     ax.clabel(contours, fmt=dict(zip(contours.levels, labels, strict=True)))
     components = EllipseCollection(
