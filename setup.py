@@ -2,6 +2,8 @@
 
 import os
 import platform
+import sys
+import sysconfig
 from pathlib import Path
 
 from Cython.Build import cythonize
@@ -10,6 +12,14 @@ from setuptools.command.build_ext import build_ext
 
 # CYMDN_BOUNDS_CHECKS=1 builds with every memoryview access checked; the test suite passes on it too.
 CHECKED = os.environ.get("CYMDN_BOUNDS_CHECKS", "0") != "0"
+
+# One wheel for CPython 3.11 and all that follow: the Limited API has had the buffer protocol since 3.11. Free-threaded
+# builds and PyPy have no Limited API. CYMDN_LIMITED_API=0 builds for this one version, which makes small calls cheaper.
+HAS_LIMITED_API = sys.implementation.name == "cpython" and not sysconfig.get_config_var("Py_GIL_DISABLED")
+LIMITED = HAS_LIMITED_API and os.environ.get("CYMDN_LIMITED_API", "1") != "0"
+
+# A folder for each kind of build: setuptools packs whatever an earlier one left in its own.
+BUILD = f"build/{'abi3' if LIMITED else 'version'}{'-checked' if CHECKED else ''}"
 
 DIRECTIVES = {
     "language_level": "3",
@@ -22,9 +32,10 @@ DIRECTIVES = {
 }
 
 # Results must not depend on the compiler or the CPU, hence no contraction of a * b + c into one rounding and none of
-# the -ffast-math family. The other two flags only say that nobody reads errno or the floating-point exception flags.
+# the -ffast-math family. Two flags only say that nobody reads errno or the floating-point exception flags; hidden
+# visibility leaves the init function the only name that a build exports.
 FLAGS = {
-    "unix": ["-O3", "-g0", "-fno-math-errno", "-fno-trapping-math", "-ffp-contract=off"],
+    "unix": ["-O3", "-g0", "-fvisibility=hidden", "-fno-math-errno", "-fno-trapping-math", "-ffp-contract=off"],
     "msvc": ["/O2", "/fp:precise"],
 }
 
@@ -56,24 +67,30 @@ def level_of(extension):
     return extension.name.partition("_kernels_")[2]
 
 
+def extension_of(name, sources, macros=(), **options):
+    """Return an extension of the package, under the Limited API where there is one."""
+    macros = [*macros, *([("Py_LIMITED_API", "0x030B0000")] if LIMITED else [])]
+    return Extension(f"cymdn.{name}", sources, define_macros=macros, py_limited_api=LIMITED, **options)
+
+
 def at_level(kernels, level):
     """Return the same extension under another name, which its C code takes by macro."""
     name = f"_kernels_{level}"
-    macros = [("PyInit__kernels", f"PyInit_{name}")]
     # optional: a compiler that does not know the level builds a wheel without it
-    return Extension(f"cymdn.{name}", kernels.sources, define_macros=macros, optional=True)
+    return extension_of(name, kernels.sources, [("PyInit__kernels", f"PyInit_{name}")], optional=True)
 
 
 kernels, distribution_kernels = cythonize(
     [
-        Extension("cymdn._kernels", ["cymdn/_kernels.pyx"]),
-        Extension("cymdn._distribution_kernels", ["cymdn/_distribution_kernels.pyx"]),
+        extension_of("_kernels", ["cymdn/_kernels.pyx"]),
+        extension_of("_distribution_kernels", ["cymdn/_distribution_kernels.pyx"]),
     ],
-    build_dir="build/checked" if CHECKED else "build/cython",  # the generated C stays out of the package
+    build_dir=f"{BUILD}/cython",  # the generated C stays out of the package
     compiler_directives=DIRECTIVES,
 )
 
 setup(
     ext_modules=[kernels, distribution_kernels, *(at_level(kernels, level) for level in LEVELS)],
     cmdclass={"build_ext": BuildWithFlags},
+    options={"build": {"build_base": BUILD}, "bdist_wheel": {"py_limited_api": "cp311"} if LIMITED else {}},
 )

@@ -78,13 +78,11 @@ def test_wheel_holds_only_what_a_user_needs():
     package = {file.name for file in files if file.parent == Path("cymdn")}
     modules = {f"{stem}.py" for stem in ARROWS if (ROOT / "cymdn" / f"{stem}.py").exists()}
     compiled = {name for name in package if name.endswith((".so", ".pyd"))}
-    # one build of the kernels for each CPU level, which _dispatch.py knows by these names
-    assert {name.partition(".")[0] for name in compiled} <= {
-        "_distribution_kernels",
-        "_kernels",
-        "_kernels_v3",
-        "_kernels_v4",
-    }
+    # one build of the kernels for each CPU level, which _dispatch.py knows by these names; none twice, as left over
+    # from a build of another kind
+    names = [name.partition(".")[0] for name in compiled]
+    assert len(names) == len(set(names))
+    assert set(names) <= {"_distribution_kernels", "_kernels", "_kernels_v3", "_kernels_v4"}
     assert package == modules | compiled | {"_distribution_kernels.pyi", "_kernels.pyi", "py.typed"}
     elsewhere = [file for file in files if file.parent != Path("cymdn") and "__pycache__" not in file.parts]
     assert all(file.parts[0].endswith(".dist-info") for file in elsewhere)
