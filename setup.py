@@ -2,6 +2,7 @@
 
 import os
 import platform
+import shlex
 import sys
 import sysconfig
 from pathlib import Path
@@ -33,7 +34,7 @@ DIRECTIVES = {
 
 # Results must not depend on the compiler or the CPU, hence no contraction of a * b + c into one rounding and none of
 # the -ffast-math family. Two flags only say that nobody reads errno or the floating-point exception flags; hidden
-# visibility leaves the init function the only name that a build exports.
+# visibility leaves the init function the only name that a build exports. CFLAGS of the environment come last, and win.
 FLAGS = {
     "unix": ["-O3", "-g0", "-fvisibility=hidden", "-fno-math-errno", "-fno-trapping-math", "-ffp-contract=off"],
     "msvc": ["/O2", "/fp:precise"],
@@ -50,12 +51,17 @@ class BuildWithFlags(build_ext):
         self.force = True  # what the environment asked for last time does not show in the files' times
         if self.compiler.compiler_type == "msvc":
             self.extensions = [extension for extension in self.extensions if not level_of(extension)]
+        else:
+            # a Python with a run path of its own asks for it in all it builds; these need libc alone
+            linker = self.compiler.linker_so
+            self.compiler.linker_so = [word for word in linker if not word.startswith("-Wl,-rpath,")]
         super().build_extensions()
 
     def build_extension(self, extension):
         family = "msvc" if self.compiler.compiler_type == "msvc" else "unix"
         level = level_of(extension)
-        extension.extra_compile_args = FLAGS[family] + ([f"-march=x86-64-{level}"] if level else [])
+        flags = FLAGS[family] + ([f"-march=x86-64-{level}"] if level else [])
+        extension.extra_compile_args = flags + shlex.split(os.environ.get("CFLAGS", ""))
         top = self.build_temp
         self.build_temp = str(Path(top) / extension.name)  # one source, an object a level
         super().build_extension(extension)
