@@ -92,7 +92,7 @@ def test_thousands_of_good_and_bad_calls_leave_no_memory_behind():
         return sys.getallocatedblocks() - before
 
     growth(20)
-    # A leak of one object by one of these 12 calls would be 500 each time. Caches of Python and NumPy fill up once, with
+    # A leak of one object by one of these 12 calls would be 500 each time. Caches of Python and NumPy fill once, with
     # some 200 objects over the first thousands of calls.
     assert min(growth(500) for _ in range(3)) < 250
 
