@@ -27,7 +27,7 @@ ARROWS = {
     "_mdn": {"_arrays", "_dispatch"},
     "_dispatch": {"__version__", "_arrays", "_kernels"},
     "_arrays": set(),
-    "_distribution_kernels": {"_bivariate", "_elementary"},
+    "_distribution_kernels": {"_bivariate", "_cpu", "_elementary"},
     "_kernels": {"_bivariate", "_cpu", "_elementary"},
     "_bivariate": {"_elementary"},
     "_elementary": set(),
