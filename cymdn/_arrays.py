@@ -17,6 +17,7 @@ FloatArray: TypeAlias = NDArray[np.floating[Any]]
 
 # The trailing axes an argument must have: sizes, the first of which may be a name, for one size that arguments share.
 Core: TypeAlias = tuple[int | str, ...]
+Shape: TypeAlias = tuple[int, ...]
 
 FLOATS = (np.dtype(np.float64), np.dtype(np.float32))
 
@@ -37,18 +38,29 @@ def check_arguments(cores: dict[str, Core], values: Sequence[ArrayLike], *, batc
     `cores` has the arguments' names and the axes that they must end in. With `batch_axis`, each argument has exactly
     one axis before these, called so in messages; else any number of them.
     """
+    arrays = convert_arguments(list(cores), values)
+    return Checked(arrays, arrays[0].dtype, *check_shapes(cores, [a.shape for a in arrays], batch_axis=batch_axis))
+
+
+def convert_arguments(names: Sequence[str], values: Sequence[ArrayLike]) -> Sequence[FloatArray]:
+    """Convert array arguments to one float dtype."""
     if are_plain(values):
-        arrays, dtype = values, values[0].dtype  # type: ignore[union-attr]
-    else:
-        numeric = [_as_numeric(name, value) for name, value in zip(cores, values, strict=True)]
-        dtype = np.result_type(*(array.dtype for array in numeric), np.float32)
-        arrays = [_for_kernel(array, dtype) for array in numeric]
+        return values  # type: ignore[return-value]
+    numeric = [_as_numeric(name, value) for name, value in zip(names, values, strict=True)]
+    dtype = np.result_type(*(array.dtype for array in numeric), np.float32)
+    return [_for_kernel(array, dtype) for array in numeric]
+
+
+def check_shapes(
+    cores: dict[str, Core], shapes: Sequence[Shape], *, batch_axis: str | None = None
+) -> tuple[list[Shape], Shape, dict[str, int]]:
+    """Check the shapes of arguments against each other; return their batch shapes, what these broadcast to, sizes."""
     sizes: dict[str, int] = {}
     batch_shapes = [
-        _check_shape(name, core, array.shape, sizes, batch_axis)  # type: ignore[union-attr]
-        for (name, core), array in zip(cores.items(), arrays, strict=True)
+        _check_shape(name, core, shape, sizes, batch_axis)
+        for (name, core), shape in zip(cores.items(), shapes, strict=True)
     ]
-    return Checked(arrays, dtype, batch_shapes, _broadcast(cores, batch_shapes, sizes, batch_axis), sizes)  # type: ignore[arg-type]
+    return batch_shapes, _broadcast(cores, batch_shapes, sizes, batch_axis), sizes
 
 
 def are_plain(values: Sequence[object]) -> bool:

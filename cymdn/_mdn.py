@@ -1,6 +1,6 @@
 """Network head: the loss of a mixture density network from its raw output. Check, allocate, call, return."""
 
-from math import copysign, fsum, inf
+from math import copysign, fsum, inf, prod
 from typing import Any, Literal, NamedTuple, TypeAlias
 
 import numpy as np
@@ -10,11 +10,13 @@ from cymdn import _dispatch
 from cymdn._arrays import (
     FloatArray,
     Output,
-    check_arguments,
+    Shape,
     check_each,
     check_numbers,
     check_outputs,
     check_shape,
+    check_shapes,
+    convert_arguments,
     deliver,
     doubles,
 )
@@ -26,6 +28,14 @@ PIECE = 16 * _dispatch.CHUNK  # rows whose pens and weights are converted togeth
 FLOAT32_MAX = float(np.finfo(np.float32).max)
 REDUCTIONS = ("none", "sum", "mean")
 PARAMETERS = 6  # numbers a component in the raw output: logit, two means, two log stddevs, atanh correlation
+
+
+class Layout(NamedTuple):
+    """What the shapes of arguments say."""
+
+    batch_shape: Shape
+    pens: int  # pen logits: 0, 1 or 3
+    components: int
 
 
 class _Problem(NamedTuple):
@@ -241,51 +251,63 @@ def _reduced(sums: NDArray[np.float64], divisor: float, dtype: np.dtype[Any]) ->
 def _check_problem(
     raw: ArrayLike, x: ArrayLike, pen: ArrayLike | None, sample_weight: ArrayLike | None, reduction: Reduction
 ) -> _Problem:
-    if reduction not in REDUCTIONS:
-        raise ValueError(f"reduction: expected one of {', '.join(map(repr, REDUCTIONS))}, got {reduction!r}")
-    checked = check_arguments({"raw": ("P + 6 M",), "x": (2,)}, (raw, x))
-    raw_array, x_array = checked.arrays
-    batch_shape = checked.batch_shapes[0]
-    check_shape("x", x_array.shape, (*batch_shape, 2))
-    targets = None if pen is None else _pen_targets(pen, batch_shape)
-    pens = 0 if targets is None else targets.shape[1]
-    width = raw_array.shape[-1]
-    if width - pens < PARAMETERS or (width - pens) % PARAMETERS:
-        raise ValueError(
-            f"raw: expected shape (..., P + 6 M), P = {pens} pen logits with this pen and M >= 1, got {raw_array.shape}"
-        )
-    weight = None if sample_weight is None else _row_weights(sample_weight, batch_shape)
-    rows = raw_array.size // width
-    return _Problem(
-        raw_array.reshape(rows, width),
-        x_array.reshape(rows, 2),
-        targets,
-        weight,
-        batch_shape,
+    check_reduction(reduction)
+    raw_array, x_array = convert_arguments(["raw", "x"], (raw, x))
+    targets = None if pen is None else check_numbers("pen", pen)
+    weight = None if sample_weight is None else check_numbers("sample_weight", sample_weight)
+    layout = check_layout(
         raw_array.shape,
-        (width - pens) // PARAMETERS,
-        _divisor(rows, weight) if reduction == "mean" else 1.0,
+        x_array.shape,
+        None if targets is None else targets.shape,
+        None if weight is None else weight.shape,
+    )
+    if weight is not None:
+        _check_weights(weight)
+    rows = prod(layout.batch_shape)
+    return _Problem(
+        raw_array.reshape(rows, raw_array.shape[-1]),
+        x_array.reshape(rows, 2),
+        None if targets is None else targets.reshape(rows, layout.pens),
+        None if weight is None else weight.reshape(rows),
+        layout.batch_shape,
+        raw_array.shape,
+        layout.components,
+        divisor(rows, weight) if reduction == "mean" else 1.0,
     )
 
 
-def _pen_targets(pen: ArrayLike, batch_shape: tuple[int, ...]) -> NDArray[Any]:
-    """Return the pen as (n, 1) or (n, 3), told apart by the number of axes."""
-    array = check_numbers("pen", pen)
-    categorical = array.ndim > len(batch_shape)
-    check_shape("pen", array.shape, (*batch_shape, 3) if categorical else batch_shape)
-    return array.reshape(-1, 3) if categorical else array.reshape(-1, 1)
+def check_reduction(reduction: object) -> None:
+    """Check the name of a reduction."""
+    if reduction not in REDUCTIONS:
+        raise ValueError(f"reduction: expected one of {', '.join(map(repr, REDUCTIONS))}, got {reduction!r}")
 
 
-def _row_weights(sample_weight: ArrayLike, batch_shape: tuple[int, ...]) -> NDArray[Any]:
-    array = check_numbers("sample_weight", sample_weight)
-    check_shape("sample_weight", array.shape, batch_shape)
+def check_layout(raw: Shape, x: Shape, pen: Shape | None, sample_weight: Shape | None) -> Layout:
+    """Check the shapes of arguments against each other; nothing but shapes need be known."""
+    (batch_shape, _), _, _ = check_shapes({"raw": ("P + 6 M",), "x": (2,)}, (raw, x))
+    check_shape("x", x, (*batch_shape, 2))
+    pens = 0
+    if pen is not None:  # one pen logit or three, told apart by the number of axes
+        pens = 3 if len(pen) > len(batch_shape) else 1
+        check_shape("pen", pen, (*batch_shape, 3) if pens == 3 else batch_shape)
+    if sample_weight is not None:
+        check_shape("sample_weight", sample_weight, batch_shape)
+    components, rest = divmod(raw[-1] - pens, PARAMETERS)
+    if components < 1 or rest:
+        raise ValueError(
+            f"raw: expected shape (..., P + 6 M), P = {pens} pen logits with this pen and M >= 1, got {raw}"
+        )
+    return Layout(batch_shape, pens, components)
+
+
+def _check_weights(weight: NDArray[Any]) -> None:
     # a NaN fails both comparisons; no temporary array as long as all is well
-    if array.size and not (array.min() >= 0 and array.max() < inf):
-        check_each("sample_weight", array, np.isfinite(array) & (array >= 0), "finite numbers >= 0")
-    return array.reshape(-1)
+    if weight.size and not (weight.min() >= 0 and weight.max() < inf):
+        check_each("sample_weight", weight, np.isfinite(weight) & (weight >= 0), "finite numbers >= 0")
 
 
-def _divisor(rows: int, weight: NDArray[Any] | None) -> float:
+def divisor(rows: int, weight: NDArray[Any] | None) -> float:
+    """Return what the "mean" divides by: the total weight."""
     total = float(rows) if weight is None else float(weight.sum(dtype=np.float64))
     if total == 0.0:
         what = "of no rows" if rows == 0 else "over rows of total weight 0"
