@@ -17,6 +17,7 @@ ROOT = Path(__file__).resolve().parents[1]
 ARROWS = {
     "__main__": {"show_config"},
     "__init__": {"_dispatch", "_distribution", "_gaussian", "_mixture", "_mdn", "_sampling"},
+    "torch": {"_dispatch", "_mdn"},
     "_distribution": {"_arrays", "_dispatch", "_distribution_kernels", "_fit", "_plot", "_sampling", "_univariate"},
     "_fit": {"_arrays", "_dispatch", "_sampling"},
     "_plot": set(),
@@ -33,6 +34,8 @@ ARROWS = {
     "_elementary": set(),
     "_cpu": set(),
 }
+
+OPTIONAL = {"torch"}  # modules that `import cymdn` leaves alone: each needs more than NumPy
 
 
 def imports_of(path):
@@ -93,7 +96,7 @@ def test_public_names_are_those_of_the_documentation():
     functions = re.findall(r"^\| `(\w+)\(", table, re.MULTILINE)
     assert sorted(cymdn.__all__) == sorted(["__version__", *functions])
     public = {name for name in vars(cymdn) if not name.startswith("_")}
-    assert public <= set(cymdn.__all__)
+    assert public <= set(cymdn.__all__) | OPTIONAL  # other tests may have imported these
 
 
 @pytest.mark.parametrize("statement", ["import cymdn", "from cymdn import *"])
@@ -112,3 +115,27 @@ print(*sorted(name for name in new if "cython" not in name.lower()))
     )
     assert set(run.stdout.split()) <= {"cymdn", "numpy"}  # numpy loads parts of itself on demand
     assert run.stderr == ""
+
+
+@pytest.mark.parametrize("name", sorted(OPTIONAL))
+def test_import_of_cymdn_leaves_optional_modules_alone(name):
+    program = f"import sys, cymdn; print(*[module for module in ('cymdn.{name}', '{name}') if module in sys.modules])"
+    run = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, cwd="/")
+    assert run.stdout == "\n"
+
+
+@pytest.mark.parametrize("name", sorted(OPTIONAL))
+def test_optional_module_without_its_package_says_what_to_install(name):
+    program = f"import sys; sys.modules['{name}'] = None; import cymdn.{name}"
+    run = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, cwd="/")
+    assert re.fullmatch(
+        rf'ImportError: cymdn\.{name} needs \w+: python -m pip install "cymdn\[{name}\]"', run.stderr.splitlines()[-1]
+    )
+
+
+@pytest.mark.parametrize("name", sorted(OPTIONAL))
+def test_optional_module_hides_no_fault_of_its_package(name, tmp_path):
+    (tmp_path / f"{name}.py").write_text("import no_such_module")
+    program = f"import sys; sys.path.insert(0, {str(tmp_path)!r}); import cymdn.{name}"
+    run = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, cwd="/")
+    assert run.stderr.splitlines()[-1] == "ModuleNotFoundError: No module named 'no_such_module'"
