@@ -1,0 +1,869 @@
+"""cymdn.torch: the numbers of cymdn, and what PyTorch expects of an operator, a loss function and a module."""
+
+import copy
+import doctest
+import importlib
+import io
+import math
+import pickle
+import shutil
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from problems import assert_same_bits
+
+import cymdn
+
+torch = pytest.importorskip("torch", reason="PyTorch is not installed (the extra `torch`)")
+cymdn_torch = importlib.import_module("cymdn.torch")
+mdn_loss, MDNLoss = cymdn_torch.mdn_loss, cymdn_torch.MDNLoss
+
+# PyTorch still uses inside what it warns its users of
+pytestmark = pytest.mark.filterwarnings("ignore:.torch.jit.script:DeprecationWarning")
+
+DTYPES = (torch.float32, torch.float64)
+REDUCTIONS = ("none", "sum", "mean")
+PENS = {"none": 0, "bernoulli": 1, "categorical": 3}  # and how many logits they take
+BATCHES = [(), (4,), (2, 3), (3, 1, 2)]
+INF, NAN = math.inf, math.nan
+
+
+# Good arguments to start from
+
+
+def network_output(pen="bernoulli", batch=(6,), m=3, dtype=torch.float64, seed=0):
+    """raw and x, which require grad, and the pen."""
+    generator = torch.Generator().manual_seed(seed)
+    raw = torch.randn(*batch, PENS[pen] + 6 * m, dtype=dtype, generator=generator)
+    x = torch.randn(*batch, 2, dtype=dtype, generator=generator)
+    targets = {
+        "none": None,
+        "bernoulli": torch.randint(2, batch, generator=generator).double(),
+        "categorical": torch.nn.functional.one_hot(torch.randint(3, batch, generator=generator), 3),
+    }
+    return raw.requires_grad_(), x.requires_grad_(), targets[pen]
+
+
+def weights(batch=(6,)):
+    return torch.rand(batch, dtype=torch.float64, generator=torch.Generator().manual_seed(1)) + 0.5
+
+
+def array(tensor):
+    return None if tensor is None else tensor.detach().numpy()
+
+
+def of_numpy(raw, x, pen, weight=None, reduction="mean"):
+    """Loss and gradient as cymdn returns them for arrays."""
+    return cymdn.mdn_loss_and_gradient(
+        array(raw), array(x), array(pen), sample_weight=array(weight), reduction=reduction
+    )
+
+
+def gradients(loss, *tensors):
+    """Derivatives of the sum of a loss of any shape."""
+    return torch.autograd.grad(loss, tensors, torch.ones_like(loss))
+
+
+def assert_same_tensor(actual, expected):
+    assert_same_bits(array(actual), np.asarray(expected) if isinstance(expected, np.generic) else array(expected))
+
+
+# The numbers
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("batch", BATCHES)
+@pytest.mark.parametrize("pen", PENS)
+@pytest.mark.parametrize("weighted", [False, True])
+@pytest.mark.parametrize("reduction", REDUCTIONS)
+def test_loss_and_gradient_have_the_bits_of_numpy(reduction, weighted, pen, batch, dtype):
+    raw, x, targets = network_output(pen, batch, dtype=dtype)
+    weight = weights(batch) if weighted else None
+    loss = mdn_loss(raw, x, targets, sample_weight=weight, reduction=reduction)
+    (gradient,) = gradients(loss, raw)
+    expected_loss, expected_gradient = of_numpy(raw, x, targets, weight, reduction)
+    assert_same_bits(array(loss), np.asarray(expected_loss))
+    assert_same_bits(array(gradient), expected_gradient)
+    with torch.no_grad():
+        assert_same_tensor(mdn_loss(raw, x, targets, sample_weight=weight, reduction=reduction), loss)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("m", [1, 2, 20, 300])
+@pytest.mark.parametrize("pen", PENS)
+def test_gradient_to_x_is_minus_the_sum_of_those_to_the_means(pen, m, dtype):
+    raw, x, targets = network_output(pen, (50,), m, dtype)
+    loss = mdn_loss(raw, x, targets, reduction="none")
+    raw_gradient, x_gradient = (array(gradient) for gradient in gradients(loss, raw, x))
+    means = raw_gradient[:, PENS[pen] + m : PENS[pen] + 3 * m].reshape(50, 2, m).astype(np.float64)
+    exact = [[-math.fsum(terms) for terms in row] for row in means]
+    # the means' derivatives are rounded already, to half an eps each; the sum adds as much, once in float32, and in
+    # float64 for each division and the additions that a term goes through, a few where PyTorch sums in lanes
+    bound = 4 * np.finfo(raw_gradient.dtype).eps * abs(means).sum(-1)
+    assert (abs(x_gradient - exact) <= bound).all()
+
+
+@pytest.mark.parametrize("pen", PENS)
+def test_gradient_to_x_is_that_of_the_log_density(pen):
+    raw, x, targets = network_output(pen, (40,), 5)
+    (x_gradient,) = gradients(mdn_loss(raw, x, targets, reduction="none"), x)
+    mixture = array(raw)[:, PENS[pen] :].reshape(40, 6, 5)
+    weight = np.exp(mixture[:, 0])
+    _, gradient = cymdn.mixture_logpdf_and_gradient(
+        array(x),
+        weight / weight.sum(-1, keepdims=True),
+        mixture[:, 1:3].swapaxes(1, 2),
+        np.exp(mixture[:, 3:5]).swapaxes(1, 2),
+        np.tanh(mixture[:, 5]),
+    )
+    # correlations up to 0.99: tanh has lost two digits there, and derivatives are up to 1e3
+    np.testing.assert_allclose(array(x_gradient), -gradient.x, rtol=1e-11, atol=1e-11)
+
+
+def by_distributions(raw, x, pen):
+    """Losses of the rows as PyTorch's own distributions and losses give them."""
+    pens = 0 if pen is None else 1 if pen.ndim == 1 else 3
+    logits, mean0, mean1, log_s0, log_s1, a = raw[:, pens:].unflatten(-1, (6, -1)).unbind(-2)
+    s0, s1, r = log_s0.exp(), log_s1.exp(), a.tanh()
+    factor = torch.stack([s0, torch.zeros_like(s0), r * s1, (1 - r * r).sqrt() * s1], -1).unflatten(-1, (2, 2))
+    components = torch.distributions.MultivariateNormal(torch.stack([mean0, mean1], -1), scale_tril=factor)
+    losses = -torch.distributions.MixtureSameFamily(
+        torch.distributions.Categorical(logits=logits), components
+    ).log_prob(x)
+    functional = torch.nn.functional
+    if pens == 1:
+        return losses + functional.binary_cross_entropy_with_logits(raw[:, 0], pen, reduction="none")
+    return losses + functional.cross_entropy(raw[:, :3], pen.double(), reduction="none") if pens else losses
+
+
+@pytest.mark.parametrize("pen", PENS)
+@pytest.mark.parametrize("weighted", [False, True])
+def test_loss_and_gradients_are_those_of_torch_distributions(weighted, pen):
+    raw, x, targets = network_output(pen, (40,), 5)
+    weight = weights((40,)) if weighted else torch.ones(40, dtype=torch.float64)
+    expected = (weight * by_distributions(raw, x, targets)).sum() / weight.sum()
+    loss = mdn_loss(raw, x, targets, sample_weight=weight if weighted else None)
+    for ours, theirs in zip((loss, *gradients(loss, raw, x)), (expected, *gradients(expected, raw, x)), strict=True):
+        # their 1 - r^2 loses two digits at correlations of 0.99, where derivatives are up to 1e3
+        np.testing.assert_allclose(array(ours), array(theirs), rtol=1e-11, atol=1e-11)
+
+
+@pytest.mark.parametrize("pen", PENS)
+@pytest.mark.parametrize("reduction", REDUCTIONS)
+def test_gradcheck_passes(reduction, pen):
+    raw, x, targets = network_output(pen, (4,))
+    weight = weights((4,))
+
+    def loss(raw, x):
+        return mdn_loss(raw, x, targets, sample_weight=weight, reduction=reduction)
+
+    # differences of second order in steps of 1e-6: their rounding is 1e-9 of a loss of some tens; the batched gradients
+    # are those that torch.vmap over the backward pass gives
+    torch.autograd.gradcheck(loss, (raw, x), eps=1e-6, rtol=1e-6, atol=1e-6, check_batched_grad=True)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_rows_are_scaled_by_what_follows_the_loss(dtype):
+    raw, x, targets = network_output(dtype=dtype)
+    factors = torch.tensor([1.0, -2.0, 0.25, 3.0, 0.0, 1e-3], dtype=dtype)
+    (gradient,) = gradients(factors * mdn_loss(raw, x, targets, reduction="none"), raw)
+    _, rows = of_numpy(raw, x, targets, reduction="none")
+    np.testing.assert_array_equal(array(gradient), factors.numpy()[:, None] * rows)
+    (gradient,) = gradients(-3.0 * mdn_loss(raw, x, targets, reduction="sum"), raw)
+    np.testing.assert_array_equal(array(gradient), rows.dtype.type(-3.0) * rows)
+
+
+def test_positive_pen_logit_means_that_the_stroke_ends():
+    raw = torch.zeros(2, 7)
+    raw[:, 0] = 3.0
+    stays, ends = mdn_loss(raw, torch.zeros(2, 2), torch.tensor([0, 1]), reduction="none")
+    # log sigmoid(3) against log sigmoid(-3)
+    torch.testing.assert_close(stays - ends, torch.tensor(3.0))
+
+
+@pytest.mark.parametrize("kind", [torch.bool, torch.uint8, torch.int64, torch.float16, torch.float32])
+def test_pen_and_weights_of_any_dtype_give_the_same_bits(kind):
+    raw, x, targets = network_output()
+    weight = torch.tensor([1.0, 0.0, 1.0, 1.0, 0.0, 1.0], dtype=torch.float64)
+    expected = mdn_loss(raw, x, targets, sample_weight=weight)
+    assert_same_tensor(mdn_loss(raw, x, targets.to(kind), sample_weight=weight.to(kind)), expected)
+
+
+# Layouts: each takes a tensor to one of the same values that lies differently in memory
+
+
+def every_other(tensor):
+    larger = torch.full([2 * size for size in tensor.shape], 99.0, dtype=tensor.dtype)
+    view = larger[tuple(slice(None, None, 2) for _ in tensor.shape)]
+    return view.copy_(tensor)
+
+
+def axes_swapped(tensor):
+    return tensor.transpose(0, -1).contiguous().transpose(0, -1)
+
+
+def columns_of_a_table(tensor):
+    return torch.cat([tensor, torch.full_like(tensor, 99.0)], -1)[..., : tensor.shape[-1]]
+
+
+def one_element_on(tensor):
+    return torch.cat([torch.zeros(1, dtype=tensor.dtype), tensor.reshape(-1)])[1:].view(tensor.shape)
+
+
+def minus_sign_pending(tensor):
+    return torch.complex(torch.zeros_like(tensor), -tensor).conj().imag
+
+
+LAYOUTS = (every_other, axes_swapped, columns_of_a_table, one_element_on, minus_sign_pending)
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("pen", ["bernoulli", "categorical"])
+def test_any_layout_gives_the_same_bits(pen, layout):
+    raw, x, targets = network_output(pen, (4, 3))
+    weight = weights((4, 3))
+    expected = mdn_loss(raw, x, targets, sample_weight=weight, reduction="none")
+    moved = [layout(t.detach().double()) for t in (raw, x, targets, weight)]
+    moved[:2] = [t.requires_grad_() for t in moved[:2]]
+    loss = mdn_loss(*moved[:3], sample_weight=moved[3], reduction="none")
+    assert_same_tensor(loss, expected)
+    for ours, theirs in zip(gradients(loss, *moved[:2]), gradients(expected, raw, x), strict=True):
+        assert_same_tensor(ours, theirs)
+
+
+def test_expanded_tensors_give_the_bits_of_the_repeated_ones():
+    raw, x, _ = network_output("none", (1,))
+    pen = torch.zeros(())
+    many = raw.expand(5, -1), x.expand(5, 2)
+    loss = mdn_loss(torch.cat([torch.zeros(5, 1), many[0]], -1), many[1], pen.expand(5))
+    assert loss == mdn_loss(torch.cat([torch.zeros(1, 1), raw], -1), x, pen.expand(1))
+    (gradient,) = gradients(mdn_loss(*many, reduction="sum"), raw)
+    torch.testing.assert_close(gradient, 5 * gradients(mdn_loss(raw, x), raw)[0])
+
+
+# What is computed, and from which memory
+
+
+@pytest.fixture
+def calls(monkeypatch):
+    """The calls of cymdn's own functions: name, arguments, keywords."""
+    made = []
+
+    def watched(name, function):
+        def call(*arguments, **keywords):
+            made.append((name, arguments, keywords))
+            return function(*arguments, **keywords)
+
+        return call
+
+    for name in ("mdn_loss", "mdn_loss_and_gradient"):
+        monkeypatch.setattr(cymdn_torch._mdn, name, watched(name, getattr(cymdn_torch._mdn, name)))
+    return made
+
+
+def test_gradient_is_computed_where_one_is_needed_and_only_there(calls):
+    raw, x, pen = network_output()
+    for raw_needs, x_needs, mode in [(True, True, True), (True, False, True), (False, True, True)]:
+        with torch.set_grad_enabled(mode):
+            loss = mdn_loss(raw.detach().requires_grad_(raw_needs), x.detach().requires_grad_(x_needs), pen)
+        assert loss.requires_grad
+    assert [name for name, *_ in calls] == ["mdn_loss_and_gradient"] * 3
+    calls.clear()
+    assert not mdn_loss(raw.detach(), x.detach(), pen).requires_grad
+    with torch.no_grad():
+        mdn_loss(raw, x, pen)
+    with torch.inference_mode():
+        mdn_loss(raw, x, pen)
+    assert [name for name, *_ in calls] == ["mdn_loss"] * 3
+
+
+def test_backward_computes_no_loss_again(calls):
+    raw, x, pen = network_output()
+    loss = mdn_loss(raw, x, pen)
+    loss.backward(retain_graph=True)
+    first = raw.grad.clone()
+    loss.backward()
+    assert len(calls) == 1
+    assert_same_tensor(raw.grad, 2 * first)
+
+
+def test_only_the_gradients_asked_for_are_returned():
+    raw, x, pen = network_output()
+    raw_gradient, x_gradient = gradients(mdn_loss(raw, x, pen), raw, x)
+    (alone,) = gradients(mdn_loss(raw.detach(), x, pen), x)
+    assert_same_tensor(alone, x_gradient)
+    (alone,) = gradients(mdn_loss(raw, x.detach(), pen), raw)
+    assert_same_tensor(alone, raw_gradient)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("mode", [True, False])
+def test_contiguous_tensors_are_not_copied(mode, dtype, calls):
+    raw, x, pen = network_output(dtype=dtype)
+    weight = weights()
+    with torch.set_grad_enabled(mode):
+        mdn_loss(raw, x, pen, sample_weight=weight)
+    ((_, arrays, keywords),) = calls
+    for given_to_numpy, tensor in zip((*arrays, keywords["sample_weight"]), (raw, x, pen, weight), strict=True):
+        assert given_to_numpy.ctypes.data == tensor.data_ptr()
+        assert given_to_numpy.strides == tuple(tensor.element_size() * stride for stride in tensor.stride())
+
+
+def test_arguments_are_not_modified():
+    raw, x, pen = network_output()
+    weight = weights()
+    before = [t.detach().clone() for t in (raw, x, pen, weight)]
+    mdn_loss(raw, x, pen, sample_weight=weight).backward()
+    for tensor, copied in zip((raw, x, pen, weight), before, strict=True):
+        assert_same_tensor(tensor, copied)
+
+
+@pytest.fixture
+def threads():
+    """Sets PyTorch's number of threads, for one test."""
+    before = torch.get_num_threads()
+    yield torch.set_num_threads
+    torch.set_num_threads(before)
+
+
+@pytest.mark.parametrize("number", [1, 2, 1000])
+def test_workers_are_the_threads_of_torch_and_at_most_one_a_cpu(number, threads, calls):
+    raw, x, pen = network_output()
+    threads(number)
+    mdn_loss(raw, x, pen)
+    assert calls[0][2]["workers"] == min(number, cymdn._dispatch.cpu_count())
+
+
+def test_any_number_of_threads_gives_the_same_bits(threads):
+    raw, x, pen = network_output(batch=(20_000,), m=4)
+    results = []
+    for number in (1, 2):
+        threads(number)
+        loss = mdn_loss(raw, x, pen)
+        results.append((loss, *gradients(loss, raw, x)))
+    for one, two in zip(*results, strict=True):
+        assert_same_tensor(two, one)
+
+
+# The contract: finite tensors never give NaN, a row of weight 0 is skipped
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@settings(max_examples=100, deadline=None)
+@given(data=st.data())
+def test_any_finite_tensors_give_no_nan(dtype, data):
+    largest = torch.finfo(dtype).max
+    special = [0.0, 1.0, -1.0, 400.0, -400.0, -709.0, 1e-30, 1e30, -1e30, largest, -largest]
+    numbers = st.one_of(st.floats(-4, 4, width=32), st.sampled_from(special))
+    m = data.draw(st.integers(1, 3))
+    raw = torch.tensor([data.draw(st.lists(numbers, min_size=6 * m, max_size=6 * m))], dtype=dtype, requires_grad=True)
+    x = torch.tensor([data.draw(st.lists(numbers, min_size=2, max_size=2))], dtype=dtype, requires_grad=True)
+    factor = data.draw(st.sampled_from([0.0, 1.0, -1e30, largest, INF]))
+    loss = mdn_loss(raw, x, reduction="none")
+    upstream = torch.full_like(loss, factor)
+    for tensor in (loss, *torch.autograd.grad(loss, (raw, x), upstream)):
+        assert not tensor.isnan().any()
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_row_beyond_the_dtype_has_gradient_0_whatever_follows_the_loss(dtype):
+    raw, x, _ = network_output("none", (3,), 2, dtype)
+    with torch.no_grad():
+        x[1] = INF
+    losses = mdn_loss(raw, x, reduction="none")
+    assert losses[1] == INF
+    for gradient in gradients(losses.square(), raw, x):  # its own gradient is 2 inf there
+        np.testing.assert_array_equal(array(gradient)[1], 0)
+        assert gradient.isfinite().all()
+        assert gradient[[0, 2]].all()
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_gradients_to_the_means_that_overflow_both_ways_give_no_nan_to_x(dtype):
+    # x halfway between two narrow means: their derivatives are infinite, of opposite signs
+    exponent = {torch.float32: 85.0, torch.float64: 705.0}[dtype]
+    size = math.exp(-exponent)
+    raw = torch.tensor([[0, 0, size, -size, 0, 0, *[-exponent] * 4, 0, 0]], dtype=dtype, requires_grad=True)
+    x = torch.zeros(1, 2, dtype=dtype, requires_grad=True)
+    weight = torch.tensor([1e6], dtype=torch.float64)
+    raw_gradient, x_gradient = gradients(mdn_loss(raw, x, sample_weight=weight, reduction="none"), raw, x)
+    assert array(raw_gradient)[0, 2:4].tolist() == [INF, -INF]
+    assert not x_gradient.isnan().any()
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("held", [NAN, INF, 1e30])
+@pytest.mark.parametrize("reduction", REDUCTIONS)
+def test_row_of_weight_0_is_skipped_whatever_it_holds(reduction, held, dtype):
+    raw, x, pen = network_output(dtype=dtype)
+    weight = torch.tensor([1.0, 0.0, 2.0, 0.0, 0.5, 1.0])
+    expected = mdn_loss(raw, x, pen, sample_weight=weight, reduction=reduction)
+    spoilt_raw, spoilt_x = raw.detach().clone(), x.detach().clone()
+    spoilt_raw[1], spoilt_x[3], pen[1] = held, held, held
+    spoilt = spoilt_raw.requires_grad_(), spoilt_x.requires_grad_()
+    loss = mdn_loss(*spoilt, pen, sample_weight=weight, reduction=reduction)
+    assert_same_tensor(loss, expected)
+    for ours, theirs in zip(gradients(loss, *spoilt), gradients(expected, raw, x), strict=True):
+        assert_same_tensor(ours, theirs)
+        np.testing.assert_array_equal(array(ours)[weight == 0], 0)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_row_that_the_caller_masks_has_gradient_0_whatever_it_holds(dtype):
+    raw, x, _ = network_output("none", (4,), dtype=dtype)
+    keep = torch.tensor([True, False, True, False])
+    with torch.no_grad():
+        raw[1], x[3] = NAN, INF
+    losses = mdn_loss(raw, x, reduction="none")
+    for gradient in gradients(torch.where(keep, losses, 0.0), raw, x):
+        np.testing.assert_array_equal(array(gradient)[~keep], 0)
+        assert gradient[keep].all()
+
+
+def test_nan_in_a_row_makes_its_gradient_nan_and_touches_no_other():
+    raw, x, pen = network_output()
+    expected = gradients(mdn_loss(raw, x, pen, reduction="none"), raw, x)
+    with torch.no_grad():
+        raw[2, 4] = NAN
+    others = [0, 1, 3, 4, 5]
+    for gradient, before in zip(gradients(mdn_loss(raw, x, pen, reduction="none"), raw, x), expected, strict=True):
+        assert gradient[2].isnan().all()
+        assert_same_tensor(gradient[others], before[others])
+
+
+# Autograd beyond the gradient
+
+
+def test_create_graph_gives_the_same_gradient():
+    raw, x, pen = network_output()
+    loss = mdn_loss(raw, x, pen)
+    for ours, theirs in zip(
+        torch.autograd.grad(loss, (raw, x), create_graph=True), gradients(mdn_loss(raw, x, pen), raw, x), strict=True
+    ):
+        assert_same_tensor(ours, theirs)
+
+
+@pytest.mark.parametrize("reduction", REDUCTIONS)
+@pytest.mark.parametrize("first", [0, 1])
+@pytest.mark.parametrize("second", [0, 1])
+def test_second_derivative_is_refused(second, first, reduction):
+    raw, x, pen = network_output()
+    loss = mdn_loss(raw, x, pen, reduction=reduction).sum()
+    (gradient,) = torch.autograd.grad(loss, (raw, x)[first], create_graph=True)
+    with pytest.raises(NotImplementedError, match=r"^mdn_loss: its second derivative .* write the loss in PyTorch's"):
+        torch.autograd.grad(gradient.square().sum(), (raw, x)[second])
+
+
+@pytest.mark.parametrize("slot", [0, 1])
+@pytest.mark.parametrize("mode", [True, False])
+def test_forward_mode_is_refused(mode, slot):
+    raw, x, pen = network_output()
+    arguments = [raw, x]
+
+    def loss(tensor):
+        return mdn_loss(*arguments[:slot], tensor, *arguments[slot + 1 :], pen)
+
+    with torch.set_grad_enabled(mode), pytest.raises(NotImplementedError, match=r"^mdn_loss: its forward-mode"):
+        torch.func.jvp(loss, (arguments[slot],), (torch.ones_like(arguments[slot]),))
+
+
+def test_checkpointing_gives_the_same_gradient():
+    raw, x, pen = network_output()
+    loss = torch.utils.checkpoint.checkpoint(mdn_loss, raw, x, pen, use_reentrant=False)
+    for ours, theirs in zip(gradients(loss, raw, x), gradients(mdn_loss(raw, x, pen), raw, x), strict=True):
+        assert_same_tensor(ours, theirs)
+
+
+# torch.vmap and torch.func
+
+
+@pytest.mark.parametrize("pen", PENS)
+@pytest.mark.parametrize("reduction", REDUCTIONS)
+def test_vmap_gives_the_bits_of_the_calls_one_by_one(reduction, pen):
+    raw, x, targets = network_output(pen, (4, 3))
+
+    def loss(raw, x, targets=None):
+        return mdn_loss(raw, x, targets, reduction=reduction)
+
+    rows = [t for t in (raw, x, targets) if t is not None]
+    mapped = torch.vmap(loss)(*rows)
+    expected = torch.stack([loss(*row) for row in zip(*rows, strict=True)])
+    assert_same_tensor(mapped, expected)
+    for ours, theirs in zip(gradients(mapped, raw, x), gradients(expected, raw, x), strict=True):
+        np.testing.assert_array_equal(array(ours), array(theirs))  # -0 becomes 0 where PyTorch adds slices up
+
+
+def test_vmap_over_another_axis_and_over_one_argument_only():
+    raw, x, _ = network_output("none", (4, 3))
+    mapped = torch.vmap(lambda raw, x: mdn_loss(raw, x, reduction="none"), in_dims=(1, None), out_dims=1)(raw, x[:, 0])
+    expected = mdn_loss(raw, x[:, :1].expand(4, 3, 2), reduction="none")
+    assert_same_tensor(mapped, expected)
+
+
+def test_vmap_of_rows_is_one_call(calls):
+    raw, x, pen = network_output(batch=(100,))
+    torch.vmap(lambda *row: mdn_loss(*row, reduction="none"))(raw, x, pen)
+    assert len(calls) == 1
+
+
+@pytest.mark.parametrize("reduction", REDUCTIONS)
+def test_vmap_of_the_operator_with_the_gradient(reduction):
+    # what torch.func.grad inside torch.vmap needs, in a PyTorch that takes registered operators there
+    raw, x, pen = (t.detach() for t in network_output(batch=(4, 3)))
+    mapped = torch.vmap(lambda *row: cymdn_torch._loss_and_gradient(*row, None, reduction))(raw, x, pen)
+    singles = [of_numpy(*row, reduction=reduction) for row in zip(raw, x, pen, strict=True)]
+    for ours, theirs in zip(mapped, zip(*singles, strict=True), strict=True):
+        assert_same_bits(array(ours), np.stack(theirs))
+
+
+def test_vectorised_jacobian_holds_the_gradients_of_the_rows():
+    raw, x, pen = network_output()
+    jacobian = torch.autograd.functional.jacobian(
+        lambda raw: mdn_loss(raw, x.detach(), pen, reduction="none"), raw.detach(), vectorize=True
+    )
+    _, rows = of_numpy(raw, x, pen, reduction="none")
+    np.testing.assert_array_equal(array(jacobian), np.eye(6)[:, :, None] * rows)
+
+
+def test_func_grad_is_refused_or_right():
+    raw, x, pen = network_output()
+    gradient, refusal = None, ""
+    try:
+        gradient = torch.func.grad(lambda raw: mdn_loss(raw, x.detach(), pen))(raw.detach())
+    except RuntimeError as error:  # PyTorch's own, up to 2.13 at least
+        refusal = str(error)
+    if gradient is None:
+        assert "setup_context" in refusal
+    else:
+        assert_same_bits(array(gradient), of_numpy(raw, x, pen)[1])
+
+
+# Operators, graphs
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("pen", PENS)
+@pytest.mark.parametrize("reduction", REDUCTIONS)
+def test_opcheck_passes(reduction, pen, dtype):
+    raw, x, targets = network_output(pen, (4,), dtype=dtype)
+    weight = weights((4,))
+    for operator, tensors in (
+        (cymdn_torch._loss, (raw.detach(), x.detach())),
+        (cymdn_torch._loss_and_gradient, (raw, x)),
+    ):
+        passed = torch.library.opcheck(operator, (*tensors, targets, weight, reduction))
+        assert len(passed) == 4
+        assert set(passed.values()) == {"SUCCESS"}
+
+
+@pytest.mark.parametrize("upstream", [torch.tensor(2.0), torch.tensor([1.0, 0.0, INF, -1.0])])
+def test_opcheck_of_the_scaling_passes(upstream):
+    gradient = torch.randn(4, 13, generator=torch.Generator().manual_seed(0))
+    passed = torch.library.opcheck(cymdn_torch._scale, (gradient, upstream, upstream.clone()))
+    assert set(passed.values()) == {"SUCCESS"}
+
+
+@pytest.fixture
+def compiler():
+    """torch.compile that forgets all at the end, without breaks in the graph."""
+    torch.compiler.reset()
+    yield lambda function, **keywords: torch.compile(function, fullgraph=True, **keywords)
+    torch.compiler.reset()
+
+
+@pytest.mark.parametrize("pen", PENS)
+@pytest.mark.parametrize("reduction", REDUCTIONS)
+def test_compiled_loss_has_the_same_bits(reduction, pen, compiler):
+    raw, x, targets = network_output(pen)
+    weight = weights()
+
+    def loss(raw, x):
+        return mdn_loss(raw, x, targets, sample_weight=weight, reduction=reduction)
+
+    compiled, expected = compiler(loss, backend="aot_eager")(raw, x), loss(raw, x)
+    assert_same_tensor(compiled, expected)
+    for ours, theirs in zip(gradients(compiled, raw, x), gradients(expected, raw, x), strict=True):
+        assert_same_tensor(ours, theirs)
+
+
+def test_compiled_loss_takes_other_batch_sizes_without_compiling_again(compiler):
+    graphs = []
+
+    def backend(graph, _):
+        graphs.append(graph)
+        return graph
+
+    compiled = compiler(mdn_loss, backend=backend, dynamic=True)
+    for rows in (6, 7, 100):
+        raw, x, pen = network_output(batch=(rows,))
+        assert_same_bits(array(compiled(raw, x, pen)), np.asarray(of_numpy(raw, x, pen)[0]))
+    assert len(graphs) == 1
+
+
+def test_compiled_module_is_one_graph_of_one_operator(compiler):
+    module = torch.nn.Sequential(torch.nn.Linear(3, 19), torch.nn.Tanh())
+    criterion = MDNLoss()
+
+    def step(past, x, pen):
+        return criterion(module(past), x, pen)
+
+    report = torch._dynamo.explain(step)(torch.zeros(4, 3), torch.zeros(4, 2), torch.zeros(4))
+    assert (report.graph_count, report.graph_break_count) == (1, 0)
+    called = [str(operator) for operator in report.ops_per_graph[0]]
+    assert [name for name in called if "cymdn" in name] == ["cymdn.mdn_loss_and_gradient.default"]
+
+
+@pytest.mark.skipif(not any(map(shutil.which, ("c++", "g++", "clang++"))), reason="no C++ compiler")
+def test_inductor_gives_the_same_numbers(compiler, tmp_path, monkeypatch):
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path))  # leaves nothing behind, and finds nothing
+    torch.manual_seed(0)
+    layer = torch.nn.Linear(3, 19).double()
+    past, (_, x, pen) = torch.randn(6, 3, dtype=torch.float64), network_output()
+
+    def loss(past, x):
+        return mdn_loss(layer(past), x, pen)
+
+    compiled, expected = compiler(loss)(past, x), loss(past, x)
+    torch.testing.assert_close(compiled, expected)
+    torch.testing.assert_close(gradients(compiled, layer.weight, x), gradients(expected, layer.weight, x))
+
+
+@pytest.mark.parametrize("strict", [False, True])
+@pytest.mark.parametrize("mode", [False, True])
+def test_exported_module_is_saved_and_loaded(mode, strict):
+    class Network(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.layer, self.criterion = torch.nn.Linear(3, 19), MDNLoss()
+
+        def forward(self, past, x, pen):
+            return self.criterion(self.layer(past), x, pen)
+
+    torch.manual_seed(0)
+    network, arguments = Network(), (torch.randn(5, 3), torch.randn(5, 2), torch.zeros(5))
+    rows = torch.export.Dim("rows", min=2)
+    with torch.set_grad_enabled(mode):
+        program = torch.export.export(network, arguments, dynamic_shapes=({0: rows},) * 3, strict=strict)
+    operator = "cymdn.mdn_loss_and_gradient.default" if mode else "cymdn.mdn_loss.default"
+    assert [str(node.target) for node in program.graph.nodes if "cymdn" in str(node.target)] == [operator]
+    stored = io.BytesIO()
+    torch.export.save(program, stored)
+    loaded = torch.export.load(io.BytesIO(stored.getvalue())).module()
+    others = torch.randn(8, 3), torch.randn(8, 2), torch.ones(8)
+    for given_tensors in (arguments, others):
+        assert_same_tensor(loaded(*given_tensors), network(*given_tensors))
+
+
+# The module
+
+
+@pytest.mark.parametrize("reduction", REDUCTIONS)
+def test_module_returns_what_the_function_returns(reduction):
+    raw, x, pen = network_output()
+    weight = weights()
+    loss = MDNLoss(reduction)(raw, x, pen, sample_weight=weight)
+    assert_same_tensor(loss, mdn_loss(raw, x, pen, sample_weight=weight, reduction=reduction))
+
+
+@pytest.mark.parametrize("copied", [copy.copy, copy.deepcopy, lambda module: pickle.loads(pickle.dumps(module))])
+def test_module_is_copied_and_pickled(copied):
+    module = copied(MDNLoss("sum").eval())
+    assert repr(module) == "MDNLoss(reduction='sum')"
+    assert not module.training
+
+
+def test_module_has_no_state():
+    assert MDNLoss().state_dict() == {}
+    assert list(MDNLoss().parameters()) == []
+
+
+def test_module_refuses_another_reduction_when_it_is_made():
+    with pytest.raises(ValueError, match=r"^reduction: expected one of 'none', 'sum', 'mean', got 'batchmean'$"):
+        MDNLoss("batchmean")
+
+
+def test_public_names():
+    assert cymdn_torch.__all__ == ["MDNLoss", "mdn_loss"]
+
+
+@pytest.mark.parametrize("name", cymdn_torch.__all__)
+def test_example_in_the_docstring_runs(name):
+    (test,) = doctest.DocTestFinder(recurse=False).find(getattr(cymdn_torch, name), name, globs={})
+    assert test.examples
+    assert doctest.DocTestRunner().run(test).failed == 0
+
+
+# Errors: each a good call with one argument spoilt, the exception, and its message
+
+
+def fake(device):
+    """A tensor that says it is on another device, which this machine need not have."""
+    with torch._subclasses.FakeTensorMode():
+        return torch.empty(6, 19, dtype=torch.float64, device=device)
+
+
+ERRORS = {
+    "raw an array": ("raw", lambda t: array(t), TypeError, r"raw: expected a torch.Tensor, got ndarray"),
+    "x an array": ("x", lambda t: array(t), TypeError, r"x: expected a torch.Tensor, got ndarray"),
+    "pen an array": ("pen", lambda t: array(t), TypeError, r"pen: expected a torch.Tensor, got ndarray"),
+    "pen a list": ("pen", lambda t: t.tolist(), TypeError, r"pen: expected a torch.Tensor, got list"),
+    "weight a float": ("sample_weight", lambda t: 1.0, TypeError, r"sample_weight: expected a torch.Tensor, got float"),
+    "raw None": ("raw", lambda t: None, TypeError, r"raw: expected a torch.Tensor, got NoneType"),
+    "raw on cuda": (
+        "raw", lambda t: fake("cuda"), TypeError,
+        r"raw: expected a tensor on the CPU, got one on cuda:0; pass raw\.cpu\(\)",
+    ),
+    "x on meta": (
+        "x", lambda t: t.to("meta"), TypeError, r"x: expected a tensor on the CPU, got one on meta; pass x\.cpu\(\)",
+    ),
+    "pen on meta": (
+        "pen", lambda t: t.to("meta"), TypeError,
+        r"pen: expected a tensor on the CPU, got one on meta; pass pen\.cpu\(\)",
+    ),
+    "raw half": (
+        "raw", lambda t: t.half(), TypeError,
+        r"raw: expected dtype torch.float32 or torch.float64, got torch.float16; pass raw\.float\(\)",
+    ),
+    "x bfloat16": (
+        "x", lambda t: t.bfloat16(), TypeError,
+        r"x: expected dtype torch.float32 or torch.float64, got torch.bfloat16; pass x\.float\(\)",
+    ),
+    "raw integer": (
+        "raw", lambda t: t.detach().long(), TypeError,
+        r"raw: expected dtype torch.float32 or torch.float64, got torch.int64",
+    ),
+    "raw complex": (
+        "raw", lambda t: t.to(torch.complex128), TypeError,
+        r"raw: expected dtype torch.float32 or torch.float64, got torch.complex128",
+    ),
+    "x of another dtype": (
+        "x", lambda t: t.float(), TypeError,
+        r"x: expected dtype torch.float64, as raw has, got torch.float32; pass x\.to\(raw\.dtype\)",
+    ),
+    "raw sparse": (
+        "raw", lambda t: t.detach().to_sparse(), TypeError,
+        r"raw: expected a strided tensor, got layout torch.sparse_coo; pass raw\.to_dense\(\)",
+    ),
+    "pen bfloat16": (
+        "pen", lambda t: t.bfloat16(), TypeError,
+        r"pen: expected a dtype of real numbers that NumPy has, got torch.bfloat16; pass pen\.float\(\)",
+    ),
+    "weight complex": (
+        "sample_weight", lambda t: t.to(torch.complex64), TypeError,
+        r"sample_weight: expected a dtype of real numbers that NumPy has, got torch.complex64",
+    ),
+    "pen requires grad": (
+        "pen", lambda t: t.clone().requires_grad_(), ValueError,
+        r"pen: expected a tensor that does not require grad, got one that does: .*; pass pen\.detach\(\)",
+    ),
+    "weight requires grad": (
+        "sample_weight", lambda t: t.clone().requires_grad_(), ValueError,
+        r"sample_weight: expected a tensor that does not require grad, got one .*; pass sample_weight\.detach\(\)",
+    ),
+    "raw too narrow": (
+        "raw", lambda t: t[:, :-1], ValueError,
+        r"raw: expected shape \(\.\.\., P \+ 6 M\), P = 1 pen logits with this pen and M >= 1, got \(6, 18\)",
+    ),
+    "x too wide": ("x", lambda t: torch.cat([t, t], -1), ValueError, r"x: expected shape \(\.\.\., 2\), got \(6, 4\)"),
+    "x of fewer rows": (
+        "x", lambda t: t[:5], ValueError,
+        r"x: expected leading axes that broadcast with \(6,\) of the arguments before it, got \(5, 2\)",
+    ),
+    "pen of fewer rows": ("pen", lambda t: t[:5], ValueError, r"pen: expected shape \(6,\), got \(5,\)"),
+    "negative weight": (
+        "sample_weight", lambda t: -t, ValueError,
+        r"sample_weight: expected finite numbers >= 0, got -.* at index \(0,\)",
+    ),
+    "weights all 0": (
+        "sample_weight", lambda t: 0 * t, ValueError,
+        'reduction: the "mean" over rows of total weight 0 is undefined; use "sum" or "none"',
+    ),
+    "another reduction": (
+        "reduction", lambda name: "median", ValueError,
+        r"reduction: expected one of 'none', 'sum', 'mean', got 'median'",
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("argument", "spoil", "exception", "pattern"), ERRORS.values(), ids=ERRORS)
+def test_bad_argument_is_refused_by_name(argument, spoil, exception, pattern):
+    raw, x, pen = network_output()
+    arguments = {"raw": raw, "x": x, "pen": pen, "sample_weight": weights(), "reduction": "mean"}
+    arguments[argument] = spoil(arguments[argument])
+    with pytest.raises(exception, match=f"^{pattern}$"):
+        mdn_loss(**arguments)
+
+
+def test_pen_that_requires_grad_is_taken_where_no_gradient_is_computed():
+    raw, x, pen = network_output()
+    with torch.no_grad():
+        assert mdn_loss(raw, x, pen.clone().requires_grad_()) == mdn_loss(raw, x, pen)
+
+
+@pytest.mark.parametrize("spoilt", ["negative weight", "raw too narrow", "x of fewer rows", "weights all 0"])
+def test_compiled_loss_refuses_with_the_same_message(spoilt, compiler):
+    argument, spoil, exception, pattern = ERRORS[spoilt]
+    raw, x, pen = network_output()
+    arguments = {"raw": raw, "x": x, "pen": pen, "sample_weight": weights()}
+    arguments[argument] = spoil(arguments[argument].detach())  # a leaf again, as a compiled function likes them
+    with pytest.raises(exception, match=f"^{pattern}$"):
+        compiler(mdn_loss, backend="aot_eager")(**arguments)
+
+
+# Other processes: each test starts a fresh Python, which a time limit ends; a fork of this one has lost its threads
+
+
+LOADER = '''
+import sys
+
+import numpy as np
+import torch
+
+import cymdn
+from cymdn.torch import mdn_loss
+
+
+class Losses(torch.utils.data.Dataset):
+    """Losses and gradients of eight batches, each computed by the worker that loads it."""
+
+    def __len__(self):
+        return 8
+
+    def __getitem__(self, k):
+        rng = np.random.default_rng(k)
+        raw, x = rng.normal(size=(3000, 121)), rng.normal(size=(3000, 2))
+        loss, gradient = cymdn.mdn_loss_and_gradient(raw, x, np.zeros(3000), workers=2)
+        tensor = torch.from_numpy(raw).requires_grad_()
+        mdn_loss(tensor, torch.from_numpy(x), torch.zeros(3000)).backward()
+        assert np.array_equal(tensor.grad.numpy(), gradient)
+        return loss, gradient
+
+
+if __name__ == "__main__":
+    torch.set_num_threads(2)
+    data = Losses()
+    expected = [data[k] for k in range(8)]  # this process has used its threads before it starts others
+    loader = torch.utils.data.DataLoader(
+        data, batch_size=None, num_workers=2, multiprocessing_context=sys.argv[1], timeout=60
+    )
+    for (loss, gradient), (expected_loss, expected_gradient) in zip(loader, expected, strict=True):
+        assert loss == expected_loss
+        assert np.array_equal(gradient, expected_gradient)
+    print("same bits")
+'''
+
+
+@pytest.mark.parametrize("start", ["fork", "spawn"])
+def test_workers_of_a_data_loader_give_the_same_bits(start, tmp_path):
+    if start not in torch.multiprocessing.get_all_start_methods():
+        pytest.skip(f"no {start} on this system")
+    program = tmp_path / "loader.py"
+    program.write_text(LOADER)
+    run = subprocess.run(
+        [sys.executable, str(program), start], capture_output=True, text=True, timeout=100, cwd=tmp_path
+    )
+    assert run.stdout == "same bits\n", run.stderr
