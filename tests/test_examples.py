@@ -1,6 +1,7 @@
 """The examples give the answers that they promise. (CI runs the long one, handwriting.py, as README says.)"""
 
 import importlib.util
+import subprocess
 import sys
 from pathlib import Path
 
@@ -29,3 +30,18 @@ def test_old_faithful_reaches_the_known_maximum(monkeypatch, tmp_path, capsys):
         assert float(found0) == pytest.approx(float(known0), rel=1e-5, abs=1e-5)
         assert float(found1) == pytest.approx(float(known1), rel=1e-5, abs=1e-5)
     assert picture.stat().st_size > 10_000
+
+
+def test_two_processes_have_the_losses_and_gradients_of_one():
+    pytest.importorskip("torch", reason="PyTorch is not installed (the extra `torch`)")
+    # in a Python of its own, which starts others, and within a time limit
+    program = [sys.executable, str(EXAMPLES / "ddp_torch.py")]
+    run = subprocess.run(program, capture_output=True, text=True, timeout=120)
+    assert run.returncode == 0, run.stderr
+    rows = [line.split() for line in run.stdout.splitlines()[3:]]
+    assert len(rows) == 5
+    for _, two, one, difference in rows:
+        # the mean of two halves rounds once more than the mean of all, in float32, as do sums over 512 rows; a step of
+        # gradient descent passes this on
+        assert float(two) == pytest.approx(float(one), rel=1e-6)
+        assert float(difference) < 1e-6
