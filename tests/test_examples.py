@@ -1,5 +1,6 @@
 """The examples give the answers that they promise. (CI runs the long one, handwriting.py, as README says.)"""
 
+import importlib
 import importlib.util
 import subprocess
 import sys
@@ -30,6 +31,32 @@ def test_old_faithful_reaches_the_known_maximum(monkeypatch, tmp_path, capsys):
         assert float(found0) == pytest.approx(float(known0), rel=1e-5, abs=1e-5)
         assert float(found1) == pytest.approx(float(known1), rel=1e-5, abs=1e-5)
     assert picture.stat().st_size > 10_000
+
+
+def test_network_learns_the_same_by_either_loss(monkeypatch, capsys):
+    torch = pytest.importorskip("torch", reason="PyTorch is not installed (the extra `torch`)")
+    for package in ("matplotlib", "HersheyFonts", "scipy", "tqdm"):
+        pytest.importorskip(package, reason="the extra `demo` is not installed")
+    monkeypatch.syspath_prepend(EXAMPLES)
+    monkeypatch.setenv("OPENBLAS_NUM_THREADS", "1")  # as handwriting.py would for good
+    data = importlib.import_module("handwriting")
+    monkeypatch.setattr(data, "N_TRAINING_POINTS", 12_000)
+    monkeypatch.setattr(data, "N_HELD_OUT_POINTS", 2_000)
+    monkeypatch.setattr(sys, "argv", ["handwriting_torch.py", "--steps", "3"])
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        importlib.import_module("handwriting_torch").main()
+    finally:
+        torch.set_num_threads(threads)
+    lines = capsys.readouterr().out.splitlines()
+    step, *losses = map(float, lines[3].split())
+    assert step == 3
+    # float32 by hand against float64 rounded: some 1e-6 of losses of about 2 after so few steps, and four decimals
+    assert losses[:2] == pytest.approx(losses[2:], abs=2e-4)
+    network, forward, backward, total, share = (float(number.rstrip("%")) for number in lines[6].split()[1:])
+    assert total == pytest.approx(network + forward + backward, abs=0.2)
+    assert share == pytest.approx(100 * (forward + backward) / total, rel=0.1, abs=0.1)
 
 
 def test_two_processes_have_the_losses_and_gradients_of_one():
