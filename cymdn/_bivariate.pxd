@@ -109,13 +109,13 @@ cdef inline double bounded(double x, double bound) noexcept nogil:
 
 
 # From natural parameters. First they are made valid: outside the domain NaN; and for a component of weight 0, which is
-# excluded whatever it holds, values that leave no density and no NaN. These selections stand in a loop of their own:
+# excluded whatever it holds, values that leave no NaN. These selections stand in a loop of their own:
 # SSE2 cannot select among the integers that the bits of their constants would become in the next one.
 
 
 cdef inline double valid_stddev(double weight, double sigma) noexcept nogil:
     cdef double valid = sigma if sigma > 0.0 else NAN
-    return INFINITY if weight == 0.0 else valid
+    return 1.0 if weight == 0.0 else valid
 
 
 cdef inline double valid_correlation(double weight, double r) noexcept nogil:
@@ -148,10 +148,12 @@ cdef inline double shift_of_factors(double weight, double inverse0, double inver
     return LOG_TWO * ((_elementary.binary_exponent(normal_weight(weight)) - 54.0) + (k0 + k1))
 
 
-cdef inline double shift_or_limit(double shift, double inverse0, double inverse1) noexcept nogil:
-    # no density is left of an excluded component, or where a sigma is so large that its inverse is 0 or denormal
+cdef inline double shift_or_limit(double shift, double weight, double inverse0, double inverse1) noexcept nogil:
+    # no density is left of an excluded component, or where a sigma is so large that its inverse is 0 or denormal; a NaN
+    # beside such a sigma is left to half_distance
     cdef double smaller = inverse0 if inverse0 < inverse1 else inverse1
-    return -INFINITY if smaller < DBL_MIN else shift
+    cdef double limited = -INFINITY if smaller < DBL_MIN else shift
+    return -INFINITY if weight == 0.0 else limited
 
 
 cdef inline double factor_of_factors(double weight, double inverse0, double inverse1, double kappa) noexcept nogil:
@@ -228,11 +230,6 @@ cdef inline double scaled_decorrelated(double u, double v, double t, double kapp
 
 cdef inline double half_distance(double u, double k1) noexcept nogil:
     return 0.5 * (u * u + k1 * k1)
-
-
-cdef inline double exponent(double shift, double half_q) noexcept nogil:
-    # of an excluded component nothing else counts, nor whether the point is infinite
-    return shift if shift == -INFINITY else shift - half_q
 
 
 # Derivatives. They are bounded too: a component that takes no part in a mixture (responsibility 0) must contribute 0,

@@ -423,7 +423,9 @@ cdef void prepare_natural(
         kappa = bivariate.kappa_of_correlation(r[k], t, d)
         i0 = bivariate.inverse_stddev(inverse0[k])
         i1 = bivariate.inverse_stddev(inverse1[k])
-        shift_out[k] = bivariate.shift_or_limit(bivariate.shift_of_factors(weight[k], i0, i1), i0, i1)
+        shift_out[k] = bivariate.shift_or_limit(
+            bivariate.shift_of_factors(weight[k], i0, i1), weight[k], i0, i1
+        )
         factor_out[k] = bivariate.factor_of_factors(weight[k], i0, i1, kappa)
         inverse0[k] = i0
         inverse1[k] = i1
@@ -488,7 +490,7 @@ cdef void evaluate(
         u = bivariate.standardised(u_[k], inverse0[k])
         v = bivariate.standardised(v_[k], inverse1[k])
         k1 = bivariate.scaled_decorrelated(v, u, bivariate.nearest_integer(r[k]), kappa[k], cross[k])
-        exponent_out[k] = bivariate.exponent(shift[k], bivariate.half_distance(u, k1))
+        exponent_out[k] = shift[k] - bivariate.half_distance(u, k1)
 
 
 cdef void evaluate_and_differentiate(
@@ -504,7 +506,7 @@ cdef void evaluate_and_differentiate(
         t = bivariate.nearest_integer(r[k])
         k0 = bivariate.scaled_decorrelated(u, v, t, kappa[k], cross[k])
         k1 = bivariate.scaled_decorrelated(v, u, t, kappa[k], cross[k])
-        exponent_out[k] = bivariate.exponent(shift[k], bivariate.half_distance(u, k1))
+        exponent_out[k] = shift[k] - bivariate.half_distance(u, k1)
         slope0_out[k] = bivariate.slope(kappa[k], k0)
         slope1_out[k] = bivariate.slope(kappa[k], k1)
         datanh_out[k] = bivariate.datanh_correlation(r[k], k0, k1)

@@ -471,6 +471,34 @@ def test_nan_in_pen_makes_its_row_nan_and_touches_no_other(pen, dtype):
         assert_same_bits((np.delete(loss, 3), np.delete(gradient, 3, 0)), tuple(np.delete(a, 3, 0) for a in expected))
 
 
+@pytest.mark.parametrize("dtype", FLOATS)
+@pytest.mark.parametrize("huge", [1e308, INF])
+@pytest.mark.parametrize("axis", [0, 1])
+@pytest.mark.parametrize("slot", ["x", "mean", "stddev", "correlation"])
+def test_nan_beats_a_stddev_without_density(slot, axis, huge, dtype):
+    # 1 / sigma is denormal or 0 (float32 has no such number but inf); the NaN is in the other coordinate
+    with np.errstate(over="ignore"):
+        arguments = components((4,), 3, dtype)
+        arguments[2][1, 2, axis] = huge
+    spoilt = arguments[("x", "mean", "stddev", "correlation").index(slot)][1]
+    spoilt[{"x": 1 - axis, "correlation": 2}.get(slot, (2, 1 - axis))] = NAN
+    value, gradient = gaussian_logpdf_and_gradient(*arguments)
+    for array in (value, *gradient):
+        assert np.isnan(array[1, 2]).all()
+    value, gradient = mixture_logpdf_and_gradient(arguments[0], np.full((4, 3), 1 / 3, dtype), *arguments[1:])
+    for array in (value, *gradient):
+        assert np.isnan(array[1]).all()
+        assert not np.isnan(np.delete(array, 1, 0)).any()
+
+
+def test_nan_in_raw_output_beats_a_log_stddev_of_inf():
+    raw, x, _ = network_output(3, 2, "none")
+    raw[1, [2, 6]] = NAN, INF  # mean 0 and log stddev 0 of the first component
+    loss, gradient = loss_rows(raw, x)
+    np.testing.assert_array_equal(np.isnan(loss), [False, True, False])
+    assert np.isnan(gradient[1]).all()
+
+
 @pytest.mark.parametrize("x_held", [(NAN, 0.0), (NAN, INF), (1e300, NAN)])
 def test_nan_beats_inf(x_held):
     raw, x, _ = network_output(2, 2, "none")
