@@ -1,6 +1,6 @@
 """Network head: the loss of a mixture density network from its raw output. Check, allocate, call, return."""
 
-from math import copysign, fsum, inf, prod
+from math import copysign, frexp, fsum, inf, ldexp, prod
 from typing import Any, Literal, NamedTuple, TypeAlias
 
 import numpy as np
@@ -48,6 +48,7 @@ class _Problem(NamedTuple):
     batch_shape: tuple[int, ...]
     raw_shape: tuple[int, ...]
     components: int
+    weight_factor: float  # of the weights, a power of two
     divisor: float  # of the summed loss
 
 
@@ -272,7 +273,7 @@ def _check_problem(
         layout.batch_shape,
         raw_array.shape,
         layout.components,
-        divisor(rows, weight) if reduction == "mean" else 1.0,
+        *(_factor_and_divisor(rows, weight) if reduction == "mean" else (1.0, 1.0)),
     )
 
 
@@ -306,13 +307,26 @@ def _check_weights(weight: NDArray[Any]) -> None:
         check_each("sample_weight", weight, np.isfinite(weight) & (weight >= 0), "finite numbers >= 0")
 
 
-def divisor(rows: int, weight: NDArray[Any] | None) -> float:
-    """Return what the "mean" divides by: the total weight."""
-    total = float(rows) if weight is None else float(weight.sum(dtype=np.float64))
+def _factor_and_divisor(rows: int, weight: NDArray[Any] | None) -> tuple[float, float]:
+    """Return a factor for the weights, and what the "mean" divides by: their total, times that factor."""
+    factor, total = 1.0, float(rows)
+    if weight is not None:
+        with np.errstate(over="ignore"):
+            total = float(weight.sum(dtype=np.float64))
+        if not 2.0**-400 < total < 2.0**400 and total > 0.0:
+            # weighted losses could leave the range of float64, the mean itself does not: near 1 they are far from it
+            factor = ldexp(1.0, -max(frexp(float(weight.max()))[1], -1022))
+            total = float((weight * factor).sum(dtype=np.float64))
     if total == 0.0:
         what = "of no rows" if rows == 0 else "over rows of total weight 0"
         raise ValueError(f'reduction: the "mean" {what} is undefined; use "sum" or "none"')
-    return total
+    return factor, total
+
+
+def _weights(weight: NDArray[Any] | None, rows: slice, factor: float) -> NDArray[np.float64] | None:
+    if weight is None:
+        return None
+    return doubles(weight[rows]) if factor == 1.0 else doubles(weight[rows]) * factor
 
 
 def _allocate(problem: _Problem, reduction: Reduction, out: Out, *, gradient: bool) -> list[Output]:
@@ -340,7 +354,7 @@ def _run(problem: _Problem, reduction: Reduction, outputs: list[Output], workers
                 problem.raw[rows],
                 problem.x[rows],
                 None if problem.pen is None else doubles(problem.pen[rows]),
-                None if problem.sample_weight is None else doubles(problem.sample_weight[rows]),
+                _weights(problem.sample_weight, rows, problem.weight_factor),
                 1.0 / problem.divisor,
                 memory,
                 None if losses is None else losses[rows],

@@ -569,6 +569,16 @@ def test_weights_multiply_the_losses_of_the_rows(dtype):
     np.testing.assert_allclose(weighted_gradient, weight[:, None] * gradient, rtol=6 * EPS[dtype], atol=1e-15)
 
 
+@pytest.mark.parametrize("scale", [5e-324, 2.0**-1022, 2.0**-450, 2.0**450, 2.0**1023])
+def test_mean_depends_on_the_proportions_of_weights_alone(scale):
+    raw, x, targets = network_output(4, 3)
+    x[2] = 1e10  # a loss of some 1e20, which times the largest weight is out of range
+    weight = np.array([1.0, 0.0, 1.0, 1.0])
+    expected = mdn_loss_and_gradient(raw, x, targets, sample_weight=weight)
+    assert_same_bits(mdn_loss_and_gradient(raw, x, targets, sample_weight=scale * weight), expected)
+    assert mdn_loss(raw, x, targets, sample_weight=scale * weight) == expected[0]
+
+
 @pytest.mark.parametrize("weighted", [False, True])
 def test_gradient_is_that_of_the_reduced_loss(weighted):
     raw, x, targets = network_output(50, 3)
