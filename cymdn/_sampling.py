@@ -19,7 +19,7 @@ PARAMETERS = 6  # numbers a component
 
 
 class MdnSample(NamedTuple):
-    """What `mdn_sample` draws.
+    """What `cymdn.mdn_sample` draws.
 
     Attributes
     ----------
