@@ -21,6 +21,7 @@ ARROWS = {
     "_distribution": {"_arrays", "_dispatch", "_distribution_kernels", "_fit", "_plot", "_sampling", "_univariate"},
     "_fit": {"_arrays", "_dispatch", "_sampling"},
     "_plot": set(),
+    "jax": {"_arrays", "_mdn"},
     "_univariate": {"_arrays", "_distribution_kernels", "_sampling"},
     "_sampling": {"_arrays", "_distribution_kernels"},
     "_gaussian": {"_arrays", "_dispatch"},

@@ -1,0 +1,323 @@
+"""The loss of a mixture density network as a JAX function: jit, grad and vmap go through it. Needs the extra `jax`."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial, reduce
+from math import prod
+from operator import or_
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from cymdn import _mdn
+from cymdn._arrays import check_numbers
+from cymdn._mdn import Reduction
+
+try:
+    import jax
+    import jax.numpy as jnp
+    from jax import Array
+    from jax.custom_derivatives import SymbolicZero
+    from jax.experimental.buffer_callback import buffer_callback
+except ImportError as error:
+    raise ImportError('cymdn.jax needs JAX 0.8 or later: pip install "cymdn[jax]"') from error
+
+__all__ = ["mdn_loss"]
+
+# Numbers up to which cymdn's results are copied into XLA's memory: that takes less time than checking this as `out`.
+COPIED = 2**16
+
+
+def mdn_loss(
+    raw: Array | ArrayLike,
+    x: Array | ArrayLike,
+    pen: Array | ArrayLike | None = None,
+    *,
+    sample_weight: Array | ArrayLike | None = None,
+    reduction: Reduction = "mean",
+) -> Array:
+    """Loss of a mixture density network over correlated 2-D Gaussians, from its raw output, differentiable by JAX.
+
+    Parameters
+    ----------
+    raw : array, shape (..., P + 6 M), float32 or float64
+        Raw output of the network. Along the last axis: P pen logits, then M each of mixture logits, mean 0, mean 1,
+        log stddev 0, log stddev 1, atanh correlation.
+    x : array, shape (..., 2), float32 or float64
+        The points to be predicted.
+    pen : array, shape (...) or (..., 3), optional
+        None: P is 0. Of shape (...): P is 1, and `pen` in [0, 1] is the probability (mostly 0 or 1) that the stroke
+        ends, predicted as sigmoid of the pen logit. Of shape (..., 3): P is 3, and `pen` is the one-hot pen state,
+        predicted as softmax of the pen logits. Floats, integers or bool.
+    sample_weight : array, shape (...), optional
+        Weights of the rows, finite and >= 0. A row of weight 0 is skipped, whatever it holds: masks are weights.
+        Floats, integers or bool.
+    reduction : {"mean", "sum", "none"}
+        With losses l and weights w of the rows (1 without `sample_weight`): sum(w l) / sum(w), sum(w l), or w l.
+        Under `jax.vmap` each element of the mapped axes has its own.
+
+    Returns
+    -------
+    Array
+        Without axes, or for "none" of shape (...), in nats. float32 if `raw` and `x` are, else float64.
+
+    Raises
+    ------
+    TypeError
+        `raw` or `x` is neither float32 nor float64, another array not of real numbers of at most 64 bits; `pen` or
+        `sample_weight` depends on what is differentiated.
+    ValueError
+        A shape does not fit; `reduction` is none of the three; it is "mean" and there are no rows.
+    NotImplementedError
+        A derivative of the gradient is asked for.
+
+    See Also
+    --------
+    cymdn.mdn_loss_and_gradient : The same on NumPy arrays, without JAX.
+
+    Notes
+    -----
+    Loss and gradient are those of `cymdn.mdn_loss_and_gradient`, bit for bit, but that what JAX computes from them may
+    flush numbers below the smallest normal one to zero. The gradient is with respect to `raw` and `x`; it is computed
+    along with the loss where JAX asks for it, and else only the loss. A row whose loss has no part in the result, as in
+    ``jnp.where(mask, loss, 0)``, has gradient 0, whatever it holds.
+
+    All errors are raised when a function is traced. Values are not known then: where a `sample_weight` is negative or
+    not finite, or a "mean" is over a total weight of 0, which `cymdn.mdn_loss` refuses, the result is NaN.
+
+    Reverse mode only, and once: `jax.jvp` and `jax.hessian` raise a TypeError of JAX's.
+
+    Arrays must be on the CPU. XLA calls the compiled kernels in its own thread and on its own memory, so that nothing
+    large is copied; as many threads share a large batch as there are CPUs. The way there leads through Python and costs
+    a small part of the time of a batch of thousands of rows, but more than all arithmetic of some hundred. So hand over
+    whole batches, by leading axes or by `jax.vmap`, rather than a row at each step of a `jax.lax.scan`.
+
+    This is `jax.experimental.buffer_callback`. The functions of `jax.ffi` would need JAX's headers to compile against,
+    and `jax.pure_callback` waits for ever for large arrays where all of XLA's threads are in callbacks, as on one CPU.
+
+    Examples
+    --------
+    >>> import jax
+    >>> import jax.numpy as jnp
+    >>> from cymdn.jax import mdn_loss
+    >>> raw, x = jnp.zeros((1, 6)), jnp.array([[2.0, 0.0]])
+    >>> loss, gradient = jax.jit(jax.value_and_grad(mdn_loss))(raw, x)
+    >>> print(loss.round(4), gradient + 0.0)
+    3.8379 [[ 0. -2.  0. -3.  1.  0.]]
+
+    Padded sequences of a batch, one mean over all steps that are there:
+
+    >>> raw, x = jnp.zeros((3, 4, 6)), jnp.zeros((3, 4, 2))
+    >>> mask = jnp.arange(4) < jnp.array([[4], [2], [1]])
+    >>> print(f"{mdn_loss(raw, x, sample_weight=mask):.4f}")
+    1.8379
+    """
+    _mdn.check_reduction(reduction)
+    raw, x = _as_floats("raw", raw), _as_floats("x", x)
+    pen = None if pen is None else _as_numbers("pen", pen)
+    sample_weight = None if sample_weight is None else _as_numbers("sample_weight", sample_weight)
+    layout = _mdn.check_layout(
+        raw.shape, x.shape, None if pen is None else pen.shape, None if sample_weight is None else sample_weight.shape
+    )
+    if reduction == "mean":
+        _mdn.divisor(prod(layout.batch_shape), None)
+    loss: Array = _loss_of_checked(_Static(reduction, *layout), raw, x, pen, sample_weight)
+    return loss
+
+
+def _as_array(name: str, value: Array | ArrayLike) -> Array:
+    if isinstance(value, np.ndarray):  # JAX would take a masked array for a plain one
+        check_numbers(name, value)
+    try:
+        return jnp.asarray(value)
+    except (TypeError, ValueError) as error:
+        raise TypeError(f"{name}: expected an array of numbers, got {type(value).__name__} ({error})") from error
+
+
+def _as_floats(name: str, value: Array | ArrayLike) -> Array:
+    array = _as_array(name, value)
+    if array.dtype not in (np.float32, np.float64):
+        raise TypeError(
+            f"{name}: expected dtype float32 or float64, got {array.dtype}; convert it: {name}.astype(jnp.float32)"
+        )
+    return array
+
+
+def _as_numbers(name: str, value: Array | ArrayLike) -> Array:
+    array = _as_array(name, value)
+    if array.dtype.kind not in "biuf":  # the kinds of NumPy, not those that JAX adds
+        raise TypeError(
+            f"{name}: expected real numbers of a dtype of NumPy, got {array.dtype}; "
+            f"convert it: {name}.astype(jnp.float32)"
+        )
+    return array
+
+
+class _Static(NamedTuple):
+    """What is known of a problem when it is traced, besides its arrays."""
+
+    reduction: Reduction
+    batch_shape: tuple[int, ...]
+    pens: int
+    components: int
+
+
+@partial(jax.jit, static_argnums=0)
+def _loss_of_checked(static: _Static, raw: Array, x: Array, pen: Array | None, sample_weight: Array | None) -> Array:
+    dtype = jnp.promote_types(raw.dtype, x.dtype)
+    raw, x = _vary_alike([raw.astype(dtype), x.astype(dtype)], [raw, x, pen, sample_weight])
+    return _loss(static, raw, x, pen, sample_weight)
+
+
+def _vary_alike(arrays: Sequence[Array], examples: Sequence[Array | None]) -> list[Array]:
+    """Return arrays which `jax.shard_map` takes to differ between devices wherever one of the examples does.
+
+    It follows that through operations, but takes what a callback returns to be the same on all devices, which would
+    make a loss of each device's own rows pass for the loss of all. XLA leaves nothing of these operations.
+    """
+    never = reduce(or_, (jnp.any(example != example) for example in examples if example is not None)) & False
+    return [jnp.where(never, 0, array) for array in arrays]
+
+
+# The loss, and the loss with its gradient, which is what becomes of the loss where it is differentiated
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(0,))
+def _loss(static: _Static, raw: Array, x: Array, pen: Array | None, sample_weight: Array | None) -> Array:
+    (loss,) = _call(static, raw, x, pen, sample_weight, gradient=False)
+    return loss
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(0,))
+def _loss_and_gradient(
+    static: _Static, raw: Array, x: Array, pen: Array | None, sample_weight: Array | None
+) -> tuple[Array, Array]:
+    loss, gradient = _call(static, raw, x, pen, sample_weight, gradient=True)
+    return loss, gradient
+
+
+def _forward(static: _Static, raw: Any, x: Any, pen: Any, sample_weight: Any) -> tuple[Array, Array]:
+    """Loss and gradient; each argument knows whether it depends on what is differentiated."""
+    if pen is not None and pen.perturbed:
+        raise TypeError("pen: has no derivative here; pass jax.lax.stop_gradient(pen)")
+    if sample_weight is not None and sample_weight.perturbed:
+        raise TypeError(
+            "sample_weight: has no derivative here; pass jax.lax.stop_gradient(sample_weight), or multiply the losses "
+            'of reduction="none" by it'
+        )
+    values = (None if argument is None else argument.value for argument in (raw, x, pen, sample_weight))
+    both: tuple[Array, Array] = _loss_and_gradient(static, *values)
+    return both
+
+
+def _backward(static: _Static, gradient: Array, upstream: Array | SymbolicZero) -> tuple[Array | None, ...]:
+    if isinstance(upstream, SymbolicZero):
+        return None, None, None, None
+    return *_pull_back(static, gradient, upstream), None, None
+
+
+def _forward_both(static: _Static, raw: Any, x: Any, pen: Any, sample_weight: Any) -> tuple[tuple[Array, Array], Array]:
+    loss, gradient = _forward(static, raw, x, pen, sample_weight)
+    return (loss, gradient), gradient
+
+
+def _backward_both(
+    static: _Static, gradient: Array, upstream: tuple[Array | SymbolicZero, Array | SymbolicZero]
+) -> tuple[Array | None, ...]:
+    upstream_loss, upstream_gradient = upstream
+    if not isinstance(upstream_gradient, SymbolicZero):
+        raise NotImplementedError("cymdn.jax.mdn_loss has no second derivative")
+    return _backward(static, gradient, upstream_loss)
+
+
+_loss.defvjp(_forward, _backward, symbolic_zeros=True)
+_loss_and_gradient.defvjp(_forward_both, _backward_both, symbolic_zeros=True)
+
+
+@partial(jax.jit, static_argnums=0)
+def _pull_back(static: _Static, gradient: Array, upstream: Array) -> tuple[Array, Array]:
+    """Gradients with respect to raw and x."""
+    scale = upstream[..., None]
+    # what has no part in the result has no gradient, even where its own is inf or NaN
+    raw_gradient = jnp.where(scale == 0, 0, scale * gradient)
+    first = static.pens + static.components
+    mean_gradient = raw_gradient[..., first : first + 2 * static.components]
+    # a derivative beyond the dtype counts as its largest number, since inf - inf would be NaN
+    largest = jnp.finfo(gradient.dtype).max
+    mean_gradient = mean_gradient.clip(-largest, largest).reshape(*static.batch_shape, 2, static.components)
+    return raw_gradient, -mean_gradient.sum(axis=-1)
+
+
+def _call(
+    static: _Static, raw: Array, x: Array, pen: Array | None, sample_weight: Array | None, *, gradient: bool
+) -> list[Array]:
+    loss_shape = static.batch_shape if static.reduction == "none" else ()
+    shapes = [loss_shape, raw.shape] if gradient else [loss_shape]
+    results = [jax.ShapeDtypeStruct(shape, raw.dtype) for shape in shapes]
+    callback = _Callback(static.reduction, static.batch_shape)
+    arrays = buffer_callback(callback, results, vmap_method="expand_dims")(raw, x, pen, sample_weight)
+    return _vary_alike(arrays, [raw])
+
+
+# What XLA calls, on memory of its own
+
+
+@dataclass(frozen=True)
+class _Callback:
+    """Fills the loss, and the gradient where there is an output for it. Equal ones share what JAX has compiled."""
+
+    reduction: Reduction
+    batch_shape: tuple[int, ...]
+
+    def __call__(self, context: object, outputs: Sequence[Any], *inputs: Any) -> None:
+        del context
+        results = [np.asarray(buffer) for buffer in outputs]
+        loss = results[0]
+        # vmap puts its axes first, of size 1 in an argument that it does not map
+        mapped = loss.shape[: loss.ndim - len(self.batch_shape)] if self.reduction == "none" else loss.shape
+        arrays = [None if buffer is None else _stretch(np.asarray(buffer), mapped) for buffer in inputs]
+        if mapped and self._is_row_by_row(weighted=arrays[-1] is not None):
+            results[0] = loss.reshape(*mapped, *self.batch_shape)
+            _score("none", arrays, results)
+            return
+        for index in np.ndindex(mapped):
+            # with the ellipsis even an element without axes is a view
+            at = (*index, ...)
+            _score(self.reduction, [None if a is None else a[at] for a in arrays], [a[at] for a in results])
+
+    def _is_row_by_row(self, *, weighted: bool) -> bool:
+        """Whether each result is of one row, so that the mapped axes are but more rows of one call."""
+        of_one_row = prod(self.batch_shape) == 1 and not (weighted and self.reduction == "mean")
+        return self.reduction == "none" or of_one_row
+
+
+def _stretch(array: NDArray[Any], mapped: tuple[int, ...]) -> NDArray[Any]:
+    return np.broadcast_to(array, mapped + array.shape[len(mapped) :]) if mapped else array
+
+
+def _score(reduction: Reduction, arrays: Sequence[NDArray[Any] | None], results: Sequence[NDArray[Any]]) -> None:
+    """Fill the loss, and the gradient if wanted, from raw, x, pen and weights; with NaN where weights are not such."""
+    try:
+        _fill(reduction, arrays, results)
+    except ValueError:
+        # Shapes fit: it is the weights' values. What JAX does after an exception in a callback is undefined.
+        *others, weight = arrays
+        bad: Any = ...
+        if weight is not None and reduction == "none":
+            bad = ~(np.isfinite(weight) & (weight >= 0))
+            _fill(reduction, [*others, np.where(bad, 0, weight)], results)
+        for result in results:
+            result[bad] = np.nan
+
+
+def _fill(reduction: Reduction, arrays: Sequence[NDArray[Any] | None], results: Sequence[NDArray[Any]]) -> None:
+    *arguments, weight = arrays
+    function: Callable[..., Any] = _mdn.mdn_loss if len(results) == 1 else _mdn.mdn_loss_and_gradient
+    call = partial(function, *arguments, sample_weight=weight, reduction=reduction, workers=-1)
+    if results[-1].size > COPIED:
+        call(out=tuple(results))
+    elif len(results) == 1:
+        results[0][...] = call()
+    else:
+        results[0][...], results[1][...] = call()

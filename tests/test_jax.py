@@ -1,0 +1,607 @@
+"""cymdn.jax: the numbers of cymdn.mdn_loss_and_gradient, through JAX's transformations, or a clear error."""
+
+import doctest
+import math
+import os
+import re
+import subprocess
+import sys
+import tracemalloc
+
+import numpy as np
+import pytest
+
+jax = pytest.importorskip("jax", reason="the extra `jax` is not installed")
+
+import jax.numpy as jnp  # noqa: E402
+from problems import assert_same_bits  # noqa: E402
+from test_contract import PENS, network_output  # noqa: E402
+from test_crosschecks import plain_losses  # noqa: E402
+
+import cymdn  # noqa: E402
+import cymdn.jax  # noqa: E402
+from cymdn.jax import mdn_loss  # noqa: E402
+
+REDUCTIONS = ("none", "sum", "mean")
+MODES = {"as it is": lambda function: function, "jit": jax.jit}
+NAN, INF = np.nan, np.inf
+
+
+@pytest.fixture(params=[np.float32, np.float64])
+def dtype(request):
+    with jax.enable_x64(request.param is np.float64):
+        yield request.param
+
+
+def problem(batch_shape=(6,), m=3, pen="bernoulli", dtype=np.float32, seed=0):
+    """raw, x, pen and weights in [0, 2] of rows of any shape."""
+    raw, x, targets = network_output(math.prod(batch_shape), m, pen, dtype, seed)
+    targets = None if targets is None else targets.astype(np.float32)
+    weight = np.random.default_rng(seed + 1).uniform(0, 2, len(raw)).astype(np.float32)
+    return [None if a is None else a.reshape(batch_shape + a.shape[1:]) for a in (raw, x, targets, weight)]
+
+
+def summed(raw, x, pen=None, **keywords):
+    """The sum of the losses and themselves: what jax.grad can differentiate, whatever the reduction."""
+    loss = mdn_loss(raw, x, pen, **keywords)
+    return loss.sum(), loss
+
+
+def loss_and_gradient(raw, x, pen=None, **keywords):
+    (_, loss), gradient = jax.value_and_grad(summed, has_aux=True)(raw, x, pen, **keywords)
+    return loss, gradient
+
+
+def flushed(array):
+    """Numbers below the smallest normal one made zeros of their sign, as JAX's arithmetic may make them."""
+    array = np.asarray(array)
+    return np.where(np.abs(array) < np.finfo(array.dtype).tiny, np.copysign(array.dtype.type(0), array), array)
+
+
+def assert_equal(got, expected):
+    for ours, theirs in zip(got, expected, strict=True):
+        assert_same_bits(flushed(ours), flushed(theirs))
+
+
+# The same numbers
+
+
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("pen", PENS)
+@pytest.mark.parametrize("reduction", REDUCTIONS)
+def test_loss_and_gradient_are_those_of_cymdn(reduction, pen, mode, dtype):
+    raw, x, targets, weight = problem(pen=pen, dtype=dtype)
+
+    def ours(raw, x, targets, weight):
+        return loss_and_gradient(raw, x, targets, sample_weight=weight, reduction=reduction)
+
+    expected = cymdn.mdn_loss_and_gradient(raw, x, targets, sample_weight=weight, reduction=reduction)
+    assert_equal(MODES[mode](ours)(raw, x, targets, weight), expected)
+    loss = MODES[mode](lambda *a: mdn_loss(*a[:3], sample_weight=a[3], reduction=reduction))(raw, x, targets, weight)
+    assert_equal([loss], expected[:1])
+
+
+@pytest.mark.parametrize("batch_shape", [(), (1,), (4,), (3, 2), (2, 1, 3)])
+def test_leading_axes_may_be_any(batch_shape):
+    raw, x, pen, _ = problem(batch_shape)
+    assert_equal(
+        jax.jit(loss_and_gradient, static_argnames="reduction")(raw, x, pen, reduction="none"),
+        cymdn.mdn_loss_and_gradient(raw, x, pen, reduction="none"),
+    )
+
+
+@pytest.mark.parametrize("rows", [1, 300, 5000])  # results that are copied, and such as are written in place
+def test_long_batches(rows):
+    raw, x, pen, weight = problem((rows,), m=20)
+    assert_equal(
+        jax.jit(loss_and_gradient)(raw, x, pen, sample_weight=weight),
+        cymdn.mdn_loss_and_gradient(raw, x, pen, sample_weight=weight),
+    )
+
+
+def test_no_rows():
+    raw, x, pen, _ = problem((0,))
+    assert_equal([mdn_loss(raw, x, pen, reduction="sum")], [np.float32(0)])
+    assert_equal(loss_and_gradient(raw, x, pen, reduction="none"), [np.empty(0, np.float32), raw])
+
+
+@pytest.mark.parametrize("kind", [bool, np.int8, np.int32, np.uint16, np.float16])
+def test_pens_and_weights_of_other_dtypes(kind):
+    raw, x, pen, _ = problem()
+    mask = np.array([1, 0, 1, 1, 0, 1])
+    assert_equal(
+        jax.jit(loss_and_gradient)(raw, x, pen.astype(kind), sample_weight=mask.astype(kind)),
+        cymdn.mdn_loss_and_gradient(raw, x, pen, sample_weight=mask),
+    )
+
+
+def test_float64_of_numpy_becomes_what_jax_makes_of_it():
+    raw, x, pen, _ = problem(dtype=np.float64)
+    assert mdn_loss(raw, x, pen) == cymdn.mdn_loss(raw.astype(np.float32), x.astype(np.float32), pen)
+
+
+def test_two_dtypes_give_the_larger_and_each_its_gradient():
+    with jax.enable_x64(True):
+        raw, x, pen, _ = problem()
+        both = raw, x.astype(np.float64), pen
+        loss, (raw_gradient, x_gradient) = jax.value_and_grad(mdn_loss, argnums=(0, 1))(*both)
+        expected_loss, expected = cymdn.mdn_loss_and_gradient(*both)
+        assert_equal([loss, raw_gradient], [expected_loss, expected.astype(np.float32)])
+        assert x_gradient.dtype == np.float64
+
+
+# The gradient with respect to the points
+
+
+@pytest.mark.parametrize("pen", PENS)
+def test_gradient_with_respect_to_x_is_that_of_plain_jax(pen):
+    raw, x, targets, weight = problem((40,), 5, pen, np.float64)
+    weight = weight.astype(np.float64)
+
+    def plain(raw, x):
+        losses = plain_losses(
+            jnp, lambda t: jax.scipy.special.logsumexp(t, axis=1), lambda z: jnp.logaddexp(z, 0.0), raw, x, targets
+        )
+        return jnp.average(losses, weights=weight)
+
+    with jax.enable_x64(True):
+        expected = jax.jit(jax.grad(plain, argnums=(0, 1)))(raw, x)
+        got = jax.jit(jax.grad(mdn_loss, argnums=(0, 1)))(raw, x, targets, sample_weight=weight)
+    # derivatives up to 1e3: a few hundred eps of their terms in either program
+    np.testing.assert_allclose(got[0], expected[0], rtol=1e-11, atol=1e-11)
+    np.testing.assert_allclose(got[1], expected[1], rtol=1e-11, atol=1e-11)
+
+
+def test_float32_gradient_with_respect_to_x_is_the_sum_over_the_means():
+    m = 20
+    raw, x, _, _ = problem((50,), m, "none")
+    got = jax.grad(lambda x: summed(raw, x, reduction="none")[0])(x)
+    _, gradient = cymdn.mdn_loss_and_gradient(raw, x, reduction="none")
+    terms = gradient[:, m : 3 * m].reshape(-1, 2, m).astype(np.float64)
+    # each of the m - 1 additions rounds by half an eps at most, in whatever order
+    bound = (m - 1) * np.finfo(np.float32).eps / 2 * np.abs(terms).sum(-1)
+    assert (np.abs(got + terms.sum(-1)) <= bound).all()
+
+
+def test_opposite_infinite_derivatives_do_not_make_x_nan():
+    # a point half-way between two means, 1.5e19 sigma from either; its loss is finite, derivatives overflow float32
+    raw = np.array([0, 0, -0.15, 0.15, 0, 0, -46, -46, 0, 0, 0, 0], np.float32)
+    loss, (raw_gradient, x_gradient) = jax.value_and_grad(mdn_loss, argnums=(0, 1))(raw, np.zeros(2, np.float32))
+    assert np.isfinite(loss)
+    assert sorted(raw_gradient[2:4]) == [-INF, INF]
+    assert_equal([x_gradient], [np.zeros(2, np.float32) * -1])
+
+
+# Transformations
+
+
+def each(raw, x, pen, weight, reduction):
+    """What vmap should give: cymdn's results one by one."""
+    results = [
+        cymdn.mdn_loss_and_gradient(r, y, p, sample_weight=w, reduction=reduction)
+        for r, y, p, w in zip(raw, x, pen, [None] * len(raw) if weight is None else weight, strict=True)
+    ]
+    return [np.array(parts) for parts in zip(*results, strict=True)]
+
+
+@pytest.mark.parametrize("batch_shape", [(4,), (1,), ()])
+@pytest.mark.parametrize("weighted", [False, True])
+@pytest.mark.parametrize("reduction", REDUCTIONS)
+def test_under_vmap_each_element_has_its_own_reduction(reduction, weighted, batch_shape):
+    raw, x, pen, weight = problem((5, *batch_shape))
+    weight = weight if weighted else None
+
+    def element(raw, x, pen, weight):
+        return loss_and_gradient(raw, x, pen, sample_weight=weight, reduction=reduction)
+
+    got = jax.jit(jax.vmap(element, in_axes=(0, 0, 0, 0 if weighted else None)))(raw, x, pen, weight)
+    assert_equal(got, each(raw, x, pen, weight, reduction))
+
+
+@pytest.mark.parametrize("mapped", [(0, None, None), (None, 0, None), (None, None, 0)])
+@pytest.mark.parametrize("reduction", REDUCTIONS)
+def test_vmap_over_one_argument(reduction, mapped):
+    raw, x, pen, _ = problem((3, 4))
+    arrays = [array if axis == 0 else array[0] for array, axis in zip((raw, x, pen), mapped, strict=True)]
+    repeated = [np.stack([array] * 3) if axis is None else array for array, axis in zip(arrays, mapped, strict=True)]
+    got = jax.vmap(lambda *a: loss_and_gradient(*a, reduction=reduction), in_axes=mapped)(*arrays)
+    assert_equal(got, each(*repeated, None, reduction))
+
+
+def test_vmap_of_vmap_over_other_axes():
+    raw, x, pen, _ = problem((2, 3, 4))
+    got = jax.vmap(jax.vmap(mdn_loss), in_axes=1, out_axes=1)(*(a.swapaxes(1, 2) for a in (raw, x, pen)))
+    expected = [[cymdn.mdn_loss(raw[i, :, k], x[i, :, k], pen[i, :, k]) for k in range(4)] for i in range(2)]
+    # the outer vmap runs over the last batch axis of the original, the inner one over its first; rows are left
+    assert_equal([got], [np.array(expected)])
+
+
+@pytest.mark.parametrize("remat", [False, True])
+def test_scan_over_time_steps(remat):
+    raw, x, pen, weight = problem((7, 5))
+
+    def step(total, at_t):
+        *arrays, weight = at_t
+        return total + mdn_loss(*arrays, sample_weight=weight, reduction="sum"), None
+
+    def loss(raw):
+        steps = raw, x, pen, weight
+        return jax.lax.scan(jax.checkpoint(step) if remat else step, jnp.float32(0), steps)[0]
+
+    value, gradient = jax.jit(jax.value_and_grad(loss))(raw)
+    expected, expected_gradient = cymdn.mdn_loss_and_gradient(raw, x, pen, sample_weight=weight, reduction="sum")
+    assert_equal([gradient], [expected_gradient])
+    # seven sums of float32 instead of one
+    np.testing.assert_allclose(value, expected, rtol=7 * np.finfo(np.float32).eps)
+
+
+def test_remat_of_a_network_gives_the_same_gradient():
+    raw, x, pen, _ = problem()
+
+    def network(weight):
+        return mdn_loss(jnp.tanh(raw * weight), x, pen)
+
+    assert_equal([jax.jit(jax.grad(jax.checkpoint(network)))(1.5)], [jax.jit(jax.grad(network))(1.5)])
+
+
+def test_the_chain_rule_multiplies_each_rows_gradient():
+    raw, x, pen, weight = problem()
+    gradient = jax.grad(lambda raw: (weight * mdn_loss(raw, x, pen, reduction="none")).sum())(raw)
+    _, expected = cymdn.mdn_loss_and_gradient(raw, x, pen, reduction="none")
+    assert_equal([gradient], [weight[:, None] * expected])
+
+
+def test_the_gradient_is_computed_only_where_it_is_asked_for(monkeypatch):
+    called = []
+
+    def note(name):
+        function = getattr(cymdn._mdn, name)
+        monkeypatch.setattr(cymdn._mdn, name, lambda *a, **k: (called.append(name), function(*a, **k))[1])
+
+    note("mdn_loss")
+    note("mdn_loss_and_gradient")
+    raw, x, pen, _ = problem()
+    jax.block_until_ready(jax.jit(mdn_loss)(raw, x, pen))
+    assert called == ["mdn_loss"]
+    jax.block_until_ready(jax.jit(jax.value_and_grad(mdn_loss))(raw, x, pen))
+    assert called == ["mdn_loss", "mdn_loss_and_gradient"]
+
+
+def test_nothing_but_the_call_is_compiled():
+    raw, x, pen, _ = problem()
+    program = jax.jit(jax.value_and_grad(mdn_loss)).lower(raw, x, pen).compile().as_text()
+    operations = re.findall(r"^ .* = \S.* ([\w-]+)\(", program, re.MULTILINE)
+    # reading a tuple's elements costs nothing; a copy, or what _vary_alike adds, would show here
+    assert sorted(set(operations) - {"get-tuple-element", "tuple"}) == ["custom-call", "parameter"]
+
+
+def test_a_large_batch_is_read_and_written_where_it_is():
+    raw, x, pen, weight = problem((20_000,), m=6)
+    step = jax.jit(jax.value_and_grad(mdn_loss))
+    jax.block_until_ready(step(raw, x, pen, sample_weight=weight))
+    tracemalloc.start()
+    try:
+        jax.block_until_ready(step(raw, x, pen, sample_weight=weight))
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    # raw and its gradient take 3 MB each; what XLA allocates itself is not traced
+    assert peak <= 2**20
+
+
+# Masks, and rows out of reach
+
+
+def test_a_row_of_weight_0_is_skipped_whatever_it_holds():
+    raw, x, pen, _ = problem()
+    mask = np.array([True, False, True, True, False, True])
+    spoilt = np.where(mask[:, None], raw, NAN), np.where(mask[:, None], x, INF), np.where(mask, pen, NAN)
+    assert_equal(
+        jax.jit(loss_and_gradient)(*spoilt, sample_weight=mask),
+        cymdn.mdn_loss_and_gradient(raw, x, pen, sample_weight=mask),
+    )
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_a_row_that_has_no_part_in_the_result_has_gradient_0_whatever_it_holds(mode):
+    raw, x, pen, _ = problem()
+    mask = np.array([True, False, True, True, False, True])
+    spoilt = np.where(mask[:, None], raw, NAN)
+
+    def masked(raw, x):
+        return jnp.where(mask, mdn_loss(raw, x, pen, reduction="none"), 0).sum()
+
+    raw_gradient, x_gradient = MODES[mode](jax.grad(masked, argnums=(0, 1)))(spoilt, x)
+    _, expected = cymdn.mdn_loss_and_gradient(raw, x, pen, sample_weight=mask, reduction="none")
+    assert_equal([raw_gradient], [expected])
+    np.testing.assert_array_equal(x_gradient[~mask], 0)
+
+
+def far_out(dtype):
+    """Raw output and points with exponents of all sizes, and zeros."""
+    rng = np.random.default_rng(0)
+    limits = np.finfo(dtype)
+
+    def numbers(shape):
+        exponent = rng.uniform(limits.minexp, limits.maxexp - 1, shape)
+        exponent[: shape[0] // 2] = rng.uniform(-40, 12, (shape[0] // 2, shape[1]))
+        return (np.exp2(exponent) * rng.choice([-1, 0, 1], shape, p=[0.4, 0.2, 0.4])).astype(dtype)
+
+    return numbers((4000, 1 + 6 * 3)), numbers((4000, 2)), rng.integers(0, 2, 4000)
+
+
+def test_rows_far_out_give_the_numbers_of_cymdn_and_no_nan(dtype):
+    raw, x, pen = far_out(dtype)
+
+    def ours(raw, x):
+        loss, vjp = jax.vjp(lambda raw, x: mdn_loss(raw, x, pen, reduction="none"), raw, x)
+        return loss, *vjp(jnp.ones_like(loss))
+
+    loss, raw_gradient, x_gradient = map(np.asarray, jax.jit(ours)(raw, x))
+    expected, expected_gradient = cymdn.mdn_loss_and_gradient(raw, x, pen, reduction="none")
+    assert_equal([loss, raw_gradient], [expected, expected_gradient])
+    assert not np.isnan(x_gradient).any()
+
+
+@pytest.mark.parametrize("bad", [-1.0, NAN, INF])
+def test_weights_that_are_none_give_nan(bad):
+    raw, x, pen, weight = problem()
+    weight[2] = bad
+    for reduction in ("sum", "mean"):
+        loss, gradient = loss_and_gradient(raw, x, pen, sample_weight=weight, reduction=reduction)
+        assert np.isnan(loss)
+        assert np.isnan(gradient).all()
+    got = jax.jit(loss_and_gradient, static_argnames="reduction")(raw, x, pen, sample_weight=weight, reduction="none")
+    weight[2] = 0
+    expected = cymdn.mdn_loss_and_gradient(raw, x, pen, sample_weight=weight, reduction="none")
+    for array in expected:
+        array[2] = NAN
+    assert_equal(got, expected)
+
+
+def test_a_mean_over_weights_of_0_is_nan_and_only_that_of_its_element():
+    raw, x, pen, weight = problem((3, 4))
+    weight[1] = 0
+    loss = jax.vmap(lambda r, y, p, w: mdn_loss(r, y, p, sample_weight=w))(raw, x, pen, weight)
+    np.testing.assert_array_equal(np.isnan(loss), [False, True, False])
+
+
+# Errors, raised when a function is traced
+
+
+def good(**changes):
+    raw, x, pen, weight = problem()
+    return {"raw": raw, "x": x, "pen": pen, "sample_weight": weight} | changes
+
+
+BAD_SHAPES = {
+    "raw without axes": {"raw": np.float32(1)},
+    "raw of a width that is no 1 + 6 m": {"raw": np.zeros((6, 20), np.float32)},
+    "raw without components": {"raw": np.zeros((6, 1), np.float32)},
+    "x of three coordinates": {"x": np.zeros((6, 3), np.float32)},
+    "x of other rows": {"x": np.zeros((5, 2), np.float32)},
+    "x that would broadcast": {"x": np.zeros((1, 2), np.float32)},
+    "pen of other rows": {"pen": np.zeros(5, np.float32)},
+    "pen of two states": {"pen": np.zeros((6, 2), np.float32)},
+    "weights of other rows": {"sample_weight": np.ones(5, np.float32)},
+    "weights with an axis too many": {"sample_weight": np.ones((6, 1), np.float32)},
+    "another reduction": {"reduction": "average"},
+    "a mean of nothing": {
+        "raw": np.zeros((0, 19), np.float32),
+        "x": np.zeros((0, 2), np.float32),
+        "pen": np.zeros(0, np.float32),
+        "sample_weight": None,
+    },
+}
+
+
+@pytest.mark.parametrize("name", BAD_SHAPES)
+def test_shapes_are_refused_in_the_words_of_cymdn(name):
+    arguments = good(**BAD_SHAPES[name])
+    with pytest.raises(ValueError, match=r"\w: ") as expected:
+        cymdn.mdn_loss(**arguments)
+    reduction = {"reduction": arguments.pop("reduction")} if "reduction" in arguments else {}
+    for mode in MODES.values():
+        with pytest.raises(ValueError, match=re.escape(str(expected.value))):
+            mode(lambda arguments: mdn_loss(**arguments, **reduction))(arguments)
+
+
+BAD_DTYPES = {
+    "raw float16": ("raw", np.float16, "raw: expected dtype float32 or float64, got float16; convert it: raw.astype("),
+    "raw bfloat16": ("raw", jnp.bfloat16, "raw: expected dtype float32 or float64, got bfloat16; convert it: raw.ast"),
+    "raw integers": ("raw", np.int32, "raw: expected dtype float32 or float64, got int32; convert it: raw.astype(jnp"),
+    "raw complex": ("raw", np.complex64, "raw: expected dtype float32 or float64, got complex64"),
+    "x float16": ("x", np.float16, "x: expected dtype float32 or float64, got float16; convert it: x.astype("),
+    "x integers": ("x", np.int8, "x: expected dtype float32 or float64, got int8; convert it"),
+    "pen bfloat16": ("pen", jnp.bfloat16, "pen: expected real numbers of a dtype of NumPy, got bfloat16; convert it"),
+    "weights complex": (
+        "sample_weight",
+        np.complex64,
+        "sample_weight: expected real numbers of a dtype of NumPy, got c",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", BAD_DTYPES)
+def test_dtypes_are_refused_with_what_to_do(name):
+    argument, kind, message = BAD_DTYPES[name]
+    arguments = good()
+    arguments[argument] = jnp.asarray(arguments[argument]).astype(kind)
+    for mode in MODES.values():
+        with pytest.raises(TypeError, match=re.escape(message)):
+            mode(lambda arguments: mdn_loss(**arguments))(arguments)
+
+
+@pytest.mark.parametrize(
+    ("value", "message"),
+    [
+        (np.ma.masked_array(np.zeros((6, 19)), mask=True), r"^raw: .* masked array"),
+        (np.array([["1"] * 19] * 6), r"^raw: expected an array of real numbers"),
+        (np.zeros((6, 19), np.longdouble), r"^raw: expected an array of real numbers of at most 64 bits"),
+        ("text", r"^raw: expected an array of numbers, got str"),
+        (None, r"^raw: expected an array of numbers, got NoneType"),
+        ([None] * 6, r"^raw: expected an array of numbers, got list"),
+    ],
+)
+def test_what_is_no_array_of_numbers_is_refused(value, message):
+    with pytest.raises(TypeError, match=message):
+        mdn_loss(**good(raw=value))
+
+
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("argument", ["pen", "sample_weight"])
+def test_there_is_no_derivative_with_respect_to(argument, mode):
+    def loss(value):
+        return mdn_loss(**good(**{argument: value}))
+
+    value = good()[argument]
+    with pytest.raises(
+        TypeError, match=rf"^{argument}: has no derivative here; pass jax.lax.stop_gradient\({argument}"
+    ):
+        MODES[mode](jax.grad(loss))(value)
+    # as a constant it may come from anywhere
+    zero = MODES[mode](jax.grad(lambda value: loss(jax.lax.stop_gradient(value))))(value)
+    np.testing.assert_array_equal(zero, 0)
+
+
+def gradient_of(raw):
+    _, x, pen, _ = problem()
+    return jax.grad(mdn_loss)(raw, x, pen)
+
+
+SECOND_DERIVATIVES = {
+    "grad of grad": lambda raw: jax.grad(lambda raw: (gradient_of(raw) ** 2).sum())(raw),
+    "jacrev of grad": jax.jacrev(gradient_of),
+    "vmap of grad of grad": lambda raw: jax.vmap(jax.grad(lambda raw: gradient_of(raw).sum()))(raw[None]),
+    "vjp of value and grad": lambda raw: jax.vjp(jax.value_and_grad(lambda r: mdn_loss(r, problem()[1])), raw[:, 1:])[
+        1
+    ]((jnp.float32(1), raw[:, 1:])),
+}
+
+
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("name", SECOND_DERIVATIVES)
+def test_a_second_derivative_is_refused(name, mode):
+    with pytest.raises(NotImplementedError, match=r"^cymdn.jax.mdn_loss has no second derivative"):
+        MODES[mode](SECOND_DERIVATIVES[name])(problem()[0])
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_forward_mode_is_refused_by_jax(mode):
+    raw, x, pen, _ = problem()
+    for function in (
+        lambda raw: jax.jvp(lambda raw: mdn_loss(raw, x, pen), (raw,), (raw,)),
+        jax.hessian(lambda raw: mdn_loss(raw, x, pen)),
+    ):
+        with pytest.raises(TypeError, match="forward-mode"):
+            MODES[mode](function)(raw)
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_a_first_derivative_through_a_gradient_is_none_of_the_second(mode):
+    raw, x, pen, _ = problem()
+    _, expected = cymdn.mdn_loss_and_gradient(raw, x, pen)
+
+    def value_beside_gradient(raw):
+        return jax.value_and_grad(mdn_loss)(raw, x, pen)[0]
+
+    def gradient_in_the_direction_of_itself(factor):
+        return (jax.grad(lambda raw: factor * mdn_loss(raw, x, pen))(raw) * expected).sum()
+
+    assert_equal([MODES[mode](jax.grad(value_beside_gradient))(raw)], [expected])
+    slope = MODES[mode](jax.grad(gradient_in_the_direction_of_itself))(1.0)
+    # a sum of 114 squares
+    np.testing.assert_allclose(slope, (expected.astype(np.float64) ** 2).sum(), rtol=114 * np.finfo(np.float32).eps)
+
+
+# Processes of their own: few CPUs, several devices, no JAX
+
+
+def run(program, **environment):
+    """Run a program; what hangs is killed and fails."""
+    return subprocess.run(
+        [sys.executable, "-W", "error", "-c", program],
+        capture_output=True,
+        text=True,
+        cwd="/",
+        timeout=120,
+        env={**os.environ, "JAX_PLATFORMS": "cpu", **environment},
+    )
+
+
+def test_large_arrays_pass_where_there_is_one_cpu():
+    # where jax.pure_callback waits for ever
+    program = """
+import os
+if hasattr(os, "sched_setaffinity"):
+    os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
+import jax, jax.numpy as jnp, numpy as np, cymdn
+from cymdn.jax import mdn_loss
+raw, x = np.random.default_rng(0).normal(size=(200_000, 12)).astype(np.float32), np.zeros((200_000, 2), np.float32)
+step = jax.jit(jax.value_and_grad(lambda raw, x: mdn_loss(jnp.sin(raw), x)))
+jax.block_until_ready([step(raw, x) for _ in range(4)])
+loss, gradient = jax.jit(jax.value_and_grad(mdn_loss))(raw, x)
+expected, expected_gradient = cymdn.mdn_loss_and_gradient(raw, x)
+assert loss == expected and (np.asarray(gradient) == expected_gradient).all()
+print("done")
+"""
+    result = run(program)
+    assert result.stdout == "done\n", result.stderr
+
+
+def test_on_several_devices_each_has_the_loss_of_its_rows():
+    program = """
+import jax, jax.numpy as jnp, numpy as np, cymdn
+from jax.sharding import Mesh, PartitionSpec as P
+from cymdn.jax import mdn_loss
+rng = np.random.default_rng(0)
+raw, x = rng.normal(size=(8, 19)).astype(np.float32), rng.normal(size=(8, 2)).astype(np.float32)
+pen = np.arange(8) % 2
+mesh = Mesh(np.array(jax.devices()), ("rows",))
+
+def on_each(function, of, to):
+    return jax.jit(jax.shard_map(function, mesh=mesh, in_specs=of, out_specs=to))
+
+def mean(factor, raw, x, pen):
+    return jax.lax.pmean(mdn_loss(factor * raw, x, pen), "rows")
+
+rows = P("rows")
+specs = (P(), rows, rows, rows)
+value, gradient = on_each(jax.value_and_grad(mean), specs, P())(jnp.float32(1), raw, x, pen)
+loss, expected = cymdn.mdn_loss_and_gradient(raw, x, pen)
+np.testing.assert_allclose(value, loss, rtol=1e-6)  # two roundings more
+np.testing.assert_allclose(gradient, (expected * raw).sum(), rtol=1e-5)  # a sum of 152 products
+own = on_each(jax.grad(mean, argnums=1), specs, rows)(jnp.float32(1), raw, x, pen)
+np.testing.assert_array_equal(own, expected)  # halves and quarters are exact
+sharded = [jax.device_put(array, jax.sharding.NamedSharding(mesh, rows)) for array in (raw, x, pen)]
+assert jax.jit(mdn_loss)(*sharded) == loss
+try:
+    on_each(mdn_loss, (rows,) * 3, P())(raw, x, pen)
+except ValueError as error:
+    assert "replicat" in str(error)
+    print(len(jax.devices()), "devices")
+"""
+    result = run(program, XLA_FLAGS="--xla_force_host_platform_device_count=2")
+    assert result.stdout == "2 devices\n", result.stderr
+
+
+def test_without_jax_the_error_says_what_to_install():
+    result = run("import sys; sys.modules['jax'] = None; import cymdn, cymdn.jax")
+    assert result.stderr.splitlines()[-1] == 'ImportError: cymdn.jax needs JAX 0.8 or later: pip install "cymdn[jax]"'
+
+
+def test_cymdn_does_not_import_jax():
+    assert run("import sys, cymdn; print('jax' in sys.modules)").stdout == "False\n"
+
+
+# Documentation
+
+
+def test_only_the_loss_is_public():
+    assert cymdn.jax.__all__ == ["mdn_loss"]
+
+
+def test_example_runs():
+    (test,) = doctest.DocTestFinder(recurse=False).find(mdn_loss, "mdn_loss", globs={})
+    assert test.examples
+    assert doctest.DocTestRunner().run(test).failed == 0
