@@ -262,14 +262,15 @@ def _check_problem(
         None if targets is None else targets.shape,
         None if weight is None else weight.shape,
     )
+    rows = prod(layout.batch_shape)
     if weight is not None:
         _check_weights(weight)
-    rows = prod(layout.batch_shape)
+        weight = weight.reshape(rows)  # before it is summed: the order of a sum is that of the rows, not of the memory
     return _Problem(
         raw_array.reshape(rows, raw_array.shape[-1]),
         x_array.reshape(rows, 2),
         None if targets is None else targets.reshape(rows, layout.pens),
-        None if weight is None else weight.reshape(rows),
+        weight,
         layout.batch_shape,
         raw_array.shape,
         layout.components,

@@ -579,6 +579,17 @@ def test_mean_depends_on_the_proportions_of_weights_alone(scale):
     assert mdn_loss(raw, x, targets, sample_weight=scale * weight) == expected[0]
 
 
+@pytest.mark.parametrize("seed", range(10))  # sums in another order often have the same bits
+def test_layout_of_the_weights_does_not_matter_to_a_bit_of_the_mean(seed):
+    raw, x, targets = network_output(600, 3)
+    weight = np.random.default_rng(seed).exponential(size=(3, 200))
+    arguments = raw.reshape(3, 200, -1), x.reshape(3, 200, 2), targets.reshape(3, 200)
+    expected = mdn_loss_and_gradient(*arguments, sample_weight=weight)
+    for order in ("F", "C"):
+        for laid_out in (np.array(weight, order=order), np.array(weight[::-1, ::-1], order=order)[::-1, ::-1]):
+            assert_same_bits(mdn_loss_and_gradient(*arguments, sample_weight=laid_out), expected)
+
+
 @pytest.mark.parametrize("weighted", [False, True])
 def test_gradient_is_that_of_the_reduced_loss(weighted):
     raw, x, targets = network_output(50, 3)
