@@ -204,7 +204,9 @@ def _density_of_plain_arrays(
 
     Most of the time of a call with one point goes into checks, and the kernel cannot do without its own.
     """
-    if not (type(x) is type(mean) is type(stddev) is type(correlation) is np.ndarray):
+    if type(x) is not np.ndarray or type(mean) is not np.ndarray:
+        return None
+    if type(stddev) is not np.ndarray or type(correlation) is not np.ndarray:
         return None
     dtype, shape = mean.dtype, mean.shape
     # a structured dtype of one float has the same buffer, hence the comparison of dtypes
