@@ -1,0 +1,57 @@
+"""Checks the compiled files of a Linux wheel: what they need, what they export, which instructions they hold.
+
+    python tools/check_wheel.py dist/cymdn-*.whl
+
+Uses readelf, nm and objdump, which come with the compiler.
+"""
+
+import re
+import subprocess
+import sys
+import tempfile
+import zipfile
+from pathlib import Path
+
+# An FMA rounds once where a * b + c rounds twice; the others are approximations whose bits differ between makers.
+DIFFERENT_BITS = re.compile(r"\s(vfn?m(?:add|sub)\w+|v?rcp\w+|v?rsqrt\w+|f(?:sin|cos|ptan|2xm1|yl2x\w*))\s")
+
+
+def lines_of(*command):
+    """Return what a program prints, by lines."""
+    return subprocess.run(command, capture_output=True, text=True, check=True).stdout.splitlines()
+
+
+def faults(library):
+    """Yield what is wrong with a compiled file."""
+    for line in lines_of("readelf", "-dW", library):
+        if "PATH)" in line:
+            yield f"has a run path: {line.split()[-1]}"
+        if "(NEEDED)" in line and "[libc.so." not in line:
+            yield f"needs more than libc: {line.split()[-1]}"
+    exported = [line.split()[-1] for line in lines_of("nm", "-D", "--defined-only", library)]
+    expected = [f"PyInit_{library.name.partition('.')[0]}"]
+    if exported != expected:
+        yield f"exports {exported}, expected {expected}"
+    found = {match[1] for line in lines_of("objdump", "-d", library) if (match := DIFFERENT_BITS.search(line))}
+    if found:
+        yield f"holds instructions that give other bits elsewhere: {', '.join(sorted(found))}"
+
+
+def main(wheels):
+    """Check each wheel; exit with an error if something is wrong with one."""
+    wrong = 0
+    for wheel in wheels:
+        with tempfile.TemporaryDirectory() as folder:
+            zipfile.ZipFile(wheel).extractall(folder)
+            libraries = sorted(Path(folder).rglob("*.so"))
+            for library in libraries:
+                for fault in faults(library):
+                    print(f"{library.name} {fault}")
+                    wrong += 1
+        print(f"{Path(wheel).name}: {len(libraries)} compiled files, {wrong} faults")
+        wrong += not libraries
+    sys.exit(1 if wrong else 0)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
