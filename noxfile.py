@@ -29,6 +29,7 @@ DIST = ROOT / "dist"
 
 # Tools whose opinions change with their versions are held at one.
 RUFF, CYTHON_LINT, CODESPELL, MYPY = "ruff==0.17.*", "cython-lint==0.22.*", "codespell==2.4.*", "mypy==2.4.*"
+TORCH = "torch==2.13.0"  # one that has a build without CUDA; a later one may bring several GB
 BUILD_TOOLS = ("build", "setuptools>=77", "Cython>=3.1")
 # the oldest that pyproject.toml and README promise
 OLDEST_BUILD, OLDEST_RUN = ("setuptools==77.0.1", "Cython==3.1.0"), ("numpy==2.0.0",)
@@ -145,6 +146,16 @@ def docs_lint(session):
 
 
 @nox.session(tags=["quick"])
+def site(session):
+    """16. The site builds without a warning, and its tables are those that their programs print."""
+    install_wheel(session, "test")
+    session.install("-r", "docs/requirements.txt")
+    session.run("sphinx-build", "-W", "-n", "-q", "-b", "html", "docs", str(Path(session.create_tmp()) / "site"))
+    session.run("python", "-P", "tools/where_others_break.py", "--check", "docs/where-others-break.md")
+    session.run("python", "-P", "tools/elementary_coefficients.py", "--check", "cymdn/_elementary.pxd")
+
+
+@nox.session(tags=["quick"])
 def imports(session):
     """20. A light import that needs only NumPy: a new environment with nothing else, warnings as errors, deptry."""
     install_wheel(session)
@@ -172,6 +183,15 @@ def tests(session):
     """1, 4. Every input, every value: the suite on the wheel (CI runs it by README's command)."""
     install_wheel(session, "test", "demo")
     test(session)
+
+
+@nox.session(tags=["quick"])
+def frameworks(session):
+    """4. At home in PyTorch, JAX and Dask, whose gradients are an independent cross-check too."""
+    install_wheel(session, "test", "demo", "dask", "jax")
+    session.install(TORCH)
+    files = ("test_torch.py", "test_jax.py", "test_dask.py", "test_examples.py", "test_crosschecks.py")
+    test(session, *(f"tests/{name}" for name in files))
 
 
 @nox.session(tags=["quick"])
