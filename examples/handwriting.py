@@ -1,32 +1,41 @@
-"""Train a small network to write: where the pen goes next, and whether it lifts.
+"""Train small networks to read and to write: where the pen goes next, and whether it lifts.
 
-A mixture density network (Graves 2013, arXiv:1308.0850, section 4) reads the last 24 moves of
-a pen and answers with a distribution: a mixture of 20 correlated Gaussians over the next move
-(dx, dy), and the probability that the stroke ends there. The network is plain NumPy. Its loss,
-and the gradient of the loss with respect to its raw output, are one call:
-`cymdn.mdn_loss_and_gradient`.
+A mixture density network (Graves 2013, arXiv:1308.0850, section 4) sees the last 24 moves of a
+pen and answers with a distribution: a mixture of 20 correlated Gaussians over the next move
+(dx, dy), and the probabilities that the stroke goes on, ends, or ends and with it the letter.
+The networks are plain NumPy. Their loss, and its gradient with respect to their raw output, are
+one call: `cymdn.mdn_loss_and_gradient`. Drawing a move from raw output is another:
+`cymdn.mdn_sample`.
 
-The strokes are words set in the Hershey single-stroke fonts. Three fonts are never trained on;
-they show whether the network learned to write or learned its fonts by heart.
+The strokes are words set in the Hershey single-stroke fonts. The reader sees nothing but the
+strokes. Three fonts are never trained on; they show whether it learned how letters go or learned
+its fonts by heart. The writer is told which letter to write, in which of two hands (as in
+Graves' section 5, but that he lets the network find out when a letter is done). It writes one
+move at a time and sees what it wrote; that it knows its two fonts by heart is as it should be.
 
-Run it (about a minute):
+Run it (about a minute and a half):
 
-    python -m pip install ".[demo]" && python examples/handwriting.py [--epochs 6] [--seed 0] [--out handwriting.png]
+    python -m pip install ".[demo]" && python examples/handwriting.py [--seed 0] [--out handwriting.png]
 
-After each epoch it prints the loss on the epoch's training batches and on the held-out fonts,
-beside two models that ignore the past: one Gaussian, and one mixture of 20 Gaussians. Losses are
-in nats per pen point; 0.69 nats less is twice the probability density. At the end it prints
-where the time went, and draws what the network expected at every step of a word in a font it
-has never seen.
+After each of the reader's epochs it prints the loss on the epoch's training batches and on the
+held-out fonts, beside two models that ignore the past: one Gaussian, and one mixture of 20
+Gaussians. Losses are in nats per pen point; 0.69 nats less is twice the probability density. Then
+come the writer's loss, the time of one move, and where the training time went. It draws two
+pictures: `handwriting.png`, what the reader expected at every step of a word in a font it has
+never seen, and `handwriting_samples.png`, what the writer wrote at three biases and three
+temperatures.
 """
 
 from __future__ import annotations
 
 import argparse
 import os
+import string
 import time
-from dataclasses import dataclass
+from collections.abc import Iterator
+from dataclasses import dataclass, field, fields, replace
 from itertools import pairwise
+from pathlib import Path
 from typing import Any
 
 # Before NumPy is imported: its matrices are small here, and a second thread that has to wait for a busy processor costs
@@ -60,24 +69,32 @@ Extent = tuple[float, float, float, float]  # left, right, bottom, top
 TRAINING_FONTS = ("scripts", "futural", "timesr", "timesrb", "timesib")
 HELD_OUT_FONTS = ("scriptc", "futuram", "timesi")
 N_TRAINING_POINTS, N_HELD_OUT_POINTS = 200_000, 20_000
+HANDS = ("scripts", "futural")  # that the writer learns: joined and printed
+N_WRITER_POINTS = 320_000
 
 WORDS = (  # of pangrams, so that every letter occurs
     "the quick brown fox jumps over lazy dog sphinx of black quartz judge my vow pack box with "
     "five dozen liquor jugs how vexingly daft zebras waltz bad nymph for jigs vex glib jocks "
     "quiz to amaze few crazy wizards hexing dwarf plunge"
 ).split()
-ALPHABET = list("abcdefghijklmnopqrstuvwxyz")
+ALPHABET = list(string.ascii_lowercase)
 
 # Lengths are in units of the fonts' grid, on which a capital is 21 high.
 CAP_HEIGHT = 21.0
 STEP = 3.0  # between two pen points
 TREMOR = 0.2  # standard deviation of a pen point's noise
 
-WINDOW = 24  # moves the network sees, about one letter; 16 or 32 change the loss by 0.03 at most
+# What happens at a pen point: the pen draws on, or lifts, maybe because the letter is done. Joined
+# letters are strokes of their own, too; the pen lifts between them and comes down where it was.
+GOES_ON, STROKE_ENDS, LETTER_ENDS = range(3)
+N_PENS = 3
+
+WINDOW = 24  # moves a network sees, about one letter; 16 or 32 change the loss by 0.03 at most
 N_COMPONENTS = 20  # as many as in Graves' and in the sketch-rnn paper (arXiv:1704.03477)
 HIDDEN = (256, 256)
-DROPOUT = 0.25  # without it the loss on the held-out fonts rises from the second epoch on
-BATCH = 512
+READER_DROPOUT = 0.25  # without it the loss on the held-out fonts rises from the second epoch on
+WRITER_DROPOUT = 0.0  # no other fonts will be asked of it
+BATCH = 256
 LEARNING_RATE = 2e-3
 
 
@@ -89,7 +106,9 @@ class PenLines:
     """Lines of text as pen points, end to end."""
 
     points: Array  # (n, 2), y up, the baseline at 0, each line starting near the origin
-    end_of_stroke: Array  # (n,), 1 at the last point of a stroke
+    state: Array  # (n, 3), one-hot: GOES_ON, STROKE_ENDS or LETTER_ENDS
+    count: Array  # (n,), how many points of its letter came before: 0, 1, .., 0, 1, ..
+    told: Array  # (n, k), the writer's instruction for the point, see `instruction`; a reader gets none, k = 0
     line: Array  # (n,), which line the point belongs to: 0, 0, .., 1, 1, ..
 
 
@@ -97,19 +116,25 @@ class PenLines:
 class PenMoves:
     """The same lines as a network sees them. Before each line the pen rests for WINDOW moves."""
 
-    moves: Array  # (m, 3): dx, dy to a point, and 1 where the stroke ends at it
+    moves: Array  # (m, 3): dx, dy to a point, and 1 where the pen lifts at it
+    state: Array  # (m, 3): of the pen at that point
     height: Array  # (m,): of that point above the baseline, in capitals
+    progress: Array  # (m, 2): of the letter before that point, see `letter_progress`
+    told: Array  # (m, k)
     rows: Array  # (n,): the rows of `moves` that are points, not rest
 
     def inputs(self, rows: Array) -> Array:
-        """What is known before each of the rows -> (b, 3 WINDOW + 1)."""
+        """What is known before each of the rows -> (b, 3 WINDOW + 1), or for a writer (b, 3 WINDOW + 3 + k)."""
         # (b, 3, WINDOW): a window ends one row before the row to predict
         past = sliding_window_view(self.moves, WINDOW, axis=0)[rows - WINDOW]
-        return np.column_stack([past.reshape(len(rows), -1), self.height[rows - 1]])
+        known = [past.reshape(len(rows), -1), self.height[rows - 1]]
+        if self.told.shape[1]:
+            known += [self.progress[rows], self.told[rows]]
+        return np.column_stack(known)
 
     def targets(self, rows: Array) -> tuple[Array, Array]:
-        """The moves (b, 2) and the ends of strokes (b,) to predict."""
-        return self.moves[rows, :2], self.moves[rows, 2]
+        """The moves (b, 2) and the pen states (b, 3) to predict."""
+        return self.moves[rows, :2], self.state[rows]
 
 
 def random_text(rng: np.random.Generator) -> str:
@@ -118,22 +143,27 @@ def random_text(rng: np.random.Generator) -> str:
     for _ in range(2):
         invented = "".join(rng.choice(ALPHABET, size=rng.integers(2, 8)))
         word = invented if rng.random() < 0.5 else str(rng.choice(WORDS))
-        words.append(word.capitalize() if rng.random() < 0.3 else word)
+        cases = word, word.capitalize(), word.upper()
+        words.append(cases[rng.choice(3, p=(0.6, 0.25, 0.15))])
     return " ".join(words)
 
 
-def strokes_of(font: HersheyFonts, text: str) -> list[Array]:
-    """Polylines (n, 2) of a text; a stroke that starts where the last one ended continues it."""
-    strokes: list[Array] = []
-    for polyline in font.strokes_for_text(text):
-        # The fonts' y axis points down.
-        stroke = np.array(list(polyline)) * (1.0, -1.0) + (0.0, font.render_options.base_line)
-        # This joins the letters of the script fonts: the pen does not lift where it does not move.
-        if strokes and np.array_equal(strokes[-1][-1], stroke[0]):
-            strokes[-1] = np.concatenate([strokes[-1], stroke[1:]])
-        else:
-            strokes.append(stroke)
-    return strokes
+def letters_of(font: HersheyFonts, text: str) -> list[list[Array]]:
+    """Each character's strokes, polylines (n, 2); a space has none."""
+    letters, x = [], 0.0
+    for glyph in font.glyphs_for_text(text):
+        strokes: list[Array] = []
+        for polyline in glyph.strokes:
+            # The fonts' y axis points down.
+            stroke = (np.array(polyline) - (glyph.left_offset, glyph.base_line)) * (1.0, -1.0) + (x, 0.0)
+            # The pen does not lift where it does not move.
+            if strokes and np.array_equal(strokes[-1][-1], stroke[0]):
+                strokes[-1] = np.concatenate([strokes[-1], stroke[1:]])
+            else:
+                strokes.append(stroke)
+        letters.append(strokes)
+        x += glyph.char_width
+    return letters
 
 
 def resample(stroke: Array, rng: np.random.Generator) -> Array:
@@ -154,28 +184,60 @@ def resample(stroke: Array, rng: np.random.Generator) -> Array:
     return np.stack([np.interp(position, corners, axis) for axis in stroke.T], axis=-1)
 
 
-def set_lines(font_names: tuple[str, ...], n_points: int, rng: np.random.Generator) -> PenLines:
+def load_font(name: str) -> HersheyFonts:
+    font = HersheyFonts()
+    font.load_default_font(name)
+    return font
+
+
+def set_line(font: HersheyFonts, text: str, rng: np.random.Generator, hand: int | None = None) -> PenLines:
+    """One line of text; if it is a hand's, with instructions."""
+    letters = []
+    for i, outline in enumerate(letters_of(font, text)):
+        if outline:
+            strokes = [resample(stroke, rng) for stroke in outline]
+            count = np.arange(sum(len(stroke) for stroke in strokes))
+            told = np.tile(instruction(text, i, hand), (count.size, 1))
+            letters.append(PenLines(np.concatenate(strokes), pen_states(strokes), count, told, np.zeros_like(count)))
+    return join(letters)
+
+
+def pen_states(strokes: list[Array]) -> Array:
+    """The pen states (n, 3) at the points of a letter's strokes."""
+    ends = np.cumsum([len(stroke) for stroke in strokes]) - 1
+    states = np.full(ends[-1] + 1, GOES_ON)
+    states[ends] = STROKE_ENDS
+    states[-1] = LETTER_ENDS
+    return np.eye(N_PENS, dtype=np.float32)[states]
+
+
+def instruction(text: str, i: int, hand: int | None) -> Array:
+    """What the writer is told of letter i of a text -> (k,): whether it begins a word, and one-hot
+    the letter and the hand. Without a hand nothing, k = 0."""
+    if hand is None:
+        return np.zeros(0, np.uint8)
+    begins_word = i == 0 or text[i - 1] == " "
+    letter = [text[i] == other for other in string.ascii_letters]
+    return np.array([begins_word, *letter, *(np.arange(len(HANDS)) == hand)], np.uint8)
+
+
+def set_lines(font_names: tuple[str, ...], n_points: int, rng: np.random.Generator, told: bool = False) -> PenLines:
     """Random lines in each of the fonts, about n_points in all, as many in one as in another."""
-    lines: list[list[Array]] = []
+    lines: list[PenLines] = []
     n = 0
-    for done, name in enumerate(font_names, start=1):
-        font = HersheyFonts()
-        font.load_default_font(name)
-        while n < done * n_points / len(font_names):
-            strokes = [resample(stroke, rng) for stroke in strokes_of(font, random_text(rng))]
-            lines.append(strokes)
-            n += sum(len(stroke) for stroke in strokes)
-    return join_lines(lines)
+    for i, name in enumerate(font_names):
+        font = load_font(name)
+        while n < (i + 1) * n_points / len(font_names):
+            line = set_line(font, random_text(rng), rng, i if told else None)
+            line.line[:] = len(lines)
+            lines.append(line)
+            n += len(line.points)
+    return join(lines)
 
 
-def join_lines(lines: list[list[Array]]) -> PenLines:
-    """Lines, each a list of strokes (n, 2), end to end."""
-    strokes = [stroke for line in lines for stroke in line]
-    points = np.concatenate(strokes)
-    end_of_stroke = np.zeros(len(points))
-    end_of_stroke[np.cumsum([len(stroke) for stroke in strokes]) - 1] = 1.0
-    line_lengths = [sum(len(stroke) for stroke in line) for line in lines]
-    return PenLines(points, end_of_stroke, np.repeat(np.arange(len(lines)), line_lengths))
+def join(parts: list[PenLines]) -> PenLines:
+    """Letters or lines end to end."""
+    return PenLines(*(np.concatenate([getattr(part, f.name) for part in parts]) for f in fields(PenLines)))
 
 
 def in_other_hands(lines: PenLines, rng: np.random.Generator) -> PenLines:
@@ -193,7 +255,7 @@ def in_other_hands(lines: PenLines, rng: np.random.Generator) -> PenLines:
     hand = np.zeros((n_lines, 2, 2))
     hand[:, 0, 0], hand[:, 1, 1] = np.exp(rng.normal(0.0, 0.08, (2, n_lines)))
     hand[:, 1, 0] = rng.normal(0.0, 0.12, n_lines)  # slant: y moves x
-    return PenLines(transform(points, hand[lines.line]), lines.end_of_stroke, lines.line)
+    return replace(lines, points=transform(points, hand[lines.line]))
 
 
 def transform(points: Array, matrix: Array) -> Array:
@@ -204,8 +266,8 @@ def transform(points: Array, matrix: Array) -> Array:
 def move_pen(lines: PenLines, unit: float, rng: np.random.Generator) -> PenMoves:
     """The moves from point to point, in `unit`, of a pen that trembles.
 
-    As in Graves 2013, the move from one stroke to the next is a move like any other: the end of
-    stroke before it says that the pen is up. Without the tremor a straight line would be known
+    As in Graves 2013, the move from one stroke to the next is a move like any other: the lift
+    before it says that the pen is up. Without the tremor a straight line would be known
     exactly from its first two points, and the loss would have no lower bound. It is smaller than
     the rounding error of the fonts' integer grid (standard deviation 0.29).
     """
@@ -215,34 +277,49 @@ def move_pen(lines: PenLines, unit: float, rng: np.random.Generator) -> PenMoves
     start = np.where(first[:, None], 0.0, np.roll(points, 1, axis=0))
     rows = np.arange(len(points)) + WINDOW * (lines.line + 1)
     moves = np.tile(np.array([0, 0, 1], np.float32), (rows[-1] + 1, 1))
-    moves[rows] = np.column_stack([(points - start) / unit, lines.end_of_stroke])
-    height = np.zeros(len(moves), np.float32)
-    height[rows] = points[:, 1] / CAP_HEIGHT
-    return PenMoves(moves, height, rows)
+    moves[rows] = np.column_stack([(points - start) / unit, 1 - lines.state[:, GOES_ON]])
+    height = (points[:, 1] / CAP_HEIGHT).astype(np.float32)
+    progress = letter_progress(points, start, lines.count)
+    return PenMoves(moves, *(spread(values, rows) for values in (lines.state, height, progress, lines.told)), rows)
+
+
+def letter_progress(points: Array, pen: Array, count: Array) -> Array:
+    """How far a letter has come when `count` of its points are drawn and the pen (n, 2) is about to
+    move to the next -> (n, 2): their number, in units of 20, and the way to the right from the
+    first of them, in capitals."""
+    first = points[np.arange(len(points)) - count]
+    way = np.where(count > 0, pen[:, 0] - first[:, 0], 0.0)
+    return np.column_stack([count / 20, way / CAP_HEIGHT]).astype(np.float32)
+
+
+def spread(values: Array, rows: Array) -> Array:
+    """Values (n, ...) at their rows, 0 at all others -> (m, ...)."""
+    out = np.zeros((rows[-1] + 1, *values.shape[1:]), values.dtype)
+    out[rows] = values
+    return out
 
 
 # --------------------------------------------------------------------- two models without memory
 
 
-def fit_one_gaussian(moves: Array, ends: Array) -> Array:
-    """One Gaussian and one pen probability, fitted in closed form -> raw vector (7,)."""
-    pen = np.log(ends.mean() / (1 - ends.mean()))
+def fit_one_gaussian(moves: Array, states: Array) -> Array:
+    """One Gaussian and one pen state, fitted in closed form -> raw vector (9,)."""
     log_stddev = np.log(moves.std(axis=0))
     correlation = np.corrcoef(moves.T)[0, 1]
-    return np.array([pen, 0.0, *moves.mean(axis=0), *log_stddev, np.arctanh(correlation)])
+    return np.array([*np.log(states.mean(axis=0)), 0.0, *moves.mean(axis=0), *log_stddev, np.arctanh(correlation)])
 
 
-def fit_one_mixture(moves: Array, ends: Array, rng: np.random.Generator) -> Array:
-    """One mixture and one pen probability: a 'network' that is a single raw vector (D,)."""
-    moves, ends = moves.astype(np.float64), ends.astype(np.float64)
-    start = np.zeros(1 + 6 * N_COMPONENTS)
+def fit_one_mixture(moves: Array, states: Array, rng: np.random.Generator) -> Array:
+    """One mixture and one pen state: a 'network' that is a single raw vector (D,)."""
+    moves, states = moves.astype(np.float64), states.astype(np.float64)
+    start = np.zeros(N_PENS + 6 * N_COMPONENTS)
     _, _, mean, log_stddev, _ = split_raw(start)
     mean[:] = rng.choice(moves, N_COMPONENTS).T
     log_stddev[:] = -1.0
 
     def loss_and_gradient(raw: Array) -> tuple[float, Array]:
         rows = np.broadcast_to(raw, (len(moves), raw.size))
-        loss, gradient = cymdn.mdn_loss_and_gradient(rows, moves, ends)
+        loss, gradient = cymdn.mdn_loss_and_gradient(rows, moves, states)
         return float(loss), gradient.sum(axis=0)
 
     # After 200 steps the loss no longer changes in its second decimal.
@@ -257,11 +334,11 @@ def loss_of_constant(raw: Array, data: PenMoves) -> float:
 
 
 def split_raw(raw: Array) -> tuple[Array, Array, Array, Array, Array]:
-    """Views of raw output (..., 1 + 6 M): pen logit (...), mixture logits (..., M), means
+    """Views of raw output (..., 3 + 6 M): pen logits (..., 3), mixture logits (..., M), means
     (..., 2, M), log standard deviations (..., 2, M), atanh correlations (..., M)."""
-    mixture = raw[..., 1:].reshape(*raw.shape[:-1], 6, -1)
+    mixture = raw[..., N_PENS:].reshape(*raw.shape[:-1], 6, -1)
     logits, atanh_correlation = mixture[..., 0, :], mixture[..., 5, :]
-    return raw[..., 0], logits, mixture[..., 1:3, :], mixture[..., 3:5, :], atanh_correlation
+    return raw[..., :N_PENS], logits, mixture[..., 1:3, :], mixture[..., 3:5, :], atanh_correlation
 
 
 # ---------------------------------------------------------------------------------- the network
@@ -270,8 +347,8 @@ def split_raw(raw: Array) -> tuple[Array, Array, Array, Array, Array]:
 class Network:
     """Fully connected layers with ReLU and dropout; all parameters in one flat float32 vector."""
 
-    def __init__(self, sizes: tuple[int, ...], output_bias: Array, rng: np.random.Generator):
-        self.sizes = sizes
+    def __init__(self, sizes: tuple[int, ...], output_bias: Array, dropout: float, rng: np.random.Generator):
+        self.sizes, self.keep = sizes, 1 - dropout
         n_parameters = sum((n_in + 1) * n_out for n_in, n_out in pairwise(sizes))
         self.parameters = np.zeros(n_parameters, np.float32)
         self.layers = self.split(self.parameters)
@@ -292,23 +369,23 @@ class Network:
 
     def __call__(self, inputs: Array) -> Array:
         """Raw output (b, D) for inputs (b, n)."""
-        return self.forward(inputs, keep=1.0)[0]
+        return self.forward(inputs)[0]
 
-    def forward(self, inputs: Array, keep: float, rng: np.random.Generator | None = None) -> tuple[Array, list[Array]]:
-        """Raw output (b, D) and the inputs of all layers; hidden units are kept with `keep`."""
+    def forward(self, inputs: Array, rng: np.random.Generator | None = None) -> tuple[Array, list[Array]]:
+        """Raw output (b, D) and the inputs of all layers; with a generator, hidden units drop out."""
         layer_inputs = [inputs]
         for weight, bias in self.layers[:-1]:
             hidden = layer_inputs[-1] @ weight
             hidden += bias
             np.maximum(hidden, 0, out=hidden)
-            if rng is not None:
-                kept = rng.random(hidden.shape, dtype=np.float32) < keep
-                hidden *= kept * np.float32(1 / keep)
+            if rng is not None and self.keep < 1:
+                kept = rng.random(hidden.shape, dtype=np.float32) < self.keep
+                hidden *= kept * np.float32(1 / self.keep)
             layer_inputs.append(hidden)
         weight, bias = self.layers[-1]
         return layer_inputs[-1] @ weight + bias, layer_inputs
 
-    def backward(self, layer_inputs: list[Array], gradient: Array, keep: float) -> Array:
+    def backward(self, layer_inputs: list[Array], gradient: Array) -> Array:
         """Gradient of the parameters, flat, from the gradient (b, D) of the raw output."""
         flat = np.empty_like(self.parameters)
         out = self.split(flat)
@@ -318,7 +395,7 @@ class Network:
             if i > 0:
                 # A unit that is 0, by ReLU or by dropout, passes nothing back.
                 gradient = gradient @ self.layers[i][0].T
-                gradient *= (layer_inputs[i] > 0) * np.float32(1 / keep)
+                gradient *= (layer_inputs[i] > 0) * np.float32(1 / self.keep)
         return flat
 
 
@@ -342,67 +419,81 @@ class Adam:
 
 
 @dataclass
-class Experiment:
-    """What training needs and what it leaves behind."""
+class Training:
+    """A network, what it learns from, and what training leaves behind."""
 
-    lines: PenLines  # to train on
-    held_out: PenMoves
-    unit: float  # of the moves, in grid units
     network: Network
-    baselines: tuple[float, float]  # held-out loss of one Gaussian and of one mixture
+    lines: PenLines
+    unit: float  # of the moves, in grid units
     rng: np.random.Generator
-    training_losses: list[float]  # one an epoch
-    held_out_losses: list[float]
+    losses: list[float] = field(default_factory=list)  # one an epoch
     network_seconds: float = 0.0
     loss_seconds: float = 0.0
 
 
-def prepare(seed: int) -> Experiment:
+@dataclass
+class Reading:
+    """How a network reads fonts it has not seen."""
+
+    training: Training
+    held_out: PenMoves
+    baselines: tuple[float, float]  # held-out loss of one Gaussian and of one mixture
+    losses: list[float] = field(default_factory=list)  # of the network, one an epoch
+
+
+def prepare_reader(rng: np.random.Generator) -> Reading:
     """Set the lines, fit the two models without memory, make the network."""
-    rng = np.random.default_rng(seed)
     lines = set_lines(TRAINING_FONTS, N_TRAINING_POINTS, rng)
+    training, *constants = prepare(lines, READER_DROPOUT, rng)
+    held_out = move_pen(set_lines(HELD_OUT_FONTS, N_HELD_OUT_POINTS, rng), training.unit, rng)
+    gaussian, mixture = (loss_of_constant(raw, held_out) for raw in constants)
+    return Reading(training, held_out, (gaussian, mixture))
+
+
+def prepare_writer(rng: np.random.Generator) -> Training:
+    """The same for lines that come with instructions."""
+    return prepare(set_lines(HANDS, N_WRITER_POINTS, rng, told=True), WRITER_DROPOUT, rng)[0]
+
+
+def prepare(lines: PenLines, dropout: float, rng: np.random.Generator) -> tuple[Training, Array, Array]:
+    """An untrained network, and raw vectors of one Gaussian and of one mixture."""
     unit = float(np.diff(lines.points, axis=0)[np.diff(lines.line) == 0].std())
-    held_out = move_pen(set_lines(HELD_OUT_FONTS, N_HELD_OUT_POINTS, rng), unit, rng)
-    training = move_pen(in_other_hands(lines, rng), unit, rng)
-    moves, ends = training.targets(training.rows)
-    gaussian = fit_one_gaussian(moves, ends)
-    sample = rng.choice(len(moves), 10_000, replace=False)
-    mixture = fit_one_mixture(moves[sample], ends[sample], rng)
-    network = Network((3 * WINDOW + 1, *HIDDEN, mixture.size), mixture, rng)
-    baselines = loss_of_constant(gaussian, held_out), loss_of_constant(mixture, held_out)
-    return Experiment(lines, held_out, unit, network, baselines, rng, [], [])
+    data = move_pen(in_other_hands(lines, rng), unit, rng)
+    moves, states = data.targets(data.rows)
+    sample = rng.choice(len(moves), min(10_000, len(moves)), replace=False)
+    mixture = fit_one_mixture(moves[sample], states[sample], rng)
+    network = Network((data.inputs(data.rows[:1]).size, *HIDDEN, mixture.size), mixture, dropout, rng)
+    return Training(network, lines, unit, rng), fit_one_gaussian(moves, states), mixture
 
 
-def train(experiment: Experiment, n_epochs: int) -> None:
-    """Adam on mini-batches; the learning rate falls along half a cosine to 0."""
-    adam = Adam(experiment.network.parameters)
-    n_batches = len(experiment.lines.points) // BATCH
+def train(training: Training, n_epochs: int) -> Iterator[float]:
+    """Adam on mini-batches; the learning rate falls along half a cosine to 0. Yields the loss of each epoch."""
+    adam = Adam(training.network.parameters)
+    n_batches = len(training.lines.points) // BATCH
     with tqdm(total=n_epochs * n_batches, unit="batch") as progress:
         for _ in range(n_epochs):
-            training = move_pen(in_other_hands(experiment.lines, experiment.rng), experiment.unit, experiment.rng)
-            order = experiment.rng.permutation(training.rows)[: n_batches * BATCH]
+            data = move_pen(in_other_hands(training.lines, training.rng), training.unit, training.rng)
+            order = training.rng.permutation(data.rows)[: n_batches * BATCH]
             losses = []
             for rows in order.reshape(n_batches, BATCH):
                 rate = LEARNING_RATE * (1 + np.cos(np.pi * progress.n / progress.total)) / 2
-                losses.append(train_on(experiment, training, rows, adam, rate))
+                losses.append(train_on(training, data, rows, adam, rate))
                 progress.update()
-            experiment.training_losses.append(float(np.mean(losses)))
-            experiment.held_out_losses.append(evaluate(experiment.network, experiment.held_out))
-            tqdm.write(report_line(experiment))
+            training.losses.append(float(np.mean(losses)))
+            yield training.losses[-1]
 
 
-def train_on(experiment: Experiment, data: PenMoves, rows: Array, adam: Adam, rate: float) -> float:
+def train_on(training: Training, data: PenMoves, rows: Array, adam: Adam, rate: float) -> float:
     """One step of Adam on a batch -> its loss."""
     start = time.perf_counter()
-    network, keep = experiment.network, 1 - DROPOUT
-    moves, ends = data.targets(rows)
-    raw, layer_inputs = network.forward(data.inputs(rows), keep, experiment.rng)
+    moves, states = data.targets(rows)
+    raw, layer_inputs = training.network.forward(data.inputs(rows), training.rng)
     before_loss = time.perf_counter()
-    loss, gradient = cymdn.mdn_loss_and_gradient(raw, moves, ends)
+    loss, gradient = cymdn.mdn_loss_and_gradient(raw, moves, states)
     after_loss = time.perf_counter()
-    adam.step(network.backward(layer_inputs, gradient, keep), rate)
-    experiment.loss_seconds += after_loss - before_loss
-    experiment.network_seconds += time.perf_counter() - start - (after_loss - before_loss)
+    adam.step(training.network.backward(layer_inputs, gradient), rate)
+    training.loss_seconds += after_loss - before_loss
+    training.network_seconds += time.perf_counter() - start - (after_loss - before_loss)
     return float(loss)
 
 
@@ -412,54 +503,106 @@ def evaluate(network: Network, data: PenMoves) -> float:
     return float(cymdn.mdn_loss(raw, *data.targets(data.rows)))
 
 
-def report_setting(experiment: Experiment) -> str:
+def report_setting(reading: Reading) -> str:
     """What is compared, and the head of the table."""
     return (
-        f"training on {len(experiment.lines.points)} pen points of {', '.join(TRAINING_FONTS)}\n"
-        f"held out: {len(experiment.held_out.rows)} pen points of {', '.join(HELD_OUT_FONTS)}\n"
-        f"nats per pen point, moves in units of {experiment.unit:.2f} grid units\n\n"
+        f"training on {len(reading.training.lines.points)} pen points of {', '.join(TRAINING_FONTS)}\n"
+        f"held out: {len(reading.held_out.rows)} pen points of {', '.join(HELD_OUT_FONTS)}\n"
+        f"nats per pen point, moves in units of {reading.training.unit:.2f} grid units\n\n"
         "       network                    no memory, held-out fonts\n"
         "epoch  training  held-out fonts  one Gaussian  one mixture"
     )
 
 
-def report_line(experiment: Experiment) -> str:
-    losses = experiment.training_losses
-    held_out = experiment.held_out_losses[-1]
-    gaussian, mixture = experiment.baselines
-    return f"{len(losses):5}{losses[-1]:10.3f}{held_out:16.3f}{gaussian:14.3f}{mixture:13.3f}"
+def report_line(reading: Reading) -> str:
+    losses = reading.training.losses
+    gaussian, mixture = reading.baselines
+    return f"{len(losses):5}{losses[-1]:10.3f}{reading.losses[-1]:16.3f}{gaussian:14.3f}{mixture:13.3f}"
 
 
-# -------------------------------------------------------------------------------------- picture
+# ------------------------------------------------------------------------------------- writing
+
+MAX_POINTS = 100  # of a letter, in case its end is missed; the longest in the two hands, a joined M, has 52
+
+
+class Pen:
+    """A pen that the writer moves: it draws each move from what the network makes of those before."""
+
+    def __init__(self, writer: Training, rng: np.random.Generator, **sharpness: float):
+        self.network, self.unit, self.rng = writer.network, writer.unit, rng
+        self.sharpness = sharpness  # bias or temperature
+        self.position = np.zeros(2)  # in grid units
+        self.inputs = np.zeros((1, self.network.sizes[0]), np.float32)
+        # Views, in the order of PenMoves.inputs; at first the pen rests.
+        past, self.height, self.progress, self.told = np.split(self.inputs[0], 3 * WINDOW + np.array([0, 1, 3]))
+        self.past = past.reshape(3, WINDOW)
+        self.past[2] = 1
+        self.network_seconds: list[float] = []  # of each move
+        self.sample_seconds: list[float] = []
+
+    def write(self, text: str, hand: int) -> list[Array]:
+        """Write a line -> its strokes (n, 2), in grid units from where the pen was."""
+        letters = [self.write_letter(instruction(text, i, hand)) for i in range(len(text)) if text[i] != " "]
+        return [stroke for letter in letters for stroke in letter]
+
+    def write_letter(self, told: Array) -> list[Array]:
+        """Write one letter -> its strokes (n, 2)."""
+        self.told[:] = told
+        self.progress[:] = 0
+        strokes: list[list[Array]] = [[]]
+        for count in range(1, MAX_POINTS + 1):
+            state = self.move()
+            strokes[-1].append(self.position)
+            if state == LETTER_ENDS:
+                break
+            if state == STROKE_ENDS:
+                strokes.append([])
+            self.progress[:] = count / 20, (self.position[0] - strokes[0][0][0]) / CAP_HEIGHT
+        return [np.array(stroke) for stroke in strokes if stroke]
+
+    def move(self) -> int:
+        """Draw one move and make it -> the state of the pen after it."""
+        start = time.perf_counter()
+        raw = self.network(self.inputs)
+        before_sample = time.perf_counter()
+        moves, states, _ = cymdn.mdn_sample(raw, pen=N_PENS, rng=self.rng, **self.sharpness)
+        after_sample = time.perf_counter()
+        self.network_seconds.append(before_sample - start)
+        self.sample_seconds.append(after_sample - before_sample)
+        self.position = self.position + moves[0] * self.unit
+        self.past[:, :-1] = self.past[:, 1:]
+        self.past[:, -1] = *moves[0], 1 - states[0, GOES_ON]
+        self.height[0] = self.position[1] / CAP_HEIGHT
+        return int(states[0].argmax())
+
+
+# ------------------------------------------------------------------------ picture of the reader
 
 PICTURE_FONT, PICTURE_WORD = "timesi", "Density"
 PIXEL = 0.2  # lengths of the picture are in grid units
 REACH = 45.0  # how far from the pen a prediction is drawn; the rest is too thin to see
 MARGIN = 5.0
 PAPER, INK = "#0a0612", "#ece7f2"
-PATH, LIFTED, HEAT, FAINT = "#ffffff", "#55d6e8", "#f0706a", "#8d86a0"
+PATH, LIFTED, DONE, HEAT, FAINT = "#ffffff", "#55d6e8", "#f5c15b", "#f0706a", "#8d86a0"
 
 
-def draw(experiment: Experiment, out: str) -> None:
+def draw_reader(reading: Reading, out: Path) -> None:
     """Save what the network expected along a word of a held-out font, and how it learned."""
-    rng = np.random.default_rng(1)
-    font = HersheyFonts()
-    font.load_default_font(PICTURE_FONT)
-    word = join_lines([[resample(stroke, rng) for stroke in strokes_of(font, PICTURE_WORD)]])
-    data = move_pen(word, experiment.unit, rng)
-    moves, ends = data.targets(data.rows)
-    raw = experiment.network(data.inputs(data.rows)).astype(np.float64)
+    rng, unit = np.random.default_rng(1), reading.training.unit
+    data = move_pen(set_line(load_font(PICTURE_FONT), PICTURE_WORD, rng), unit, rng)
+    moves, states = data.targets(data.rows)
+    raw = reading.training.network(data.inputs(data.rows)).astype(np.float64)
     # (n + 1, 2): the origin, then all pen points
-    points = np.vstack([np.zeros(2), np.cumsum(moves, axis=0)]) * experiment.unit
+    points = np.vstack([np.zeros(2), np.cumsum(moves, axis=0)]) * unit
     with plt.rc_context(picture_style()):
         figure = plt.figure(figsize=(13, 8))
         figure.set_layout_engine("constrained", h_pad=0.12, w_pad=0.12, hspace=0.04, wspace=0.03)
         grid = figure.add_gridspec(2, 2, height_ratios=(1.9, 1), width_ratios=(2, 1))
         top = figure.add_subplot(grid[0, :])
-        draw_densities(top, raw, points, ends, experiment.unit)
-        label_densities(top, len(raw), float(cymdn.mdn_loss(raw, moves, ends)))
-        draw_ends(figure.add_subplot(grid[1, 0]), raw, ends)
-        draw_learning(figure.add_subplot(grid[1, 1]), experiment)
+        draw_densities(top, raw, points, states, unit)
+        label_densities(top, len(raw), float(cymdn.mdn_loss(raw, moves, states)))
+        draw_lifts(figure.add_subplot(grid[1, 0]), raw, states)
+        draw_learning(figure.add_subplot(grid[1, 1]), reading)
         figure.savefig(out, dpi=200)
     plt.close(figure)
 
@@ -506,7 +649,7 @@ def mixture_logpdf_of(raw: Array, moves: Array) -> Array:
     return cymdn.mixture_logpdf(moves, weights, mean.T, np.exp(log_stddev).T, np.tanh(atanh_correlation))
 
 
-def draw_densities(axes: Axes, raw: Array, points: Array, ends: Array, unit: float) -> None:
+def draw_densities(axes: Axes, raw: Array, points: Array, states: Array, unit: float) -> None:
     """The heat map, and on it the way the pen really went."""
     density, extent = density_map(raw, points, unit)
     # A power below 1 shows the wide, thin predictions of where a lifted pen lands, too.
@@ -514,7 +657,7 @@ def draw_densities(axes: Axes, raw: Array, points: Array, ends: Array, unit: flo
     image = axes.imshow(density, cmap="magma", norm=norm, extent=extent, origin="lower", interpolation="bilinear")
     # (n - 1, 2, 2): from each pen point to the next
     steps = np.stack([points[1:-1], points[2:]], axis=1)
-    lifted = ends[:-1] > 0
+    lifted = states[:-1, GOES_ON] == 0
     drawn = LineCollection(list(steps[~lifted]), colors=PATH, linewidths=0.9, label="true path")
     jumps = LineCollection(list(steps[lifted]), colors=LIFTED, linewidths=1.0, linestyles=":", label="pen lifted")
     axes.add_collection(drawn, autolim=False)
@@ -539,41 +682,102 @@ def label_densities(axes: Axes, n_points: int, loss: float) -> None:
     axes.spines[:].set_visible(False)
 
 
-def draw_ends(axes: Axes, raw: Array, ends: Array) -> None:
-    """The probability that the stroke ends, at every pen point."""
-    probability = 1 / (1 + np.exp(-raw[:, 0]))
-    n, true = np.arange(1, len(ends) + 1), ends > 0
-    axes.bar(n[~true], probability[~true], width=0.9, color=HEAT, label="no, it went on")
-    axes.bar(n[true], probability[true], width=0.9, color=LIFTED, label="yes, it ended")
-    axes.plot(n[true], np.full(true.sum(), 1.06), "v", color=LIFTED, markersize=5)
-    axes.set(xlim=(0, len(ends) + 1), ylim=(0, 1.12), yticks=(0, 0.5, 1))
+def draw_lifts(axes: Axes, raw: Array, states: Array) -> None:
+    """The probability that the pen lifts, at every pen point."""
+    odds = np.exp(raw[:, :N_PENS] - raw[:, :N_PENS].max(axis=1, keepdims=True))
+    probability = 1 - odds[:, GOES_ON] / odds.sum(axis=1)
+    n, true = np.arange(1, len(states) + 1), states.argmax(axis=1)
+    answers = ("no", HEAT), ("the stroke ended", LIFTED), ("the letter ended", DONE)
+    for state, (answer, color) in enumerate(answers):
+        axes.bar(n[true == state], probability[true == state], width=0.9, color=color, label=answer)
+        if state != GOES_ON:
+            axes.plot(n[true == state], np.full(np.sum(true == state), 1.06), "v", color=color, markersize=5)
+    axes.set(xlim=(0, len(states) + 1), ylim=(0, 1.12), yticks=(0, 0.5, 1))
     axes.set(xlabel="pen point along the word", ylabel="predicted probability")
-    axes.set_title("Does the stroke end at this point?")
-    axes.legend(loc="lower right", bbox_to_anchor=(1, 1.02), ncols=2, borderaxespad=0)
+    axes.set_title("Does the pen lift here?")
+    axes.legend(loc="lower right", bbox_to_anchor=(1, 1.02), ncols=3, borderaxespad=0, columnspacing=1.2)
 
 
-def draw_learning(axes: Axes, experiment: Experiment) -> None:
+def draw_learning(axes: Axes, reading: Reading) -> None:
     """Loss by epoch, beside the two models without memory."""
-    epochs = np.arange(1, len(experiment.held_out_losses) + 1)
+    epochs = np.arange(1, len(reading.losses) + 1)
     names = "one Gaussian", "one mixture"
-    for loss, name in zip(experiment.baselines, names, strict=True):
+    for loss, name in zip(reading.baselines, names, strict=True):
         axes.axhline(loss, color=FAINT, linestyle="--", linewidth=1)
         axes.annotate(
             f"{name}, no memory  {loss:.2f}", (1, loss), (0, 4), va="bottom", ha="right",
             xycoords=("axes fraction", "data"), textcoords="offset points", color=FAINT,
         )  # fmt: skip
     curves = (
-        ("held-out fonts", experiment.held_out_losses, LIFTED),
-        ("training fonts", experiment.training_losses, HEAT),
+        ("held-out fonts", reading.losses, LIFTED),
+        ("training fonts", reading.training.losses, HEAT),
     )
     for name, losses, color in curves:
         label = f"network, {name}  {losses[-1]:.2f}"
         axes.plot(epochs, losses, "o-", color=color, markersize=4, label=label)
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-    axes.legend(loc="upper right", bbox_to_anchor=(1.0, 0.55), borderaxespad=0)
-    axes.set_ylim(top=1.15 * max(experiment.baselines))
+    axes.legend(loc="upper right", bbox_to_anchor=(1.0, 0.5), borderaxespad=0)
+    axes.set_ylim(top=1.15 * max(reading.baselines))
     axes.set(xlabel="epoch", ylabel="nats per pen point")
     axes.set_title("Loss (lower is better)")
+
+
+# ------------------------------------------------------------------------ picture of the writer
+
+TEXT = "Mixtures of Gaussians write by hand"  # of these words only "of" is one of WORDS
+SHARPNESS = (
+    ({"bias": 0.0}, "as the network has it"),
+    ({"bias": 1.0}, "neater"),
+    ({"bias": 3.0}, "nearly without chance"),
+    ({"temperature": 1.5}, "wilder"),
+    ({"temperature": 0.5}, "neater"),
+    ({"temperature": 0.1}, "nearly without chance"),
+)
+COLUMNS, LINE_SPACING = (0.0, 590.0), 48.0  # of the hands, and of the lines below each other
+
+
+def draw_writer(writer: Training, out: Path, seed: int) -> list[Pen]:
+    """Save the text as both fonts have it, and as the network writes it -> the pens that wrote."""
+    pens = []
+    with plt.rc_context(picture_style()):
+        figure = plt.figure(figsize=(13, 4.2))
+        axes = figure.add_axes((0.01, 0.0, 0.98, 0.83))
+        for column, (hand, name) in zip(COLUMNS, enumerate(HANDS), strict=True):
+            font = [stroke for letter in letters_of(load_font(name), TEXT) for stroke in letter]
+            draw_strokes(axes, font, (column, 0.0), FAINT)
+            for row, (sharpness, _) in enumerate(SHARPNESS, start=1):
+                # The same random numbers on every line: what differs is what is made of them.
+                pens.append(Pen(writer, np.random.default_rng(seed), **sharpness))
+                draw_strokes(axes, pens[-1].write(TEXT, hand), (column, -LINE_SPACING * row), PATH)
+        label_writing(axes)
+        figure.savefig(out, dpi=200)
+    plt.close(figure)
+    return pens
+
+
+def draw_strokes(axes: Axes, strokes: list[Array], place: tuple[float, float], color: str) -> None:
+    """One line of writing."""
+    axes.add_collection(LineCollection([stroke + place for stroke in strokes], colors=color, linewidths=1.0))
+
+
+def label_writing(axes: Axes) -> None:
+    """Title, and what each line is."""
+    labels = [("the two fonts", "that it learned from")]
+    for sharpness, note in SHARPNESS:
+        ((name, value),) = sharpness.items()
+        labels.append((f"{name} {value:g}", note))
+    for row, (label, note) in enumerate(labels):
+        y = -LINE_SPACING * row
+        axes.text(-30, y + 9, label, ha="right", color=INK if row else FAINT)
+        axes.text(-30, y - 7, note, ha="right", color=FAINT, fontsize=9)
+    axes.set(xlim=(-205, 1235), ylim=(-LINE_SPACING * len(SHARPNESS) - 25, 35), aspect="equal")
+    axes.axis("off")
+    axes.figure.text(0.02, 0.92, "A network writes the letters that it is told, one move at a time", fontsize=17)
+    subtitle = (
+        f"Each move is drawn by cymdn.mdn_sample from the mixture of {N_COMPONENTS} Gaussians that the network makes "
+        f"of the {WINDOW} moves before. Every line is made of the same random numbers"
+    )
+    axes.figure.text(0.02, 0.86, subtitle, color=FAINT, fontsize=10.5)
 
 
 # ----------------------------------------------------------------------------------------- main
@@ -581,19 +785,48 @@ def draw_learning(axes: Axes, experiment: Experiment) -> None:
 
 def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--epochs", type=int, default=6)
+    parser.add_argument("--epochs", type=int, default=4, help="of the reader")
+    parser.add_argument("--writer-epochs", type=int, default=8)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--out", default="handwriting.png", help="file name of the picture")
+    parser.add_argument("--out", type=Path, default=Path("handwriting.png"), help="file name of the reader's picture")
     return parser.parse_args()
 
 
-def report_time(experiment: Experiment, seconds: float) -> str:
+def learn_to_read(n_epochs: int, rng: np.random.Generator) -> Reading:
+    """Train the reader, and print its loss after each epoch."""
+    reading = prepare_reader(rng)
+    print(report_setting(reading))
+    for _ in train(reading.training, n_epochs):
+        reading.losses.append(evaluate(reading.training.network, reading.held_out))
+        tqdm.write(report_line(reading))
+    return reading
+
+
+def learn_to_write(n_epochs: int, rng: np.random.Generator) -> Training:
+    """Train the writer, and print its loss."""
+    writer = prepare_writer(rng)
+    *_, loss = train(writer, n_epochs)
+    points = f"{len(writer.lines.points)} pen points of {', '.join(HANDS)}"
+    print(f"\nthe writer, told the text: {points}; loss {loss:.3f} after {n_epochs} epochs")
+    return writer
+
+
+def report_pens(pens: list[Pen]) -> str:
+    """The time of one step: the next move, from the moves before."""
+    network, sample = [t for pen in pens for t in pen.network_seconds], [t for pen in pens for t in pen.sample_seconds]
+    return (
+        f"wrote {len(pens)} lines in {len(network)} moves; a move takes (median) "
+        f"{np.median(network) * 1e6:.0f} us in the network, {np.median(sample) * 1e6:.0f} us in mdn_sample"
+    )
+
+
+def report_time(trainings: tuple[Training, ...], seconds: float) -> str:
     """Where the time went."""
-    loss, network = experiment.loss_seconds, experiment.network_seconds
-    n_rows = len(experiment.training_losses) * (len(experiment.lines.points) // BATCH) * BATCH
+    loss, network = (sum(s) for s in zip(*[(t.loss_seconds, t.network_seconds) for t in trainings], strict=True))
+    n_rows = sum(len(t.losses) * (len(t.lines.points) // BATCH) * BATCH for t in trainings)
     each = loss / (n_rows * N_COMPONENTS) * 1e9
     return (
-        f"training: network {network:.1f} s, loss and gradient {loss:.1f} s "
+        f"training: networks {network:.1f} s, loss and gradient {loss:.1f} s "
         f"({loss / (loss + network):.1%}; {each:.0f} ns a component); in all {seconds:.1f} s"
     )
 
@@ -601,11 +834,13 @@ def report_time(experiment: Experiment, seconds: float) -> str:
 def main() -> None:
     start = time.perf_counter()
     arguments = parse_arguments()
-    experiment = prepare(arguments.seed)
-    print(report_setting(experiment))
-    train(experiment, arguments.epochs)
-    draw(experiment, arguments.out)
-    print(report_time(experiment, time.perf_counter() - start))
+    rng = np.random.default_rng(arguments.seed)
+    reading = learn_to_read(arguments.epochs, rng)
+    draw_reader(reading, arguments.out)
+    writer = learn_to_write(arguments.writer_epochs, rng)
+    pens = draw_writer(writer, arguments.out.with_stem(arguments.out.stem + "_samples"), arguments.seed)
+    print(report_pens(pens))
+    print(report_time((reading.training, writer), time.perf_counter() - start))
 
 
 if __name__ == "__main__":

@@ -3,8 +3,9 @@
 The network is that of Graves 2013 (arXiv:1308.0850, section 4, figure 1), small: two layers of
 LSTM, skip connections from the input to each of them and from each of them to the output. It
 reads a pen's moves one by one and answers after each with a mixture of 20 correlated Gaussians
-over the next move, and the probability that the stroke ends there. Its data are those of
-handwriting.py: words in the Hershey single-stroke fonts, three of which it never sees.
+over the next move, and the probabilities that the stroke goes on, ends, or ends and with it the
+letter. Its data are those of handwriting.py's reader: words in the Hershey single-stroke fonts,
+three of which it never sees.
 
 Run it (about two minutes on two cores):
 
@@ -26,7 +27,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 import torch
-from handwriting import N_COMPONENTS, Experiment, PenMoves, in_other_hands, move_pen, prepare
+from handwriting import N_COMPONENTS, N_PENS, PenMoves, Reading, in_other_hands, move_pen, prepare_reader
 from numpy.lib.stride_tricks import sliding_window_view
 from torch import Tensor, nn
 from tqdm import tqdm
@@ -42,7 +43,7 @@ Loss = Callable[..., Tensor]  # of raw output, next moves, ends of strokes, samp
 
 
 class Network(nn.Module):
-    """Moves (b, t, 3) -> raw output (b, t, 1 + 6 M) for the move after each of them."""
+    """Moves (b, t, 3) -> raw output (b, t, 3 + 6 M) for the move after each of them."""
 
     def __init__(self, output_bias: np.ndarray):
         super().__init__()
@@ -68,14 +69,14 @@ class LossByHand(nn.Module):
     """
 
     def forward(self, raw: Tensor, x: Tensor, pen: Tensor, *, sample_weight: Tensor) -> Tensor:
-        logits, mean0, mean1, log_s0, log_s1, a = raw[..., 1:].unflatten(-1, (6, N_COMPONENTS)).unbind(-2)
+        logits, mean0, mean1, log_s0, log_s1, a = raw[..., N_PENS:].unflatten(-1, (6, N_COMPONENTS)).unbind(-2)
         u, v = (x[..., :1] - mean0) * torch.exp(-log_s0), (x[..., 1:] - mean1) * torch.exp(-log_s1)
         r = torch.tanh(a)
         q = 1 - r * r
         distance = (u * u + v * v - 2 * r * u * v) / q
         log_normal = -math.log(2 * math.pi) - log_s0 - log_s1 - 0.5 * (torch.log(q) + distance)
         log_density = torch.logsumexp(torch.log_softmax(logits, dim=-1) + log_normal, dim=-1)
-        cross_entropy = nn.functional.binary_cross_entropy_with_logits(raw[..., 0], pen, reduction="none")
+        cross_entropy = -(pen * torch.log_softmax(raw[..., :N_PENS], dim=-1)).sum(-1)
         return (sample_weight * (cross_entropy - log_density)).sum() / sample_weight.sum()
 
 
@@ -91,7 +92,7 @@ class Sequences:
 
     moves: Tensor  # (b, t, 3)
     x: Tensor  # (b, t, 2): the next move
-    pen: Tensor  # (b, t): 1 where the stroke ends at it
+    pen: Tensor  # (b, t, 3): the pen's state at it, one-hot
     weight: Tensor  # (b, t): 1 for moves, 0 where the pen rests between two lines
 
 
@@ -99,10 +100,11 @@ def cut(data: PenMoves, starts: np.ndarray) -> Sequences:
     """The sequences of LENGTH moves that start at these rows."""
     is_move = np.zeros(len(data.moves), np.float32)
     is_move[data.rows] = 1.0
-    table = np.column_stack([data.moves, is_move])
+    table = np.column_stack([data.moves, data.state, is_move])
     windows = torch.from_numpy(sliding_window_view(table, LENGTH + 1, axis=0)[starts].swapaxes(1, 2))
     after = windows[:, 1:]
-    return Sequences(windows[:, :-1, :3].contiguous(), after[..., :2].contiguous(), after[..., 2], after[..., 3])
+    x, pen = after[..., :2].contiguous(), after[..., 3 : 3 + N_PENS].contiguous()
+    return Sequences(windows[:, :-1, :3].contiguous(), x, pen, after[..., -1])
 
 
 def random_batch(data: PenMoves, rng: np.random.Generator) -> Sequences:
@@ -162,22 +164,23 @@ class Training:
         return self.network_seconds + self.forward_seconds + self.backward_seconds
 
 
-def start(loss: Loss, experiment: Experiment, steps: int, seed: int) -> Training:
+def start(loss: Loss, reading: Reading, steps: int, seed: int) -> Training:
     """The same untrained network, whatever the loss."""
     torch.manual_seed(seed)
-    _, output_bias = experiment.network.layers[-1]
+    _, output_bias = reading.training.network.layers[-1]
     network = Network(output_bias)
     optimizer = torch.optim.Adam(network.parameters(), LEARNING_RATE)
     return Training(loss, network, optimizer, torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps))
 
 
-def train(trainings: dict[str, Training], experiment: Experiment, steps: int) -> None:
-    held_out = all_of(experiment.held_out)
+def train(trainings: dict[str, Training], reading: Reading, steps: int) -> None:
+    held_out = all_of(reading.held_out)
+    lines, unit, rng = reading.training.lines, reading.training.unit, reading.training.rng
     with tqdm(total=steps, unit="step") as progress:
         for done in range(0, steps, ROUND):
-            data = move_pen(in_other_hands(experiment.lines, experiment.rng), experiment.unit, experiment.rng)
+            data = move_pen(in_other_hands(lines, rng), unit, rng)
             for _ in range(min(ROUND, steps - done)):
-                batch = random_batch(data, experiment.rng)
+                batch = random_batch(data, rng)
                 for training in trainings.values():
                     training.step(batch)
                 progress.update()
@@ -223,14 +226,14 @@ def parse_arguments() -> argparse.Namespace:
 def main() -> None:
     arguments = parse_arguments()
     names = list(LOSSES) if arguments.loss == "both" else [arguments.loss]
-    experiment = prepare(arguments.seed)
-    trainings = {name: start(LOSSES[name], experiment, arguments.steps, arguments.seed) for name in names}
-    gaussian, mixture = experiment.baselines
+    reading = prepare_reader(np.random.default_rng(arguments.seed))
+    trainings = {name: start(LOSSES[name], reading, arguments.steps, arguments.seed) for name in names}
+    gaussian, mixture = reading.baselines
     print(
         f"nats per pen point; without memory, held-out fonts: one Gaussian {gaussian:.3f}, one mixture {mixture:.3f}\n"
     )
     print(report_head(names))
-    train(trainings, experiment, arguments.steps)
+    train(trainings, reading, arguments.steps)
     print(f"\n{report_time(trainings)}")
 
 
