@@ -274,7 +274,7 @@ def _check_problem(
         layout.batch_shape,
         raw_array.shape,
         layout.components,
-        *(_factor_and_divisor(rows, weight) if reduction == "mean" else (1.0, 1.0)),
+        *(factor_and_divisor(rows, weight) if reduction == "mean" else (1.0, 1.0)),
     )
 
 
@@ -308,7 +308,7 @@ def _check_weights(weight: NDArray[Any]) -> None:
         check_each("sample_weight", weight, np.isfinite(weight) & (weight >= 0), "finite numbers >= 0")
 
 
-def _factor_and_divisor(rows: int, weight: NDArray[Any] | None) -> tuple[float, float]:
+def factor_and_divisor(rows: int, weight: NDArray[Any] | None) -> tuple[float, float]:
     """Return a factor for the weights, and what the "mean" divides by: their total, times that factor."""
     factor, total = 1.0, float(rows)
     if weight is not None:

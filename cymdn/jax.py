@@ -121,7 +121,7 @@ def mdn_loss(
         raw.shape, x.shape, None if pen is None else pen.shape, None if sample_weight is None else sample_weight.shape
     )
     if reduction == "mean":
-        _mdn.divisor(prod(layout.batch_shape), None)
+        _mdn.factor_and_divisor(prod(layout.batch_shape), None)
     loss: Array = _loss_of_checked(_Static(reduction, *layout), raw, x, pen, sample_weight)
     return loss
 
