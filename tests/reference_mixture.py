@@ -94,7 +94,8 @@ def _component(x, mean, s0, s1, log_s0, log_s1, r, one_plus_r, one_minus_r):
 def gaussian_exact(x, mean, stddev, correlation):
     """log N of one component, then d/d mean 0, 1, log sigma 0, 1, atanh correlation, x 0, 1."""
     value, derivatives = natural_component(x, mean, stddev, correlation)
-    return [value, *derivatives, *(Number(-d.exact, d.terms) for d in derivatives[:2])]
+    with mp.workdps(DIGITS):  # a change of sign rounds too
+        return [value, *derivatives, *(Number(-d.exact, d.terms) for d in derivatives[:2])]
 
 
 def mixture_exact(x, weights, mean, stddev, correlation):
