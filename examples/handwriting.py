@@ -470,13 +470,15 @@ def train(training: Training, n_epochs: int) -> Iterator[float]:
     """Adam on mini-batches; the learning rate falls along half a cosine to 0. Yields the loss of each epoch."""
     adam = Adam(training.network.parameters)
     n_batches = len(training.lines.points) // BATCH
-    with tqdm(total=n_epochs * n_batches, unit="batch") as progress:
+    n_steps = n_epochs * n_batches
+    steps = iter(range(n_steps))
+    with tqdm(total=n_steps, unit="batch") as progress:
         for _ in range(n_epochs):
             data = move_pen(in_other_hands(training.lines, training.rng), training.unit, training.rng)
             order = training.rng.permutation(data.rows)[: n_batches * BATCH]
             losses = []
             for rows in order.reshape(n_batches, BATCH):
-                rate = LEARNING_RATE * (1 + np.cos(np.pi * progress.n / progress.total)) / 2
+                rate = LEARNING_RATE * (1 + np.cos(np.pi * next(steps) / n_steps)) / 2
                 losses.append(train_on(training, data, rows, adam, rate))
                 progress.update()
             training.losses.append(float(np.mean(losses)))
