@@ -172,7 +172,7 @@ def run_points_and_mixtures(
 ) -> None:
     """Run a kernel of points (n, 2) and parameters (n, ...), the points first, over any batch shapes.
 
-    The first output may not be None. Options go to the kernel as they are.
+    Not all outputs may be None. Options go to the kernel as they are.
     """
     batch_shape = checked.batch_shape
     components = checked.sizes["M"]
@@ -204,7 +204,7 @@ def _run_rows(
     components: int,
     workers: int,
 ) -> None:
-    rows = len(outputs[0])  # type: ignore[arg-type]
+    rows = next(len(output) for output in outputs if output is not None)
 
     def call(start: int, stop: int) -> None:
         # an input of one row serves all

@@ -1,5 +1,6 @@
 """A batch of mixtures as an object: evaluate, draw, ask."""
 
+import sys
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
@@ -20,7 +21,14 @@ from cymdn._sampling import (
     check_width,
     draw,
 )
-from cymdn._univariate import Doubles, UnivariateMixture, log_normal, logsumexp
+from cymdn._univariate import (
+    LARGEST_LOG_STDDEV,
+    Doubles,
+    UnivariateMixture,
+    log_normal,
+    logsumexp,
+    weighted_sum,
+)
 
 if TYPE_CHECKING:  # imported on demand
     from cymdn._plot import Axes, PlotArtists
@@ -28,11 +36,13 @@ if TYPE_CHECKING:  # imported on demand
 CORES = {"weights": ("M",), "means": ("M", 2), "stddevs": ("M", 2), "correlations": ("M",)}
 COVARIANCE_CORES = {"weights": ("M",), "means": ("M", 2), "covariances": ("M", 2, 2)}
 
+VALUE, RESPONSIBILITIES, SCORE = range(3)  # outputs of the kernel packed_mixture
+
 # How far from 1 a sum of weights may be: what is left of a softmax in float32, or of numbers typed with six digits.
 SUM_TOLERANCE = 1e-6
 LEVEL_POINTS = 4096  # a component, to find the level of a credible region
 LARGEST_OFFSET = 1e300  # its square is inf
-LARGEST_LOG_STDDEV = 708.0  # as far as exp and its inverse are normal numbers
+LARGEST_EXPONENT = 708.0  # of raw output, as in the kernels: exp of it and of its negative are normal numbers
 
 
 class BivariateMixture:
@@ -148,10 +158,11 @@ class BivariateMixture:
         sharpening = check_sharpening(bias, temperature)
         if sharpening != Sharpening():
             logits, _, _, log_stddev0, log_stddev1, _ = _planes(parameters)
-            logits -= logits.max(axis=-1, keepdims=True)  # first, so that no product overflows to inf - inf
-            logits *= sharpening.logits
-            log_stddev0 += sharpening.log_stddev
-            log_stddev1 += sharpening.log_stddev
+            with np.errstate(over="ignore"):
+                logits -= logits.max(axis=-1, keepdims=True)  # first, so that no product overflows to inf - inf
+                logits *= sharpening.logits
+                log_stddev0 += sharpening.log_stddev
+                log_stddev1 += sharpening.log_stddev
         return cls._made_of(parameters, True, checked.dtype)
 
     @classmethod
@@ -245,8 +256,10 @@ class BivariateMixture:
         Notes
         -----
         Expectation-maximisation (Dempster, Laird & Rubin, J. R. Stat. Soc. B 39, 1977) from starts by k-means++
-        (Arthur & Vassilvitskii, SODA 2007), until a step gains less than 1e-10 nats a point. Sums are taken in
-        units of the points' whole spread: standard deviations below some 1e-6 of that lose digits.
+        (Arthur & Vassilvitskii, SODA 2007), until a step gains less than 1e-10 nats a point, 2000 steps at
+        most. Sums are taken in units of the points' whole spread: standard deviations below some 1e-6 of that lose
+        digits. What is raised is the likelihood of points with errors of the floor's size, of which a component's
+        density is exp of the expected log-density: the likelihood itself, as long as the floor is small.
 
         Examples
         --------
@@ -315,10 +328,10 @@ class BivariateMixture:
     def __getitem__(self, index: Any) -> "BivariateMixture":
         if not self.batch_shape:
             raise TypeError("a single BivariateMixture has no batch to take from; see batch_shape")
-        # of positions in the batch, so that no index reaches the axis of parameters
-        positions = np.arange(np.prod(self.batch_shape, dtype=int)).reshape(self.batch_shape)[index]
-        parameters = self._parameters.reshape(-1, self._parameters.shape[-1])[positions]
-        return type(self)._made_of(parameters, self._unconstrained, self._dtype)
+        # of one item a mixture, so that no index reaches the axis of parameters
+        item = np.dtype((np.void, self._parameters.shape[-1] * self._parameters.itemsize))
+        taken = np.asarray(self._parameters.view(item)[..., 0][index], item)
+        return type(self)._made_of(taken[..., None].view(np.float64), self._unconstrained, self._dtype)
 
     def __iter__(self) -> Iterator["BivariateMixture"]:
         return (self[i] for i in range(len(self)))
@@ -346,7 +359,7 @@ class BivariateMixture:
         >>> BivariateMixture([1.0], [[0.0, 0.0]], [[1.0, 1.0]], [0.0]).logpdf([100.0, 0.0]).round(4)
         np.float64(-5001.8379)
         """
-        return self._evaluate(x, workers)[0][()]
+        return self._evaluate(x, workers, VALUE)[()]
 
     def pdf(self, x: ArrayLike, *, workers: int | None = None) -> FloatArray:
         """Density at x.
@@ -374,9 +387,7 @@ class BivariateMixture:
         >>> BivariateMixture([1.0], [[0.0, 0.0]], [[1.0, 1.0]], [0.0]).pdf([0.0, 0.0]).round(6)
         np.float64(0.159155)
         """
-        value = self._evaluate(x, workers)[0]
-        with np.errstate(over="ignore", under="ignore"):
-            return np.exp(value, out=value)[()]
+        return self._evaluate(x, workers, VALUE, density=True)[()]
 
     def component_logpdf(self, x: ArrayLike, *, workers: int | None = None) -> FloatArray:
         """Log-densities of the components at x, without their weights; parameters as of `pdf`.
@@ -412,9 +423,7 @@ class BivariateMixture:
         >>> mixture.responsibilities([[1.0, 5.0], [0.0, 0.0]]).round(4).tolist()
         [[0.5, 0.5], [0.8808, 0.1192]]
         """
-        _, responsibilities, _ = self._evaluate(x, workers, responsibilities=True)
-        assert responsibilities is not None
-        return responsibilities
+        return self._evaluate(x, workers, RESPONSIBILITIES, (self.n_components,))
 
     def score(self, x: ArrayLike, *, workers: int | None = None) -> FloatArray:
         """Gradient of the log-density with respect to x; parameters as of `pdf`.
@@ -429,9 +438,7 @@ class BivariateMixture:
         >>> BivariateMixture([1.0], [[0.0, 0.0]], [[1.0, 2.0]], [0.0]).score([1.0, 2.0])
         array([-1. , -0.5])
         """
-        _, _, score = self._evaluate(x, workers, score=True)
-        assert score is not None
-        return score
+        return self._evaluate(x, workers, SCORE, (2,))
 
     # Draws
 
@@ -481,6 +488,10 @@ class BivariateMixture:
     def covariance(self) -> FloatArray:
         """Covariance matrix, (..., 2, 2): the mean of the components' plus that of their means.
 
+        Notes
+        -----
+        Where a variance is beyond the range of numbers it is inf, and the covariance inf or NaN.
+
         Examples
         --------
         >>> from cymdn import BivariateMixture
@@ -488,11 +499,11 @@ class BivariateMixture:
         array([[2., 1.],
                [1., 2.]])
         """
-        offset = self._means() - self._mean()[..., None, :]
-        weights = np.exp(self._log_weights())[..., None, None]
-        with np.errstate(over="ignore"):
+        with np.errstate(over="ignore", invalid="ignore"):
+            offset = self._means() - self._mean()[..., None, :]
             spread = self._covariances() + offset[..., :, None] * offset[..., None, :]
-            return self._rounded((weights * spread).sum(axis=-3))
+            weights = np.exp(self._log_weights())[..., None, None, :]
+            return self._rounded(weighted_sum(weights, np.moveaxis(spread, -3, -1)))
 
     def mode(self) -> FloatArray:
         """Point of highest density, (..., 2).
@@ -501,7 +512,8 @@ class BivariateMixture:
         -----
         The highest of the maxima that are reached uphill from every component's mean, and from the points where two
         components meet, by Newton's method, and mean shift where that does not ascend. No method is known to find
-        every maximum of a mixture, which can have more of them than components.
+        every maximum of a mixture, which can have more of them than components. The work grows with the cube of the
+        number of components.
 
         Examples
         --------
@@ -533,7 +545,8 @@ class BivariateMixture:
         Notes
         -----
         A weighted quantile of the density over 4096 points a component, equally probable and evenly spread (a Fibonacci
-        spiral). The region of the level holds the mass to within 0.002, in most cases 0.0005.
+        spiral). The region of the level holds the mass to within 0.002, in most cases 0.0005. The work grows with the
+        square of the number of components.
 
         Examples
         --------
@@ -573,7 +586,7 @@ class BivariateMixture:
         >>> mixture.marginal(1).mean(), mixture.marginal(1).variance()
         (np.float64(3.0), np.float64(4.0))
         """
-        check_axis(axis)
+        axis = check_axis(axis)
         return UnivariateMixture(
             self._log_weights(), self._plane(1 + axis), self._log_stddevs()[..., axis], self._dtype
         )
@@ -607,7 +620,7 @@ class BivariateMixture:
         >>> mixture.conditional(0, 1.0).mean(), mixture.conditional(0, 1.0).variance().round(12)
         (np.float64(4.0), np.float64(3.0))
         """
-        check_axis(axis)
+        axis = check_axis(axis)
         checked = check_arguments({"value": ()}, (value,))
         try:
             np.broadcast_shapes(checked.batch_shape, self.batch_shape)
@@ -623,6 +636,7 @@ class BivariateMixture:
             u = np.clip(offset, -LARGEST_OFFSET, LARGEST_OFFSET)  # infinite, it would make 0 * inf of no correlation
             terms = self._log_weights() + log_normal(u, log_stddevs[..., axis])
             mean = self._plane(2 - axis) + np.exp(log_stddevs[..., 1 - axis]) * (self._correlations() * u)
+            mean = np.clip(mean, -sys.float_info.max, sys.float_info.max)
         total = logsumexp(terms)[..., None]
         log_weights = np.where(total == -np.inf, self._log_weights(), terms - np.where(total == -np.inf, 0.0, total))
         return UnivariateMixture(
@@ -639,21 +653,26 @@ class BivariateMixture:
         ----------
         ax : matplotlib.axes.Axes, optional
             Where to draw; the current axes, as in matplotlib's own functions.
-        mass : array_like, optional
+        mass : array_like, shape () or (n,), optional
             Probabilities that the contours hold.
 
         Returns
         -------
         PlotArtists
-            Named tuple `(contours, components)`: matplotlib's ContourSet, and a PatchCollection of the components'
+            Named tuple `(contours, components)`: matplotlib's ContourSet, and an EllipseCollection of the components'
             ellipses of one standard deviation, as opaque as their weights.
 
         Raises
         ------
         ImportError
             matplotlib is not installed.
-        ValueError
-            It is a batch: plot its elements.
+        TypeError, ValueError
+            It is a batch: plot its elements; or `mass` is not as above.
+
+        Notes
+        -----
+        Contours follow the density on a grid of 256 x 256 points over all components: a ridge or peak that is narrower
+        than its spacing is drawn ragged, or missed.
         """
         from cymdn import _plot
 
@@ -689,16 +708,13 @@ class BivariateMixture:
 
     def _log_weights(self) -> Doubles:
         plane = self._plane(0)
-        if self._unconstrained:
-            return plane - logsumexp(plane)[..., None]
-        with np.errstate(divide="ignore"):
-            logarithms: Doubles = np.log(plane)
-        return logarithms
+        with np.errstate(divide="ignore", over="ignore"):
+            return plane - logsumexp(plane)[..., None] if self._unconstrained else np.log(plane)
 
     def _log_stddevs(self) -> Doubles:
         if self._unconstrained:
-            return np.clip(self._stacked(3), -LARGEST_LOG_STDDEV, LARGEST_LOG_STDDEV)
-        return np.log(self._stacked(3))
+            return np.clip(self._stacked(3), -LARGEST_EXPONENT, LARGEST_EXPONENT)
+        return np.maximum(np.log(self._stacked(3)), -LARGEST_LOG_STDDEV)  # a denormal one has no finite inverse
 
     def _correlations(self) -> Doubles:
         return np.tanh(self._plane(5)) if self._unconstrained else self._plane(5)
@@ -707,24 +723,24 @@ class BivariateMixture:
         """Return -log(1 - r^2) / 2, log cosh a."""
         if self._unconstrained:
             size: Doubles = np.abs(self._plane(5))
-            logarithms: Doubles = size + np.log1p(np.exp(-2.0 * size)) - np.log(2.0)
+            with np.errstate(over="ignore"):
+                logarithms: Doubles = size + np.log1p(np.exp(-2.0 * size)) - np.log(2.0)
         else:
             logarithms = -0.5 * (np.log1p(-self._plane(5)) + np.log1p(self._plane(5)))
         return logarithms
 
     def _covariances(self) -> Doubles:
-        stddevs, r = self._stacked(3), self._correlations()
-        if self._unconstrained:
-            stddevs = np.exp(self._log_stddevs())
+        stddevs = np.exp(self._log_stddevs()) if self._unconstrained else self._stacked(3)
+        correlations = np.ones((*stddevs.shape, 2))
+        correlations[..., 0, 1] = correlations[..., 1, 0] = self._correlations()
         with np.errstate(over="ignore"):
-            covariances: Doubles = stddevs[..., :, None] * stddevs[..., None, :]
-        covariances[..., 0, 1] *= r
-        covariances[..., 1, 0] *= r
+            # r first: it may be 0, and the product of the others inf
+            covariances: Doubles = stddevs[..., :, None] * correlations * stddevs[..., None, :]
+        covariances[..., 1, 0] = covariances[..., 0, 1]
         return covariances
 
     def _mean(self) -> Doubles:
-        mean: Doubles = (np.exp(self._log_weights())[..., None] * self._means()).sum(axis=-2)
-        return mean
+        return np.stack([weighted_sum(np.exp(self._log_weights()), self._plane(k)) for k in (1, 2)], axis=-1)
 
     def _with_points(self, x: ArrayLike) -> Checked:
         """Return points and parameters, of broadcast batch shapes, as the kernels' runner takes them."""
@@ -741,19 +757,22 @@ class BivariateMixture:
         shapes = [points.batch_shape, self.batch_shape]
         return Checked(arrays, dtype, shapes, batch_shape, {"M": self.n_components})
 
-    def _run(self, name: str, checked: Checked, outputs: list[FloatArray | None], workers: int | None) -> None:
-        run_points_and_mixtures(name, checked, outputs, check_workers(workers), unconstrained=self._unconstrained)
+    def _run(
+        self, name: str, checked: Checked, outputs: list[FloatArray | None], workers: int | None, **options: bool
+    ) -> None:
+        options["unconstrained"] = self._unconstrained
+        run_points_and_mixtures(name, checked, outputs, check_workers(workers), **options)
 
     def _evaluate(
-        self, x: ArrayLike, workers: int | None, *, responsibilities: bool = False, score: bool = False
-    ) -> tuple[FloatArray, FloatArray | None, FloatArray | None]:
+        self, x: ArrayLike, workers: int | None, output: int, core: tuple[int, ...] = (), **options: bool
+    ) -> FloatArray:
+        """Return one of the outputs of packed_mixture, of these last axes."""
         checked = self._with_points(x)
-        shape = checked.batch_shape
-        value = np.empty(shape, checked.dtype)
-        shares = np.empty((*shape, self.n_components), checked.dtype) if responsibilities else None
-        slopes = np.empty((*shape, 2), checked.dtype) if score else None
-        self._run("packed_mixture", checked, [value, shares, slopes], workers)
-        return value, shares, slopes
+        outputs: list[FloatArray | None] = [None, None, None]
+        array: FloatArray = np.empty((*checked.batch_shape, *core), checked.dtype)
+        outputs[output] = array
+        self._run("packed_mixture", checked, outputs, workers, **options)
+        return array
 
     def _levels(self, masses: Doubles) -> Doubles:
         """Return log-densities of levels, of a single mixture."""
@@ -764,7 +783,9 @@ class BivariateMixture:
         n0, n1 = radius * np.cos(angle), radius * np.sin(angle)
         (s0, s1), r = np.moveaxis(np.exp(self._log_stddevs()), -1, 0), self._correlations()
         second = r[:, None] * n0 + np.exp(-self._log_kappa())[:, None] * n1
-        points = self._means()[:, None, :] + np.stack([s0[:, None] * n0, s1[:, None] * second], axis=-1)  # (M, k, 2)
+        with np.errstate(over="ignore"):
+            offset = np.stack([s0[:, None] * n0, s1[:, None] * second], axis=-1)
+            points = self._means()[:, None, :] + offset  # (M, k, 2)
         value = self.logpdf(points).reshape(-1)
         order = np.argsort(-value)
         weights = np.repeat(np.exp(self._log_weights()), LEVEL_POINTS)[order] / LEVEL_POINTS
@@ -774,7 +795,8 @@ class BivariateMixture:
 
     def _read_only(self, values: Doubles) -> FloatArray:
         # never a view of what the kernels read
-        array = values.astype(self._dtype)
+        with np.errstate(over="ignore"):
+            array: FloatArray = values.astype(self._dtype)
         array.flags.writeable = False
         return array
 
@@ -784,10 +806,11 @@ class BivariateMixture:
         return array
 
 
-def check_axis(axis: object) -> None:
-    """Check the number of a coordinate."""
-    if axis not in (0, 1):
+def check_axis(axis: object) -> int:
+    """Return the number of a coordinate."""
+    if not isinstance(axis, (int, np.integer)) or axis not in (0, 1):
         raise ValueError(f"axis: expected 0 or 1, got {axis!r}")
+    return int(axis)  # of a bool too, which would index otherwise
 
 
 def _check_some_components(name: str, components: int) -> None:

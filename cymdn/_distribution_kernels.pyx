@@ -403,12 +403,13 @@ cdef void find_mode(
     cdef Place p
     cdef Py_ssize_t j, k
     cdef double largest = parameters[0], highest = -bivariate.INFINITY
-    x0_out[0] = x1_out[0] = bivariate.NAN
     for j in range(m):
         largest = parameters[j] if parameters[j] > largest else largest
     for j in range(m):
         components[j] = component(parameters, m, j, unconstrained, 0.0)
         heights[j] = height_of(parameters, m, j, unconstrained, largest, components + j)
+    x0_out[0] = components[0].mean0  # for sigmas so large that every height is -inf
+    x1_out[0] = components[0].mean1
     for j in range(m):
         for k in range(m):
             views[k] = view_of(components + k, components + j)
@@ -433,7 +434,7 @@ def modes(
     double[:, ::1] scratch not None,           # (MODE_PLANES, m)
     double[:, ::1] mode_out not None,          # (n, 2)
 ):
-    """The point of highest density of each row's mixture; NaN if its parameters hold one."""
+    """The point of highest density of each row's mixture; the first mean where no density is above 0."""
     cdef Py_ssize_t n = mode_out.shape[0], m = parameters.shape[1] // 6, i
     cdef Component *components = <Component *> &scratch[0, 0]
     cdef View *views = <View *> &scratch[11, 0]

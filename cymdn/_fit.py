@@ -19,8 +19,11 @@ GAIN = 1e-10  # nats a point below which a step ends the fit
 STEPS = 2000
 
 
+SMALLEST = 1e-100  # ratio of floor to spread and of spread to offsets: products of four are no denormal numbers yet
+
+
 class _Data(NamedTuple):
-    """Points in units of their standard deviation, from their mean."""
+    """Points in units of their standard deviation, or of the floor where that is larger, from their mean."""
 
     points: Doubles  # (n, 2)
     weight: Doubles  # (n,), of sum 1
@@ -40,11 +43,10 @@ def fit(
     """Return the dtype of the points and packed parameters (6 M) of a mixture, the heaviest component first."""
     components = check_count("n_components", n_components, 1)
     array, weight = _check_points(points, sample_weight, components)
-    center = weight @ array
-    spread = np.sqrt(weight @ (array - center) ** 2)
+    center, spread = _moments(array, weight)
     floor = _check_floor(stddev_floor, spread)
-    scale = np.where(spread > 0, spread, floor)
-    data = _Data((array - center) / scale, weight, floor / scale, check_workers(workers))
+    scale = np.maximum(spread, floor)
+    data = _Data((array - center) / scale, weight, np.maximum(floor / scale, SMALLEST), check_workers(workers))
     generator = check_rng(rng)
     starts = [_start(data, components, generator) for _ in range(check_count("restarts", restarts, 1))]
     begun = [_climb(data, start, START_GAIN, START_STEPS) for start in starts]
@@ -73,6 +75,16 @@ def _check_points(points: ArrayLike, sample_weight: ArrayLike | None, components
             f"points: expected at least n_components = {components} of them with a weight > 0, got {len(array)}"
         )
     return array, weight / weight.max() / (weight / weight.max()).sum()
+
+
+def _moments(array: Doubles, weight: Doubles) -> tuple[Doubles, Doubles]:
+    """Return mean and standard deviation of each coordinate: exact where all points agree, in any units."""
+    agree = (array == array[0]).all(axis=0)
+    center = np.where(agree, array[0], weight @ array)
+    offset = array - center
+    size = np.abs(offset).max(axis=0)
+    units = offset / np.where(agree, 1.0, size)  # squares of the offsets themselves may overflow, or be 0
+    return center, size * np.maximum(np.sqrt(weight @ units**2), SMALLEST)
 
 
 def _check_floor(stddev_floor: ArrayLike | None, spread: Doubles) -> Doubles:
@@ -119,20 +131,33 @@ def _climb(data: _Data, parameters: Doubles, gain: float, steps: int) -> tuple[D
 
 
 def _expect(data: _Data, parameters: Doubles) -> tuple[float, Doubles]:
-    """Return the log-likelihood a point, and each component's moments: sums of 1, x, y, x^2, xy, y^2 (M, 6)."""
+    """Return the blurred log-likelihood a point, and each component's moments: sums of 1, x, y, x^2, xy, y^2 (M, 6)."""
     components = len(parameters) // PARAMETERS
-    likelihood, moments = 0.0, np.zeros((components, PARAMETERS))
+    likelihood, moments, blurred = 0.0, np.zeros((components, PARAMETERS)), _blur(data, parameters)
     for first in range(0, len(data.points), PIECE):
         points, weight = data.points[first : first + PIECE], data.weight[first : first + PIECE]
         n = len(points)
         value, responsibilities = np.empty(n), np.empty((n, components))
-        arrays: list[FloatArray] = [points, parameters]
+        arrays: list[FloatArray] = [points, blurred]
         problem = Checked(arrays, points.dtype, [(n,), ()], (n,), {"M": components})
         outputs = [value, responsibilities, None]
         run_points_and_mixtures("packed_mixture", problem, outputs, data.workers, unconstrained=False)
         likelihood += float(weight @ value)
         moments += (responsibilities * weight[:, None]).T @ _monomials(points)
     return likelihood, moments
+
+
+def _blur(data: _Data, parameters: Doubles) -> Doubles:
+    """Return parameters whose densities are exp of the expected log-density, of points with errors of the floor's size.
+
+    Each weight is multiplied by exp(-t / 2), t the trace of the squared floor times the component's precision matrix.
+    It is this likelihood that _maximise raises; the likelihood itself may fall at a step, where the floor is not small.
+    """
+    weights, m0, m1, s0, s1, r = parameters.reshape(PARAMETERS, -1)
+    f0, f1 = data.floor
+    trace = ((f0 / s0) ** 2 + (f1 / s1) ** 2) / ((1.0 - r) * (1.0 + r))
+    # at most 2, because the covariance matrix contains the floor; 1 - r^2 may have lost all digits
+    return np.concatenate([weights * np.exp(-0.5 * np.minimum(trace, 2.0)), m0, m1, s0, s1, r])
 
 
 def _monomials(points: Doubles) -> Doubles:

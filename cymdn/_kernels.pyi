@@ -57,10 +57,11 @@ def packed_mixture(
     x: FloatArray,
     parameters: NDArray[np.float64],
     scratch: NDArray[np.float64],
-    value_out: FloatArray,
+    value_out: FloatArray | None,
     responsibilities_out: FloatArray | None,
     score_out: FloatArray | None,
     unconstrained: bool,
+    density: bool = ...,
 ) -> None: ...
 def mdn_loss(
     raw: FloatArray,

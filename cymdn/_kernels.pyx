@@ -675,6 +675,13 @@ cdef void reduce_rows(Py_ssize_t rows, Py_ssize_t columns, const Planes *s, bint
     mixture_value(rows, s.top, s.total, s.weights, s.value)
 
 
+cdef void take_exp(Py_ssize_t count, double_out values) noexcept nogil:
+    # in place
+    cdef Py_ssize_t k
+    for k in range(count):
+        values[k] = elementary.exp(values[k])
+
+
 cdef void fill(Py_ssize_t count, real_out values_out) noexcept nogil:
     cdef Py_ssize_t k
     for k in range(count):
@@ -855,19 +862,28 @@ def packed_components(
         _cpu.restore_arithmetic(before)
 
 
+cdef Py_ssize_t rows_of(const real[::1] value, const real[:, ::1] responsibilities, const real[:, ::1] score):
+    if value is not None:
+        return value.shape[0]
+    return score.shape[0] if responsibilities is None else responsibilities.shape[0]
+
+
 def packed_mixture(
     const real[:, ::1] x not None,             # (n or 1, 2)
     const double[:, ::1] parameters not None,  # (n or 1, 6 m)
     double[:, ::1] scratch not None,           # (PLANES, at least max(BLOCK, m))
-    real[::1] value_out not None,              # (n,), not empty; m > 0
+    real[::1] value_out,                       # (n,), not empty, or None; m > 0
     real[:, ::1] responsibilities_out,         # (n, m) or None
-    real[:, ::1] score_out,                    # (n, 2) or None
+    real[:, ::1] score_out,                    # (n, 2) or None: one of the three at least
     bint unconstrained,
+    bint density=False,                        # the density itself for a value; then without a score
 ):
     """Log-density of each row's mixture, its components' responsibilities, its gradient with respect to the point."""
-    cdef Py_ssize_t n = value_out.shape[0], m = parameters.shape[1] // 6, i = 0, j, k, rows, distinct
+    cdef Py_ssize_t n = rows_of(value_out, responsibilities_out, score_out)
+    cdef Py_ssize_t m = parameters.shape[1] // 6, i = 0, j, k, rows, distinct
     cdef bint one_point = x.shape[0] < n, one_mixture = parameters.shape[0] < n
     cdef Py_ssize_t block_rows = max(1, BLOCK // m)
+    cdef real value
     cdef Planes s = planes_of(scratch)
     cdef _cpu.arithmetic before
     with nogil:
@@ -884,9 +900,13 @@ def packed_mixture(
             )
             evaluate_block(rows * m, &s, score_out is not None)
             reduce_rows(rows, m, &s, unconstrained)
+            if density:  # here, where it has not been rounded to the dtype yet
+                take_exp(rows, s.value)
             for j in range(rows):
                 k = j * m
-                value_out[i + j] = <real> s.value[j]
+                value = <real> s.value[j]
+                if value_out is not None:
+                    value_out[i + j] = value
                 if responsibilities_out is not None:
                     # where every component underflows, the point tells nothing: the weights remain
                     if s.total[j] == 0.0:
@@ -895,7 +915,7 @@ def packed_mixture(
                         write_scaled(m, 1.0 / s.total[j], s.exponent + k, out_rows(responsibilities_out, i + j, 1))
                 if score_out is None:
                     continue
-                if value_out[i + j] == -bivariate.INFINITY:  # beyond the dtype: gradient 0
+                if value == -bivariate.INFINITY:  # beyond the dtype: gradient 0
                     fill(2, out_rows(score_out, i + j, 1))
                     continue
                 weigh_slopes(

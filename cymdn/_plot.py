@@ -11,7 +11,7 @@ Doubles = NDArray[np.float64]
 
 GRID = 256  # points along each axis
 REACH = 4.0  # standard deviations around the means of components that the grid covers
-LIGHTEST = 1e-3  # weight from which on a component counts for the extent of the grid
+LIGHTEST = 1e-3  # weight, in units of the largest, from which on a component counts for the extent of the grid
 
 
 class PlotArtists(NamedTuple):
@@ -28,13 +28,12 @@ def plot(mixture: Mixture, ax: Axes | None, mass: ArrayLike) -> PlotArtists:
         from matplotlib.pyplot import gca
     except ImportError as error:
         raise ImportError("plot: needs matplotlib, which is not installed: python -m pip install matplotlib") from error
+    labels = _labels(mixture, mass)
     ax = gca() if ax is None else ax
-    masses = np.sort(np.atleast_1d(np.asarray(mass, np.float64)))[::-1]  # the largest has the lowest level
     x0, x1 = _grid(mixture)
     density = mixture.pdf(np.stack(np.meshgrid(x0, x1), axis=-1))
-    contours = ax.contour(x0, x1, density, levels=mixture.credible_level(masses), colors="C0")
-    labels = [f"{100 * m:g} %" for m in masses]
-    ax.clabel(contours, fmt=dict(zip(contours.levels, labels, strict=True)))
+    contours = ax.contour(x0, x1, density, levels=list(labels), colors="C0")
+    ax.clabel(contours, fmt=labels)
     components = EllipseCollection(
         *_ellipses(mixture.covariances.astype(np.float64)),
         units="xy",
@@ -48,9 +47,18 @@ def plot(mixture: Mixture, ax: Axes | None, mass: ArrayLike) -> PlotArtists:
     return PlotArtists(contours, components)
 
 
+def _labels(mixture: Mixture, mass: ArrayLike) -> dict[float, str]:
+    """Return what to write on each level, in ascending order; a level of several masses has one."""
+    levels = np.asarray(mixture.credible_level(mass), np.float64)
+    if levels.ndim > 1:
+        raise ValueError(f"mass: expected shape () or (n,), got {levels.shape}")
+    pairs = zip(levels.reshape(-1).tolist(), np.reshape(mass, -1).tolist(), strict=True)
+    return {level: f"{100 * m:g} %" for level, m in sorted(pairs)}
+
+
 def _grid(mixture: Mixture) -> Doubles:
     """Return coordinates (2, GRID) that span all components of some weight."""
-    counts = mixture.weights >= LIGHTEST
+    counts = mixture.weights >= LIGHTEST * mixture.weights.max()
     means, reach = mixture.means[counts], REACH * mixture.stddevs[counts]
     grid: Doubles = np.linspace((means - reach).min(axis=0), (means + reach).max(axis=0), GRID, axis=-1)
     return grid

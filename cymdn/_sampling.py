@@ -14,7 +14,7 @@ Pens: TypeAlias = Literal[0, 1, 3]
 Seed: TypeAlias = Any
 """A NumPy Generator, or what `numpy.random.default_rng` makes one of."""
 
-PIECE = 1 << 15  # draws whose random numbers are made together: 1 MiB of them
+PIECE = 1 << 14  # draws whose random numbers are made together: half a MiB of them
 PARAMETERS = 6  # numbers a component
 
 
@@ -28,7 +28,7 @@ class MdnSample(NamedTuple):
     pen : ndarray or scalar, shape (...) or (..., 3), or None
         Ends of strokes, 0 or 1; pen states, one-hot; or None, without a pen.
     component : ndarray of int64 or scalar, shape (...)
-        Which component each point is from; -1 where the row holds a NaN, and the point is NaN.
+        Which component each point is from; -1 where the logits hold a NaN, and the point is NaN.
     """
 
     x: FloatArray
@@ -101,7 +101,9 @@ def mdn_sample(
     numbers n. No covariance matrix is formed, so none can fail to be positive definite.
 
     Arithmetic is float64. Each draw takes one uniform number (two with a pen) and two normal ones from the generator.
-    A row that holds a NaN where it matters gives a NaN, and touches no other.
+    Finite output never gives NaN. A NaN among the mixture logits gives NaN points of component -1, one in a component
+    NaN points where that is drawn, one among the pen logits NaN pens; none touches another row. A logit of -inf is a
+    weight of 0; of inf, no weight: NaN, as in `mdn_loss`.
 
     Both may be given: bias acts on what temperature leaves. Temperature is not that of Boltzmann: a mixture's density
     to the power 1 / T is another distribution.
@@ -185,7 +187,7 @@ def check_rng(rng: Seed) -> np.random.Generator:
 
 def check_pens(pen: object) -> None:
     """Check a number of pen logits."""
-    if isinstance(pen, np.ndarray) or pen not in (0, 1, 3):
+    if not isinstance(pen, (int, np.integer)) or pen not in (0, 1, 3):
         came = f"an array of shape {pen.shape}" if isinstance(pen, np.ndarray) else repr(pen)
         raise ValueError(f"pen: expected the number of pen logits, 0, 1 or 3, got {came}")
 

@@ -3,6 +3,7 @@
 Plain NumPy: an axis of components after the batch axes, everything in float64 and in the log domain.
 """
 
+import sys
 from math import log, pi
 from typing import Any
 
@@ -16,6 +17,7 @@ from cymdn._sampling import Seed, Sharpening, check_rng, draw
 Doubles = NDArray[np.float64]
 
 LOG_SQRT_TWO_PI = 0.5 * log(2.0 * pi)
+LARGEST_LOG_STDDEV = log(sys.float_info.max)  # exp of it and of its negative are neither inf nor 0
 
 
 def log_normal(z: Doubles, log_stddev: Doubles) -> Doubles:
@@ -27,10 +29,17 @@ def log_normal(z: Doubles, log_stddev: Doubles) -> Doubles:
 def logsumexp(terms: Doubles) -> Doubles:
     """Logarithm of the sum of exponentials over the last axis; -inf where all terms are."""
     top = terms.max(axis=-1, keepdims=True)
-    with np.errstate(divide="ignore"):
+    with np.errstate(divide="ignore", over="ignore"):
         shifted = np.exp(terms - np.where(top == -np.inf, 0.0, top)).sum(axis=-1)
         logarithm: Doubles = top[..., 0] + np.log(np.where(top[..., 0] == -np.inf, 1.0, shifted))
     return logarithm
+
+
+def weighted_sum(weights: Doubles, values: Doubles) -> Doubles:
+    """Sum over the last axis, of components; to which one of weight 0 adds 0, even where its value overflows."""
+    with np.errstate(over="ignore", invalid="ignore"):
+        total: Doubles = np.where(weights == 0.0, 0.0, weights * values).sum(axis=-1)
+    return total
 
 
 class UnivariateMixture:
@@ -53,7 +62,9 @@ class UnivariateMixture:
     __slots__ = ("_dtype", "_log_stddevs", "_log_weights", "_means")
 
     def __init__(self, log_weights: Doubles, means: Doubles, log_stddevs: Doubles, dtype: np.dtype[Any]) -> None:
-        self._log_weights, self._means, self._log_stddevs = np.broadcast_arrays(log_weights, means, log_stddevs)
+        # of a standard deviation of 0 or a denormal one the inverse would be inf, and inf * 0 is a NaN at the mean
+        bounded = np.clip(log_stddevs, -LARGEST_LOG_STDDEV, LARGEST_LOG_STDDEV)
+        self._log_weights, self._means, self._log_stddevs = np.broadcast_arrays(log_weights, means, bounded)
         self._dtype = dtype
 
     @property
@@ -112,7 +123,8 @@ class UnivariateMixture:
         array([0.398942, 0.241971])
         """
         value, dtype = self._log_density(x)
-        return _rounded(np.exp(value), dtype)
+        with np.errstate(over="ignore"):
+            return _rounded(np.exp(value), dtype)
 
     def logpdf(self, x: ArrayLike) -> FloatArray:
         """Logarithm of the density at x; parameters as of `pdf`.
@@ -156,7 +168,7 @@ class UnivariateMixture:
         >>> BivariateMixture([1.0], [[0.0, 3.0]], [[1.0, 2.0]], [0.5]).marginal(1).mean()
         np.float64(3.0)
         """
-        return _rounded((np.exp(self._log_weights) * self._means).sum(axis=-1), self._dtype)
+        return _rounded(weighted_sum(np.exp(self._log_weights), self._means), self._dtype)
 
     def variance(self) -> FloatArray:
         """Variance, of the batch's shape: the mean of the components' variances plus the variance of their means.
@@ -168,9 +180,10 @@ class UnivariateMixture:
         np.float64(4.0)
         """
         weights = np.exp(self._log_weights)
-        offset = self._means - (weights * self._means).sum(axis=-1, keepdims=True)
         with np.errstate(over="ignore"):
-            return _rounded((weights * (np.exp(2.0 * self._log_stddevs) + offset**2)).sum(axis=-1), self._dtype)
+            offset = self._means - weighted_sum(weights, self._means)[..., None]
+            squares = np.exp(2.0 * self._log_stddevs) + offset**2
+        return _rounded(weighted_sum(weights, squares), self._dtype)
 
     def sample(self, size: int | tuple[int, ...] | None = None, rng: Seed = None) -> FloatArray:
         r"""Draw points.
@@ -217,10 +230,12 @@ class UnivariateMixture:
 
     def _log_density(self, x: ArrayLike) -> tuple[Doubles, np.dtype[Any]]:
         z, dtype = self._standardise(x)
-        return logsumexp(self._log_weights + log_normal(z, self._log_stddevs)), dtype
+        with np.errstate(over="ignore"):
+            return logsumexp(self._log_weights + log_normal(z, self._log_stddevs)), dtype
 
     def _read_only(self, values: Doubles) -> FloatArray:
-        array = values.astype(self._dtype)
+        with np.errstate(over="ignore"):
+            array: FloatArray = values.astype(self._dtype)
         array.flags.writeable = False
         return array
 

@@ -101,12 +101,7 @@ def gaussian_exact(x, mean, stddev, correlation):
 def mixture_exact(x, weights, mean, stddev, correlation):
     """Log-density of one mixture, then its gradient: logits, mean (M, 2), log stddev (M, 2), atanh r, x."""
     with mp.workdps(DIGITS):
-        log_weights, components = [], []
-        for j, weight in enumerate(weights):
-            w = mpf(float(weight))
-            log_weights.append(Number(mpmath.log(w), abs(mpmath.log(w))) if w else None)
-            components.append(natural_component(x, mean[j], stddev[j], correlation[j]) if w else None)
-        value, shares, derivatives = _mix(log_weights, components)
+        value, shares, derivatives = _mix(*_natural_mixture(x, weights, mean, stddev, correlation))
         logits = [
             Number(share.exact - mpf(float(w)), share.terms + mpf(float(w)))
             for share, w in zip(shares, weights, strict=True)
@@ -119,20 +114,41 @@ def mixture_exact(x, weights, mean, stddev, correlation):
         return [value, *logits, *interleaved, *pairs[4], *x_gradient]
 
 
+def _natural_mixture(x, weights, mean, stddev, correlation):
+    """Logarithms of the weights, and the components."""
+    log_weights, components = [], []
+    for j, weight in enumerate(weights):
+        w = mpf(float(weight))
+        log_weights.append(Number(mpmath.log(w), abs(mpmath.log(w))) if w else None)
+        components.append(natural_component(x, mean[j], stddev[j], correlation[j]) if w else None)
+    return log_weights, components
+
+
 def mdn_exact(raw, x, pen=None):
     """Loss of one row of raw output, then its gradient in the order of raw; pen: None, a number or three."""
     targets = [] if pen is None else [pen] if not hasattr(pen, "__len__") else list(pen)
     pens = len(targets)
-    value, gradient = _network(tuple(map(float, raw[pens:])), tuple(map(float, x)))
+    value, _, gradient = _network(tuple(map(float, raw[pens:])), tuple(map(float, x)))
     with mp.workdps(DIGITS):
         pen_loss, pen_gradient = _pen([mpf(float(logit)) for logit in raw[:pens]], targets)
         loss = Number(pen_loss.exact - value.exact, pen_loss.terms + value.terms)
         return [loss, *pen_gradient, *gradient]
 
 
+def natural_responsibilities(x, weights, mean, stddev, correlation):
+    """The g_j of one mixture."""
+    with mp.workdps(DIGITS):
+        return _mix(*_natural_mixture(x, weights, mean, stddev, correlation))[1]
+
+
+def network_responsibilities(raw, x):
+    """The g_j of one row of raw output without a pen."""
+    return _network(tuple(map(float, raw)), tuple(map(float, x)))[1]
+
+
 @cache  # the same for every pen
 def _network(raw, x):
-    """Log-density, and the gradient of its negative in the order of raw."""
+    """Log-density, responsibilities, and the gradient of the log-density's negative in the order of raw."""
     m = len(raw) // 6
     columns = [raw[k * m : (k + 1) * m] for k in range(6)]
     with mp.workdps(DIGITS):
@@ -147,7 +163,7 @@ def _network(raw, x):
             w = _share(log_weight)
             logits.append(Number(w.exact - share.exact, w.terms + share.terms))
         rest = [Number(-row[k].exact, row[k].terms) for k in range(5) for row in derivatives]
-        return value, [*logits, *rest]
+        return value, shares, [*logits, *rest]
 
 
 def _log_softmax(logits):

@@ -1,5 +1,6 @@
 """The kernel builds: the same bits in each, the choice among them, workers, threads and forks."""
 
+import functools
 import hashlib
 import multiprocessing
 import os
@@ -26,6 +27,23 @@ GOLDEN = {
     "mdn_loss float32": "09da1f3737bad43a62cce131c8fc9f39df72b0393cba1a3e679855ca5e5e870b",
     "mdn_loss with pen float32": "abd54d4e51466afada2409527a14e9420dec9b54f1f313008cee7042737a9b83",
     "mdn_loss with pen state float32": "7420d453c204c6c0a9588b9f6be74f0feb307650a5568e57048b5669811556fa",
+    "pdf of a natural mixture float32": "f5c5ca96802a0ee51b013b6cfa8344b6ed397f003e6a496e890079838e3134d3",
+    "logpdf of a natural mixture float32": "8a08e063f20ac89e93e42f1f147e96e0660d1a1d1ace5f369e57a821d9056a78",
+    "component_logpdf of a natural mixture float32": "79e9cb01956d49a8c602099cadd154af6f4ae900778bf9f7558ce3fe1fc17887",
+    "responsibilities of a natural mixture float32": "7d22df2043b482d425e5faf6ee8bc4359a407809cb01c54d4e524210ebbd69ff",
+    "score of a natural mixture float32": "9e96580f75433aa50b37e3a3a036d0d24d6d2226126f719e6ddf57166e8a3aa1",
+    "mode of a natural mixture float32": "29212fb22338fa3961b968a8a3467a53c38ead04caf98f64111d8b519542fc76",
+    "sample of a natural mixture float32": "69baae883b5eb2e60a8a0e3f631f6ea83131b6ae552eb3ff1cbda68ef03248cb",
+    "pdf of a raw mixture float32": "fc28dfe5322a14e5c7fd9db1407a86ab46fe6661048516a9b0a2b30af3c25e88",
+    "logpdf of a raw mixture float32": "0f551bc487adec567e6f5946f0ff5a020055f1e5acbd1eeac3a7724d703dc3a5",
+    "component_logpdf of a raw mixture float32": "54cfc1c3d6ad2eb9d4fdd37117cbf0a13fc1a26aae7c3526c903d16a1be64afe",
+    "responsibilities of a raw mixture float32": "3df49c4fac9a8cb4b10cd4881be10ab77ee4995d55ab6b60c426e3e3ad526b4c",
+    "score of a raw mixture float32": "ec827077133322933c4abbe1ac5d657ba616794dd552f46affecd9be08f4d9e0",
+    "mode of a raw mixture float32": "435db0a65300287f96b20e87ba7b44b73cff4e558e1e952b199461b31d30d10b",
+    "sample of a raw mixture float32": "1749f10fd814f1e8de516f0180bbfc8203d8d02a09c6c66c5a61d973d08b2e97",
+    "mdn_sample float32": "9b44c5967badd037f0fe63d8571905035e17537563a87c626e33e7f51f2f708b",
+    "mdn_sample with pen float32": "9ee2fb69ec405ef2454fd8505662e5d931a54da424b0e197e84e2ebacb49cab8",
+    "mdn_sample with pen state float32": "6139fc181e932cc13b545fdb357e7fcfc40036c983429177da78e718485a679c",
     "gaussian_density_batch float64": "33c952f8708fcff2530bf5e2145bccf1be0bbbed39395a05f636e0129955128e",
     "gaussian_logpdf float64": "57c16f37d296966d181c450c46b8bb54d0c00c1757e38b30d58e7c89ddb1eb34",
     "mixture_logpdf float64": "c4ab3d043b272643ebc0981e3d6110ff75a759861c7f352f12cf2236dae79475",
@@ -33,6 +51,23 @@ GOLDEN = {
     "mdn_loss float64": "c2029b44d28b3ead888fc2bfc922d21af08c0250d5dba3a7b3d5748884978729",
     "mdn_loss with pen float64": "51475c8a23efcc5e1800dcca7ac214474739da1babe29126b3c550fa8c12f6c9",
     "mdn_loss with pen state float64": "fb99ff4a71b8f47fb9002e090b23887962a614c4281ea79bb15f7382c15ee46e",
+    "pdf of a natural mixture float64": "7d7efa8c9b3b667ca5f8166f178da1b06a3b24bc2b7186f76446b94e9b3afdad",
+    "logpdf of a natural mixture float64": "49f7317bc0bfc6eb961fd2fee7516c32496ab8d70721444116ac183ef2de79f2",
+    "component_logpdf of a natural mixture float64": "b6ff4ed8203c91ffd7b3420debe5edf9933c0dd3f8a0334811a82db801c24eb5",
+    "responsibilities of a natural mixture float64": "8cc9ef572e227bc2336fb5d6f3e3d22c98192a049b5f00eb030d88536c7f2dc7",
+    "score of a natural mixture float64": "3d95ad5194fa79bd72c12b645f74907821a7975675194e14d5870ad0966468fe",
+    "mode of a natural mixture float64": "0cc84adc3bc50ec5931bb9d3167650bed494b970dc704901234682ef2593a7d9",
+    "sample of a natural mixture float64": "111b2f4a6baec22cb9ad24c0dfa75d4918a3af7cf4df731224582423dec23bff",
+    "pdf of a raw mixture float64": "f2e11ff1546231cddf8aa7c922235ed6aac439e489fb1125ed4b68592cec49e6",
+    "logpdf of a raw mixture float64": "560aa1465c93f57b5d20cd1e1be4e75c231d5fa4cc61778d0f60745f7180b869",
+    "component_logpdf of a raw mixture float64": "c87adb3b6fb314f7904799644ad5963667e8ca9d1de91cb9de2f0a8960063dec",
+    "responsibilities of a raw mixture float64": "3673b21a5a7a1be55d10e4ad8f9972e1fbed933db592989d1b95456734f5f477",
+    "score of a raw mixture float64": "fceb98e90ad004653319008b5cda612f3a732517a95c7f1b2c227a25092197b3",
+    "mode of a raw mixture float64": "3c7b711c466f4070f880d7787d5c7051c52b3ca195f6ba75239285742f66f77c",
+    "sample of a raw mixture float64": "4e912cea6e6c98cb34a37142f3e0ababbf29c2d6c36d4af33872ce97f2075294",
+    "mdn_sample float64": "e9a2c4cf0365c41160f39ab84c6b8268977d9029df7acd11f32fd8b654181125",
+    "mdn_sample with pen float64": "f269877e04c3bfad5e8793781ded8a81166bd193a56308449aa00815d6964fde",
+    "mdn_sample with pen state float64": "3d3dc0ba4f959ed0699a6a4875dee6b52fe144808f6c8ebf8ca2077dbf39bffc",
 }
 
 
@@ -58,6 +93,19 @@ def flat(result):
     return [] if result is None else [np.asarray(result)]
 
 
+class Told(np.random.Generator):
+    """A generator of numbers that any machine makes; NumPy's may change from version to version."""
+
+    def __init__(self):
+        super().__init__(np.random.PCG64(0))
+
+    def random(self, size):
+        return uniform(size, 10, 0, 1, np.float64)
+
+    def standard_normal(self, size):
+        return uniform(size, 11, -4, 4, np.float64)
+
+
 def calls(dtype):
     """Each public function on inputs that reach its corners: 67 rows, 7 components."""
     n, m = 67, 7
@@ -70,6 +118,11 @@ def calls(dtype):
     raw[::5] *= 40  # components that underflow, correlations of 1, tiny and huge sigmas
     pen, pens = uniform((n,), 7, 0, 1, dtype), np.eye(3)[integers(n, 8).astype(int) % 3]
     weight = uniform((n,), 9, 0, 2, np.float64)
+    # of sum 1 exactly: multiples of 2^-16
+    shares = uniform((n, m), 12, 0, 0.125, dtype)
+    shares[:, 0] += 1 - shares.sum(axis=-1)
+    natural = cymdn.BivariateMixture(shares, mean, stddev, correlation)
+    network = cymdn.BivariateMixture.from_network_output(raw, pen=3)
     return {
         "gaussian_density_batch": lambda **k: cymdn.gaussian_density_batch(
             x[:, None], mean, stddev, correlation[..., None], True, **k
@@ -82,7 +135,21 @@ def calls(dtype):
         "mdn_loss": lambda **k: cymdn.mdn_loss_and_gradient(raw[:, 3:], x, reduction="none", **k),
         "mdn_loss with pen": lambda **k: cymdn.mdn_loss_and_gradient(raw[:, 2:], x, pen, sample_weight=weight, **k),
         "mdn_loss with pen state": lambda **k: cymdn.mdn_loss_and_gradient(raw, x, pens, reduction="sum", **k),
+        **{
+            f"{name} of a {kind} mixture": functools.partial(evaluate, mixture, name, x)
+            for kind, mixture in (("natural", natural), ("raw", network))
+            for name in ("pdf", "logpdf", "component_logpdf", "responsibilities", "score", "mode", "sample")
+        },
+        "mdn_sample": lambda: cymdn.mdn_sample(raw[:, 3:], size=5, rng=Told()),
+        "mdn_sample with pen": lambda: cymdn.mdn_sample(raw[:, 2:], pen=1, bias=0.5, size=5, rng=Told()),
+        "mdn_sample with pen state": lambda: cymdn.mdn_sample(raw, pen=3, size=5, rng=Told()),
     }
+
+
+def evaluate(mixture, name, x):
+    """Ask a batch of mixtures, and its first one alone."""
+    arguments = {"mode": (), "sample": (5, Told())}.get(name, (x,))
+    return getattr(mixture, name)(*arguments), getattr(mixture[0], name)(*arguments)
 
 
 def digest(result):

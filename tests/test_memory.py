@@ -24,12 +24,20 @@ def arrays(dtype, rows=ROWS, m=COMPONENTS):
 def calls(dtype, rows=ROWS, m=COMPONENTS):
     x, mean, stddev, correlation, weights, raw, pen, weight = arrays(dtype, rows, m)
     points, r = x[:, None], correlation[..., None]
+    natural = cymdn.BivariateMixture(weights[0], mean[0], stddev[0], correlation[0])
+    network = cymdn.BivariateMixture.from_network_output(raw, pen=1)
     return {
         "density": lambda: cymdn.gaussian_density_batch(points, mean, stddev, r, True),
         "components": lambda: cymdn.gaussian_logpdf_and_gradient(x, mean, stddev, correlation),
         "mixture": lambda: cymdn.mixture_logpdf_and_gradient(x, weights, mean, stddev, correlation),
         "grid": lambda: cymdn.mixture_logpdf(x, weights[0], mean[0], stddev[0], correlation[0]),
         "loss": lambda: cymdn.mdn_loss_and_gradient(raw, x, pen, sample_weight=weight),
+        "densities of a mixture": lambda: natural.pdf(x),
+        "responsibilities": lambda: network.responsibilities(x),
+        "scores": lambda: network.score(x),
+        "modes": lambda: network[:100].mode(),
+        "draws": lambda: cymdn.mdn_sample(raw, pen=1, rng=0),
+        "draws of one": lambda: cymdn.mdn_sample(raw[0], pen=1, size=rows, rng=0),
         "two workers": lambda: cymdn.mdn_loss_and_gradient(raw, x, pen, workers=2),
     }
 

@@ -1,0 +1,372 @@
+"""BivariateMixture.fit: maximum likelihood, where that is known; what weights, floor and units do to it."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from mixtures import parameters
+from problems import FLOATS, LAYOUTS, assert_same_bits
+
+from cymdn import BivariateMixture, _fit
+
+OLD_FAITHFUL = Path(__file__).resolve().parents[1] / "examples" / "old_faithful.csv"
+
+# The maximum of the likelihood of two components, to the digits given: weights, means, stddevs, correlations
+WEIGHTS = (0.64412711, 0.35587289)
+MEANS = ((4.28966204, 79.968116), (2.03638853, 54.47851715))
+STDDEVS = ((0.41227218, 6.00384868), (0.26299759, 5.80493638))
+CORRELATIONS = (0.38000998, 0.28504142)
+
+
+@pytest.fixture(scope="module")
+def eruptions():
+    """272 eruptions of Old Faithful: their minutes, and those to the next (Azzalini and Bowman 1990)."""
+    return np.loadtxt(OLD_FAITHFUL, delimiter=",", skiprows=1)
+
+
+def clusters(n=600, m=3, seed=0):
+    """Points of m well-separated components, and the mixture that they were drawn from, the heaviest first."""
+    weights = np.arange(m, 0, -1) / (m * (m + 1) / 2)
+    _, _, stddevs, correlations = parameters(m, seed=seed)
+    means = 12.0 * np.stack([np.cos(np.arange(m)), np.sin(np.arange(m))], axis=-1)
+    true = BivariateMixture(weights, means, stddevs, correlations)
+    return true.sample(n, rng=seed), true
+
+
+def assert_same_mixture(got, expected, rtol=1e-6, atol=1e-6):
+    """Assert the same parameters, of components in the same order."""
+    for name in ("weights", "means", "stddevs", "correlations"):
+        np.testing.assert_allclose(getattr(got, name), getattr(expected, name), rtol=rtol, atol=atol, err_msg=name)
+
+
+# Old Faithful
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_old_faithful_is_fitted_to_the_maximum(eruptions, seed):
+    fitted = BivariateMixture.fit(eruptions, 2, rng=seed, stddev_floor=1e-6)
+    # -1130.26396 in all; steps end at a gain of 1e-10 a point, 272 points
+    assert fitted.logpdf(eruptions).sum() == pytest.approx(-1130.263960185, abs=1e-6)
+    # near a maximum, parameters are as far off as the square root of that: 1e-5 of their standard errors
+    assert_same_mixture(fitted, BivariateMixture(WEIGHTS, MEANS, STDDEVS, CORRELATIONS), rtol=1e-5, atol=0)
+
+
+def test_the_default_floor_does_not_show_in_the_fit_of_old_faithful(eruptions):
+    fitted = BivariateMixture.fit(eruptions, 2, rng=0)
+    assert fitted.logpdf(eruptions).sum() == pytest.approx(-1130.26396, abs=1e-5)
+
+
+def test_the_heaviest_component_comes_first(eruptions):
+    fitted = BivariateMixture.fit(eruptions, 4, rng=0)
+    assert (np.diff(fitted.weights) <= 0).all()
+    assert fitted.batch_shape == ()
+    assert fitted.n_components == 4
+    assert fitted.weights.sum() == pytest.approx(1.0, abs=1e-12)
+
+
+# One component: moments
+
+
+@pytest.mark.parametrize("floor", [1e-9, 0.1, (0.5, 3.0), 1e3])
+def test_one_component_has_the_moments_of_the_points_and_the_floor_in_its_variances(eruptions, floor):
+    fitted = BivariateMixture.fit(eruptions, 1, rng=0, stddev_floor=floor)
+    covariance = np.cov(eruptions.T, bias=True) + np.diag(np.broadcast_to(np.square(floor), 2))
+    np.testing.assert_array_equal(fitted.weights, [1.0])
+    # sums over 272 points
+    np.testing.assert_allclose(fitted.means[0], eruptions.mean(axis=0), rtol=1e-14, atol=0)
+    np.testing.assert_allclose(fitted.covariances[0], covariance, rtol=1e-12, atol=0)
+
+
+def test_the_likelihood_of_one_component_is_the_known_one(eruptions):
+    fitted = BivariateMixture.fit(eruptions, 1, rng=0, stddev_floor=1e-9)
+    assert fitted.logpdf(eruptions).sum() == pytest.approx(-1289.7967450526, abs=1e-9)
+
+
+def test_the_default_floor_is_a_thousandth_of_the_points_stddevs(eruptions):
+    fitted = BivariateMixture.fit(eruptions, 1, rng=0)
+    np.testing.assert_allclose(fitted.stddevs[0], eruptions.std(axis=0) * np.sqrt(1 + 1e-6), rtol=1e-13, atol=0)
+
+
+# Known mixtures
+
+
+@pytest.mark.parametrize("m", [2, 3, 5])
+def test_a_known_mixture_is_recovered(m):
+    points, true = clusters(20_000, m)
+    fitted = BivariateMixture.fit(points, m, rng=0)
+    # 20,000 points over at most 15 shares: 5 standard errors of the lightest component
+    assert_same_mixture(fitted, true, rtol=0, atol=0.25)
+    assert fitted.logpdf(points).mean() >= true.logpdf(points).mean()
+
+
+def test_more_points_than_are_held_at_once_give_the_same_fit(monkeypatch):
+    points, _ = clusters(1000)
+    whole = BivariateMixture.fit(points, 3, rng=0)
+    monkeypatch.setattr(_fit, "PIECE", 64)
+    # sums in another order: the number of steps to the end may differ by one
+    assert_same_mixture(BivariateMixture.fit(points, 3, rng=0), whole, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("workers", [2, -1])
+def test_any_number_of_workers_gives_the_same_bits(workers):
+    points, _ = clusters(30_000)
+    alone = BivariateMixture.fit(points, 3, rng=0, restarts=1)
+    shared = BivariateMixture.fit(points, 3, rng=0, restarts=1, workers=workers)
+    assert_same_bits(shared._parameters, alone._parameters)
+
+
+def test_the_fit_is_where_expectation_and_maximisation_lead():
+    """One step of EM in plain NumPy, with densities from covariance matrices, changes nothing."""
+    points, _ = clusters()
+    fitted = BivariateMixture.fit(points, 3, rng=0, stddev_floor=1e-6)
+    offset = points[:, None] - fitted.means
+    half = np.einsum("nja,jab,njb->nj", offset, np.linalg.inv(fitted.covariances), offset) / 2
+    shares = fitted.weights * np.exp(-half) / np.sqrt(np.linalg.det(fitted.covariances))
+    shares /= shares.sum(axis=-1, keepdims=True)
+    mass = shares.sum(axis=0)
+    means = shares.T @ points / mass[:, None]
+    offset = points[:, None] - means
+    covariances = np.einsum("nj,nja,njb->jab", shares, offset, offset) / mass[:, None, None]
+    # the last step gained 1e-10 a point, 1e-5 squared
+    np.testing.assert_allclose(fitted.weights, mass / len(points), rtol=0, atol=1e-5)
+    np.testing.assert_allclose(fitted.means, means, rtol=0, atol=1e-4)
+    np.testing.assert_allclose(fitted.covariances, covariances, rtol=0, atol=1e-4)
+
+
+# The floor
+
+
+def blurred_likelihood(single, points, floor):
+    """Log-likelihood a point, where a density is exp of the expected log-density of points with errors of the floor."""
+    precision = np.linalg.inv(single.covariances)
+    offset = points[:, None] - single.means
+    half = np.einsum("nja,jab,njb->nj", offset, precision, offset) / 2
+    half += np.einsum("a,jaa->j", np.broadcast_to(np.square(floor), 2), precision) / 2
+    terms = single.weights * np.exp(-half) * np.sqrt(np.linalg.det(precision)) / (2 * np.pi)
+    return np.log(terms.sum(axis=-1)).mean()
+
+
+@pytest.mark.parametrize("floor", [(0.01, 0.1), (0.1, 2.0), (0.3, 3.0), (0.5, 5.0), (1.0, 10.0)])
+def test_a_fit_with_a_floor_is_a_maximum_whatever_its_size(eruptions, floor):
+    fitted = BivariateMixture.fit(eruptions, 2, rng=0, stddev_floor=floor)
+    best = blurred_likelihood(fitted, eruptions, floor)
+    rng = np.random.default_rng(1)
+    weights, means, stddevs, correlations = (fitted.weights, fitted.means, fitted.stddevs, fitted.correlations)
+    for _ in range(200):
+        # in all directions, 1e-3 of the parameters' own units
+        w = weights * np.exp(1e-3 * rng.normal(size=2))
+        near = BivariateMixture(
+            w / w.sum(),
+            means + 1e-3 * stddevs * rng.normal(size=(2, 2)),
+            stddevs * np.exp(1e-3 * rng.normal(size=(2, 2))),
+            np.tanh(np.arctanh(correlations) + 1e-3 * rng.normal(size=2)),
+        )
+        # steps end at a gain of 1e-10
+        assert blurred_likelihood(near, eruptions, floor) < best + 1e-9
+
+
+@pytest.mark.parametrize("floor", [0.1, 1.0, 4.0])
+def test_separate_components_have_the_floor_in_their_variances(floor):
+    # 200 sigma apart: each component has exactly its own points
+    rng = np.random.default_rng(0)
+    groups = [rng.normal(size=(60, 2)) * [1.0, 2.0], 1000.0 + rng.normal(size=(40, 2))]
+    fitted = BivariateMixture.fit(np.concatenate(groups), 2, rng=0, stddev_floor=floor)
+    for covariance, group in zip(fitted.covariances, groups, strict=True):
+        # digits go with the points' spread: they are 1000 apart, of sigma 1
+        expected = np.cov(group.T, bias=True) + floor**2 * np.eye(2)
+        np.testing.assert_allclose(covariance, expected, rtol=0, atol=1e-9)
+
+
+@pytest.mark.parametrize("copies", [2, 30])
+def test_the_floor_keeps_a_component_from_collapsing_onto_equal_points(copies):
+    points = np.concatenate([np.random.default_rng(0).normal(size=(100, 2)), np.full((copies, 2), 3.0)])
+    for seed in range(3):
+        fitted = BivariateMixture.fit(points, 2, rng=seed)
+        assert np.isfinite(fitted.logpdf(points)).all()
+        assert (fitted.stddevs >= 0.999e-3 * points.std(axis=0)).all()
+        assert (abs(fitted.correlations) < 1).all()
+
+
+def test_a_component_on_equal_points_has_the_floor_for_its_sigma():
+    points = np.concatenate([np.random.default_rng(0).normal(size=(100, 2)), np.full((60, 2), 30.0)])
+    fitted = BivariateMixture.fit(points, 2, rng=0, stddev_floor=(0.25, 0.5))
+    np.testing.assert_allclose(fitted.weights, [100 / 160, 60 / 160], rtol=1e-12, atol=0)
+    np.testing.assert_allclose(fitted.means[1], [30.0, 30.0], rtol=1e-12, atol=0)
+    np.testing.assert_allclose(fitted.stddevs[1], [0.25, 0.5], rtol=1e-9, atol=0)
+    np.testing.assert_allclose(fitted.correlations[1], 0.0, rtol=0, atol=1e-9)
+
+
+@pytest.mark.parametrize("value", [0.0, 0.1, 1e9 + 0.3, -1e-7])
+@pytest.mark.parametrize("axis", [0, 1])
+def test_points_that_agree_in_a_coordinate_need_a_floor(axis, value):
+    points = np.random.default_rng(0).normal(size=(7, 2))
+    points[:, axis] = value
+    with pytest.raises(
+        ValueError, match=rf"^stddev_floor: expected one, because all points agree in coordinate {axis}"
+    ):
+        BivariateMixture.fit(points, 1)
+    fitted = BivariateMixture.fit(points, 1, stddev_floor=0.25)
+    assert fitted.means[0, axis] == value
+    np.testing.assert_allclose(fitted.stddevs[0, axis], 0.25, rtol=1e-12, atol=0)
+
+
+def test_points_on_a_line_are_fitted():
+    t = np.random.default_rng(0).normal(size=200)
+    fitted = BivariateMixture.fit(np.stack([t, 2.0 * t], axis=-1), 2, rng=0)
+    assert (abs(fitted.correlations) < 1).all()
+    assert (fitted.correlations > 0.999).all()
+    assert np.isfinite(fitted.logpdf(np.stack([t, 2.0 * t], axis=-1))).all()
+
+
+@pytest.mark.parametrize("floor", [1e-300, 1e-120, 1e-20])
+def test_a_floor_that_is_next_to_nothing_does_no_harm(floor):
+    points, _ = clusters(300)
+    fitted = BivariateMixture.fit(points, 3, rng=0, stddev_floor=floor)
+    assert_same_mixture(fitted, BivariateMixture.fit(points, 3, rng=0, stddev_floor=1e-9), 1e-9, 1e-9)
+    collapsed = BivariateMixture.fit(np.repeat(points[:3], 5, axis=0), 4, rng=0, stddev_floor=floor)
+    assert np.isfinite(collapsed.logpdf(points[:3])).all()
+
+
+@pytest.mark.parametrize("floor", [1e6, 1e160, (1e-300, 1e300)])
+def test_a_floor_far_above_the_spread_is_the_spread(floor):
+    points, _ = clusters(300)
+    fitted = BivariateMixture.fit(points, 2, rng=0, stddev_floor=floor)
+    np.testing.assert_allclose(fitted.stddevs[:, 1], np.broadcast_to(floor, 2)[1], rtol=1e-6, atol=0)
+
+
+# Weights
+
+
+def test_a_whole_weight_counts_as_so_many_points():
+    points, _ = clusters(300)
+    times = np.random.default_rng(1).integers(1, 4, 300)
+    weighted = BivariateMixture.fit(points, 3, sample_weight=times, rng=0)
+    repeated = BivariateMixture.fit(np.repeat(points, times, axis=0), 3, rng=0)
+    # from other starts to the same maximum, as far off as the last gain of 1e-10 tells
+    assert_same_mixture(weighted, repeated, rtol=1e-4, atol=1e-4)
+
+
+def test_a_point_of_weight_0_is_skipped():
+    points, _ = clusters(300)
+    weight = np.ones(300)
+    weight[::3] = 0.0
+    expected = BivariateMixture.fit(points[weight > 0], 3, rng=0)
+    got = BivariateMixture.fit(points, 3, sample_weight=weight, rng=0)
+    assert_same_bits(got._parameters, expected._parameters)
+
+
+@pytest.mark.parametrize("scale", [5e-324, 1e-300, 7.0, 1.7e308])
+def test_only_ratios_of_weights_count(scale):
+    points, _ = clusters(300)
+    expected = BivariateMixture.fit(points, 3, rng=0)
+    assert_same_mixture(BivariateMixture.fit(points, 3, sample_weight=np.full(300, scale), rng=0), expected, 1e-9, 1e-9)
+
+
+@pytest.mark.parametrize("ratio", [1e-30, 1e-300, 5e-324])
+def test_a_point_that_outweighs_all_others_is_where_the_mixture_is(ratio):
+    points, _ = clusters(50)
+    weight = np.full(50, ratio)
+    weight[7] = 1.0
+    for m in (1, 2, 3):
+        fitted = BivariateMixture.fit(points, m, sample_weight=weight, rng=0)
+        np.testing.assert_allclose(fitted.means[0], points[7], rtol=1e-12, atol=0)
+        assert fitted.weights[0] == pytest.approx(1.0, abs=1e-12)
+
+
+# Units
+
+
+@pytest.mark.parametrize("scale", [(1e-300, 1e-300), (1e-200, 1.0), (1e-3, 1e5), (1e200, 1e-200), (1e300, 1e300)])
+def test_units_do_not_matter(scale):
+    points, _ = clusters(300)
+    plain = BivariateMixture.fit(points, 3, rng=0)
+    scaled = BivariateMixture.fit(points * scale, 3, rng=0)
+    np.testing.assert_allclose(scaled.weights, plain.weights, rtol=1e-6, atol=0)
+    np.testing.assert_allclose(scaled.means / scale, plain.means, rtol=1e-5, atol=1e-5)
+    np.testing.assert_allclose(scaled.stddevs / scale, plain.stddevs, rtol=1e-5, atol=0)
+    np.testing.assert_allclose(scaled.correlations, plain.correlations, rtol=0, atol=1e-5)
+
+
+def test_the_origin_does_not_matter():
+    points, _ = clusters(300)
+    plain = BivariateMixture.fit(points, 3, rng=0)
+    offset = np.array([1e6, -1e6])
+    shifted = BivariateMixture.fit(points + offset, 3, rng=0)
+    # 1e6 takes six of sixteen digits from the points
+    np.testing.assert_allclose(shifted.means - offset, plain.means, rtol=0, atol=1e-5)
+    np.testing.assert_allclose(shifted.covariances, plain.covariances, rtol=0, atol=1e-5)
+
+
+def test_the_order_of_the_axes_does_not_matter():
+    points, _ = clusters(300)
+    plain = BivariateMixture.fit(points, 3, rng=0)
+    swapped = BivariateMixture.fit(points[:, ::-1], 3, rng=0)
+    np.testing.assert_allclose(swapped.means[:, ::-1], plain.means, rtol=1e-6, atol=1e-6)
+    np.testing.assert_allclose(swapped.covariances[:, ::-1, ::-1], plain.covariances, rtol=1e-5, atol=1e-5)
+
+
+# Reproducible, of any layout
+
+
+def test_the_same_seed_gives_the_same_bits():
+    points, _ = clusters(300)
+    first = BivariateMixture.fit(points, 4, rng=7)
+    assert_same_bits(BivariateMixture.fit(points, 4, rng=7)._parameters, first._parameters)
+    assert_same_bits(BivariateMixture.fit(points, 4, rng=np.random.default_rng(7))._parameters, first._parameters)
+
+
+def test_a_generator_advances():
+    points, _ = clusters(300)
+    rng = np.random.default_rng(0)
+    before = rng.bit_generator.state
+    BivariateMixture.fit(points, 2, rng=rng, restarts=1)
+    assert rng.bit_generator.state != before
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_layout_does_not_matter(layout):
+    points, _ = clusters(60, 2)
+    expected = BivariateMixture.fit(points, 2, rng=0)
+    odd = layout(points)
+    before = odd.tobytes()
+    assert_same_bits(BivariateMixture.fit(odd, 2, rng=0)._parameters, expected._parameters)
+    assert odd.tobytes() == before
+
+
+@pytest.mark.parametrize("dtype", FLOATS)
+def test_dtype_is_that_of_the_points(dtype):
+    points = clusters(60, 2)[0].astype(dtype)
+    fitted = BivariateMixture.fit(points, 2, rng=0, sample_weight=np.ones(60))
+    assert fitted.dtype == dtype
+    wide = BivariateMixture.fit(points.astype(np.float64), 2, rng=0)
+    assert_same_bits(fitted.means, wide.means.astype(dtype))
+
+
+# Few points
+
+
+@pytest.mark.parametrize("m", [1, 2, 5])
+def test_as_many_components_as_points_sit_on_them(m):
+    points = np.random.default_rng(0).normal(size=(m, 2)) * 100
+    fitted = BivariateMixture.fit(points, m, rng=0, stddev_floor=0.1)
+    np.testing.assert_allclose(fitted.weights, np.full(m, 1 / m), rtol=1e-12, atol=0)
+    order = np.lexsort(fitted.means.T)
+    np.testing.assert_allclose(fitted.means[order], points[np.lexsort(points.T)], rtol=1e-9, atol=1e-9)
+    np.testing.assert_allclose(fitted.stddevs, 0.1, rtol=1e-9, atol=0)
+
+
+def test_more_components_than_distinct_points_leave_some_without_weight():
+    distinct = np.array([[0.0, 0.0], [10.0, 5.0]])
+    points = np.repeat(distinct, [30, 10], axis=0)
+    fitted = BivariateMixture.fit(points, 5, rng=0)
+    np.testing.assert_allclose(fitted.weights[:2], [0.75, 0.25], rtol=1e-9, atol=0)
+    np.testing.assert_array_equal(fitted.weights[2:], 0.0)
+    np.testing.assert_allclose(fitted.means[:2], distinct, rtol=0, atol=1e-9)
+    assert np.isfinite(fitted.logpdf(points)).all()
+    assert np.isfinite(fitted.sample(20, rng=0)).all()
+
+
+def test_all_points_equal_are_fitted_with_a_floor():
+    fitted = BivariateMixture.fit(np.full((20, 2), 0.1), 3, rng=0, stddev_floor=0.5)
+    np.testing.assert_array_equal(fitted.means[0], [0.1, 0.1])
+    np.testing.assert_allclose(fitted.stddevs[0], 0.5, rtol=1e-12, atol=0)

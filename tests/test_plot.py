@@ -1,0 +1,131 @@
+"""BivariateMixture.plot: what it draws, where, and what it leaves alone."""
+
+import sys
+
+import numpy as np
+import pytest
+from mixtures import mixture
+
+from cymdn import BivariateMixture, _plot
+
+
+@pytest.fixture
+def ax():
+    """Axes of a figure that pyplot does not know, as in a web server."""
+    pytest.importorskip("matplotlib", reason="plot needs matplotlib, which is not installed")
+    from matplotlib.figure import Figure
+
+    return Figure().add_subplot()
+
+
+@pytest.fixture
+def pyplot():
+    matplotlib = pytest.importorskip("matplotlib", reason="plot needs matplotlib, which is not installed")
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    yield pyplot
+    pyplot.close("all")
+
+
+def test_it_returns_the_artists_that_it_put_on_the_axes(ax):
+    from matplotlib.collections import EllipseCollection
+    from matplotlib.contour import ContourSet
+
+    contours, components = mixture().plot(ax)
+    assert isinstance(contours, ContourSet)
+    assert isinstance(components, EllipseCollection)
+    assert contours.axes is ax
+    assert components in ax.collections
+    ax.figure.draw_without_rendering()
+
+
+@pytest.mark.parametrize("mass", [(0.5, 0.9, 0.99), (0.9, 0.5), [0.25], 0.75, np.float32(0.5), (0.5, 0.5, 0.9)])
+def test_contours_are_at_the_levels_of_their_masses(ax, mass):
+    single = mixture()
+    contours, _ = single.plot(ax, mass=mass)
+    masses = np.unique(mass)[::-1]
+    np.testing.assert_array_equal(contours.levels, single.credible_level(masses))
+    # a contour of several pieces is labelled on each
+    assert {text.get_text() for text in contours.labelTexts} == {f"{100 * m:g} %" for m in masses}
+
+
+def test_contours_hold_their_masses(ax):
+    from matplotlib.path import Path
+
+    single = mixture(1)
+    contours, _ = single.plot(ax, mass=(0.5, 0.9))
+    x = single.sample(20_000, rng=0)
+    for text in list(contours.labelTexts):
+        text.remove()
+    for path, level in zip(contours.get_paths(), contours.levels, strict=True):
+        # the label cuts the line: closed again, the path is off by its width
+        inside = Path(path.vertices).contains_points(x)
+        assert abs(inside.mean() - (single.pdf(x) >= level).mean()) < 0.03
+
+
+def test_ellipses_are_of_one_standard_deviation(ax):
+    means, stddevs = [[1.0, -2.0], [0.0, 3.0]], [[3.0, 0.5], [1.0, 2.0]]
+    _, ellipses = BivariateMixture([0.75, 0.25], means, stddevs, [0.0, 0.6]).plot(ax)
+    np.testing.assert_array_equal(ellipses.get_offsets(), means)
+    for width, height, angle, (s0, s1), r in zip(
+        ellipses.get_widths(), ellipses.get_heights(), ellipses.get_angles(), stddevs, [0.0, 0.6], strict=True
+    ):
+        turn = np.deg2rad(angle)
+        turned = np.array([[np.cos(turn), -np.sin(turn)], [np.sin(turn), np.cos(turn)]])
+        covariance = turned @ np.diag([(width / 2) ** 2, (height / 2) ** 2]) @ turned.T
+        np.testing.assert_allclose(covariance, [[s0**2, r * s0 * s1], [r * s0 * s1, s1**2]], rtol=0, atol=1e-12)
+    np.testing.assert_allclose(ellipses.get_alpha(), [1.0, 1 / 3], rtol=1e-12, atol=0)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("m", [1, 20])
+def test_any_number_of_components_is_drawn(ax, m, dtype):
+    assert len(mixture(m, dtype=dtype).plot(ax).components.get_offsets()) == m
+
+
+def test_components_that_are_all_light_are_drawn(ax, monkeypatch):
+    # as a thousand and one equal ones are
+    monkeypatch.setattr(_plot, "LIGHTEST", 0.2)
+    assert len(mixture(30).plot(ax).components.get_offsets()) == 30
+
+
+def test_given_axes_no_figure_of_pyplot_is_made(ax, pyplot):
+    mixture().plot(ax)
+    assert pyplot.get_fignums() == []
+
+
+def test_without_axes_it_draws_on_the_current_ones(pyplot):
+    figure, axes = pyplot.subplots(1, 2)
+    pyplot.sca(axes[0])
+    contours, _ = mixture().plot()
+    assert contours.axes is axes[0]
+    assert pyplot.get_fignums() == [figure.number]
+
+
+def test_a_batch_is_refused():
+    with pytest.raises(ValueError, match=r"^plot: expected a single mixture, got batch_shape \(3,\); take one by its"):
+        mixture(2, (3,)).plot()
+
+
+@pytest.mark.parametrize(
+    ("mass", "pattern"),
+    [
+        ((0.5, 0.0), r"mass: expected numbers between 0 and 1, got 0.0 at index \(1,\)$"),
+        ((0.5, 1.5), r"mass: expected numbers between 0 and 1, got 1.5 at index \(1,\)$"),
+        (np.nan, r"mass: expected numbers between 0 and 1, got nan at index \(\)$"),
+        ("half", r"mass: expected an array of real numbers"),
+        (None, r"mass: expected an array of real numbers"),
+        ([[0.5, 0.9]], r"mass: expected shape \(\) or \(n,\), got \(1, 2\)$"),
+    ],
+)
+def test_bad_masses_are_refused(ax, mass, pattern):
+    with pytest.raises((TypeError, ValueError), match=f"^{pattern}"):
+        mixture().plot(ax, mass=mass)
+
+
+def test_without_matplotlib_the_error_says_what_to_do(monkeypatch):
+    for name in ("matplotlib", "matplotlib.collections", "matplotlib.pyplot"):
+        monkeypatch.setitem(sys.modules, name, None)
+    with pytest.raises(ImportError, match=r"^plot: needs matplotlib.*python -m pip install matplotlib"):
+        mixture().plot()

@@ -1,0 +1,656 @@
+"""mdn_sample and BivariateMixture.sample: the right distribution, from any layout, whatever the parameters.
+
+Statistical tests have fixed seeds. Each compares p-values with FALSE_ALARM, so that a right sampler would fail one of
+the some 300 comparisons under another seed with probability 3e-4 at most; a failure here is an error. The distribution
+functions that points are compared with are tested against 60-digit arithmetic in test_univariate.py.
+"""
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from mixtures import network_output, parameters, planes
+from problems import FLOATS, LAYOUTS, assert_same_bits
+from scipy import stats
+
+import cymdn
+from cymdn import BivariateMixture, mdn_loss, mdn_sample
+from cymdn._sampling import PIECE
+
+EPS = 2.0**-52
+FALSE_ALARM = 1e-6
+PENS = (0, 1, 3)
+
+
+class Told(np.random.Generator):
+    """A generator of the numbers that it is told."""
+
+    def __init__(self, uniform, normal=0.0):
+        super().__init__(np.random.PCG64(0))
+        self.uniform, self.normal = uniform, normal
+
+    def random(self, size):
+        return np.broadcast_to(np.asarray(self.uniform, float), size).copy()
+
+    def standard_normal(self, size):
+        return np.broadcast_to(np.asarray(self.normal, float), size).copy()
+
+
+def softmax(logits):
+    shares = np.exp(logits - logits.max(axis=-1, keepdims=True))
+    return shares / shares.sum(axis=-1, keepdims=True)
+
+
+def assert_same_draws(got, expected):
+    for ours, theirs in zip(got, expected, strict=True):
+        if theirs is None:
+            assert ours is None
+        else:
+            assert_same_bits(ours, theirs)
+
+
+# The distribution
+
+
+def assert_frequencies(chosen, probabilities):
+    """Chi-square: numbers 0, 1, ... chosen with these probabilities; those expected fewer than 10 times are pooled."""
+    counts = np.bincount(np.ravel(chosen), minlength=len(probabilities))
+    assert len(counts) == len(probabilities)
+    expected = np.asarray(probabilities) * np.size(chosen)
+    rare = expected < 10
+    assert (counts[expected == 0] == 0).all()
+    counts, expected = (np.append(a[~rare], a[rare].sum()) for a in (counts, expected))
+    counts, expected = counts[expected > 0], expected[expected > 0]
+    if len(counts) > 1:
+        assert stats.chisquare(counts, expected * counts.sum() / expected.sum()).pvalue > FALSE_ALARM
+
+
+def assert_uniform(shares):
+    """Kolmogorov's test of each of two columns in [0, 1], and chi-square of the pairs in 16 x 16 cells."""
+    assert (shares >= 0).all()
+    assert (shares <= 1).all()
+    for column in shares.T:
+        assert stats.kstest(column, "uniform", method="asymp").pvalue > FALSE_ALARM
+    cells = np.minimum((16 * shares).astype(int), 15)
+    assert_frequencies(16 * cells[:, 0] + cells[:, 1], np.full(256, 1 / 256))
+
+
+def rosenblatt(mixture, x, first):
+    """Distribution functions of one coordinate, and of the other one given it: independent and uniform."""
+    given_first = mixture.conditional(first, x[:, first])
+    return np.stack([mixture.marginal(first).cdf(x[:, first]), given_first.cdf(x[:, 1 - first])], axis=-1)
+
+
+MIXTURES = {
+    "one component": network_output(1, seed=1),
+    "three": network_output(3, seed=2),
+    "twenty": network_output(20, seed=3),
+    "correlations of 0.9998 and -0.9998": np.concatenate([network_output(2, seed=4)[:-2], [4.6, -4.6]]),
+    "sigmas a thousand apart": np.concatenate([network_output(2, seed=5)[:6], [-3.5, 3.5, 3.5, -3.5, 1.0, -1.0]]),
+}
+
+
+@pytest.mark.parametrize("first", [0, 1])
+@pytest.mark.parametrize("raw", MIXTURES.values(), ids=MIXTURES)
+def test_points_of_raw_output_follow_its_density(raw, first):
+    x = mdn_sample(raw, size=40_000, rng=11).x
+    assert_uniform(rosenblatt(BivariateMixture.from_network_output(raw), x, first))
+
+
+@pytest.mark.parametrize("first", [0, 1])
+@pytest.mark.parametrize("m", [1, 3, 20])
+def test_points_of_natural_parameters_follow_their_density(m, first):
+    mixture = BivariateMixture(*parameters(m, seed=m))
+    assert_uniform(rosenblatt(mixture, mixture.sample(40_000, rng=12), first))
+
+
+@pytest.mark.parametrize("raw", MIXTURES.values(), ids=MIXTURES)
+def test_moments_of_points_are_those_of_the_mixture(raw):
+    n = 100_000
+    mixture = BivariateMixture.from_network_output(raw)
+    offset = mdn_sample(raw, size=n, rng=13).x - mixture.mean()
+    products = np.stack([offset[:, 0] ** 2, offset[:, 0] * offset[:, 1], offset[:, 1] ** 2], axis=-1)
+    for sums, expected in ((offset, np.zeros(2)), (products, mixture.covariance()[np.triu_indices(2)])):
+        deviation = (sums.mean(axis=0) - expected) / (sums.std(axis=0) / np.sqrt(n))
+        assert (2 * stats.norm.sf(abs(deviation)) > FALSE_ALARM).all()
+
+
+@pytest.mark.parametrize("raw", MIXTURES.values(), ids=MIXTURES)
+def test_components_are_drawn_by_their_weights(raw):
+    component = mdn_sample(raw, size=100_000, rng=14).component
+    assert_frequencies(component, softmax(planes(raw)[0]))
+
+
+@pytest.mark.parametrize("raw", MIXTURES.values(), ids=MIXTURES)
+def test_points_are_from_the_component_that_is_returned(raw):
+    x, _, component = mdn_sample(raw, size=100_000, rng=15)
+    _, mean0, mean1, log_stddev0, log_stddev1, a = (plane[component] for plane in planes(raw))
+    u, v = (x[:, 0] - mean0) * np.exp(-log_stddev0), (x[:, 1] - mean1) * np.exp(-log_stddev1)
+    whitened = np.stack([u, (v - np.tanh(a) * u) * np.cosh(a)], axis=-1)
+    for j in np.unique(component):
+        assert_uniform(stats.norm.cdf(whitened[component == j]))
+
+
+@pytest.mark.parametrize("weights", [[0.0, 1.0], [1.0, 0.0], [0.0, 0.5, 0.0, 0.0, 0.5, 0.0], [0.0, 0.0, 1.0]])
+def test_a_weight_of_0_is_never_drawn(weights):
+    m = len(weights)
+    mixture = BivariateMixture(weights, np.arange(2.0 * m).reshape(m, 2), np.full((m, 2), 1e-9), np.zeros(m))
+    component = np.rint(mixture.sample(10_000, rng=16)[:, 0] / 2).astype(int)
+    assert_frequencies(component, weights)
+    with np.errstate(divide="ignore"):
+        logits = np.log(weights)
+    raw = np.concatenate([logits, np.zeros(5 * m)])
+    assert_frequencies(mdn_sample(raw, size=10_000, rng=17).component, weights)
+
+
+@pytest.mark.parametrize(
+    ("uniform", "expected"), [(0.0, 1), (np.nextafter(0.25, 0), 1), (0.25, 3), (1 - 2.0**-53, 3)], ids=repr
+)
+def test_the_ends_of_the_uniform_numbers_choose_no_weight_of_0(uniform, expected):
+    mixture = BivariateMixture(
+        [0.0, 0.25, 0.0, 0.75, 0.0], np.stack([np.arange(5.0)] * 2, -1), np.ones((5, 2)), [0] * 5
+    )
+    np.testing.assert_array_equal(mixture.sample(rng=Told(uniform)), [expected] * 2)
+    with np.errstate(divide="ignore"):
+        raw = np.concatenate([np.log(mixture.weights), np.zeros(25)])
+    assert mdn_sample(raw, rng=Told(uniform)).component == expected
+
+
+def test_the_largest_uniform_number_is_within_any_weights():
+    for seed in range(200):
+        raw = network_output(7, seed=seed)
+        assert mdn_sample(raw, rng=Told(1 - 2.0**-53)).component == 6
+
+
+@pytest.mark.parametrize("a", [0.0, 0.3, -2.0, 7.0, -18.0])
+def test_a_point_is_the_documented_function_of_two_normal_numbers(a):
+    mean, log_stddev, normal = (0.5, -3.0), (-1.5, 2.0), (1.25, -0.5)
+    x = mdn_sample([0.0, *mean, *log_stddev, a], rng=Told(0.5, normal)).x
+    terms0 = [mean[0], np.exp(log_stddev[0]) * normal[0]]
+    terms1 = [mean[1], *(np.exp(log_stddev[1]) * np.array([np.tanh(a) * normal[0], normal[1] / np.cosh(a)]))]
+    # each term is rounded some four times
+    np.testing.assert_allclose(x[0], sum(terms0), rtol=0, atol=4 * EPS * sum(map(abs, terms0)))
+    np.testing.assert_allclose(x[1], sum(terms1), rtol=0, atol=4 * EPS * sum(map(abs, terms1)))
+
+
+# Pens
+
+
+@pytest.mark.parametrize("temperature", [0.5, 1.0, 3.0])
+@pytest.mark.parametrize("logit", [-3.0, 0.0, 0.7, 40.0])
+def test_strokes_end_with_the_probability_of_their_logit(logit, temperature):
+    raw = np.concatenate([[logit], network_output(3)])
+    pen = mdn_sample(raw, pen=1, temperature=temperature, size=50_000, rng=21).pen
+    assert set(np.unique(pen)) <= {0.0, 1.0}
+    probability = 1 / (1 + np.exp(-logit / temperature))
+    assert_frequencies(pen.astype(int), [1 - probability, probability])
+
+
+@pytest.mark.parametrize("temperature", [0.5, 1.0, 3.0])
+@pytest.mark.parametrize("logits", [(0.0, 0.0, 0.0), (-1.0, 2.0, 0.5), (3.0, -3.0, 0.0)])
+def test_pen_states_have_the_probabilities_of_their_logits(logits, temperature):
+    raw = np.concatenate([logits, network_output(3)])
+    pen = mdn_sample(raw, pen=3, temperature=temperature, size=50_000, rng=22).pen
+    assert_frequencies(pen.argmax(axis=-1), softmax(np.array(logits) / temperature))
+
+
+@pytest.mark.parametrize("pens", [1, 3])
+def test_pens_do_not_depend_on_bias(pens):
+    raw = network_output(3, pens=pens)
+    pen = mdn_sample(raw, pen=pens, bias=5.0, size=1000, rng=23).pen
+    np.testing.assert_array_equal(pen, mdn_sample(raw, pen=pens, size=1000, rng=23).pen)
+
+
+@pytest.mark.parametrize("pens", [1, 3])
+def test_pen_component_and_point_are_independent(pens):
+    raw = network_output(2, pens=pens, seed=5)
+    x, pen, component = mdn_sample(raw, pen=pens, size=100_000, rng=24)
+    state = pen.astype(int) if pens == 1 else pen.argmax(axis=-1)
+    _, mean0, _, log_stddev0, _, _ = (plane[component] for plane in planes(raw, pens))
+    cell = np.floor(8 * stats.norm.cdf((x[:, 0] - mean0) * np.exp(-log_stddev0))).astype(int)
+    table = np.zeros((2, 8, state.max() + 1))
+    np.add.at(table, (component, cell, state), 1)
+    assert stats.chi2_contingency(table).pvalue > FALSE_ALARM
+
+
+@pytest.mark.parametrize("dtype", FLOATS)
+def test_pen_states_are_one_hot(dtype):
+    pen = mdn_sample(network_output(3, (50,), 3, dtype), pen=3, size=20, rng=25).pen
+    assert pen.dtype == dtype
+    np.testing.assert_array_equal(np.sort(pen, axis=-1), np.broadcast_to([0, 0, 1], (20, 50, 3)))
+
+
+@pytest.mark.parametrize("pens", PENS)
+def test_the_loss_takes_what_was_drawn(pens):
+    raw = network_output(3, (50,), pens)
+    x, pen, _ = mdn_sample(raw, pen=pens, rng=26)
+    assert np.isfinite(mdn_loss(raw, x, pen))
+
+
+# Bias and temperature: Graves eq. 61 and 62; sketch-rnn, section 3.3
+
+
+SHARPENINGS = [(0.0, 1.0), (0.5, 1.0), (3.0, 1.0), (0.0, 0.2), (0.0, 2.5), (1.0, 0.5)]
+
+
+@pytest.mark.parametrize(("bias", "temperature"), SHARPENINGS)
+def test_bias_and_temperature_do_to_parameters_what_their_formulas_say(bias, temperature):
+    raw = network_output(4, (5,))
+    logits, mean0, mean1, log_stddev0, log_stddev1, a = planes(raw)
+    mixture = BivariateMixture.from_network_output(raw, bias=bias, temperature=temperature)
+    log_stddevs = np.stack([log_stddev0, log_stddev1], axis=-1)
+    # exp of some ten, rounded in its argument
+    np.testing.assert_allclose(mixture.weights, softmax((1 + bias) / temperature * logits), rtol=40 * EPS, atol=0)
+    expected = np.exp(log_stddevs - bias) * np.sqrt(temperature)
+    np.testing.assert_allclose(mixture.stddevs, expected, rtol=40 * EPS, atol=0)
+    np.testing.assert_array_equal(mixture.means, np.stack([mean0, mean1], axis=-1))
+    np.testing.assert_array_equal(mixture.correlations, np.tanh(a))
+
+
+@pytest.mark.parametrize(("bias", "temperature"), SHARPENINGS)
+def test_draws_with_bias_and_temperature_follow_the_density_they_leave(bias, temperature):
+    raw = network_output(4, seed=8)
+    sharpening = {"bias": bias, "temperature": temperature}
+    sample = mdn_sample(raw, size=40_000, rng=31, **sharpening)
+    mixture = BivariateMixture.from_network_output(raw, **sharpening)
+    assert_frequencies(sample.component, mixture.weights)
+    assert_uniform(rosenblatt(mixture, sample.x, 0))
+
+
+@pytest.mark.parametrize("pens", PENS)
+@pytest.mark.parametrize(("bias", "temperature"), SHARPENINGS)
+def test_mixture_and_mdn_sample_draw_the_same_from_the_same_numbers(bias, temperature, pens):
+    raw = network_output(4, (3, 5), pens)
+    sharpening = {"pen": pens, "bias": bias, "temperature": temperature}
+    mixture = BivariateMixture.from_network_output(raw, **sharpening)
+    uniform, normal = np.random.default_rng(32).random((1, 15, 1)), np.random.default_rng(33).normal(size=(1, 15, 2))
+    got = mixture.sample(rng=Told(uniform, normal))
+    expected = mdn_sample(raw, rng=Told(np.repeat(uniform, 2 if pens else 1, axis=-1), normal), **sharpening).x
+    # log stddev + log(temperature) / 2 - bias is rounded in one order or the other, at a size of some 4
+    np.testing.assert_allclose(got, expected, rtol=0, atol=20 * EPS * abs(expected).max())
+
+
+def test_without_bias_and_temperature_they_draw_the_same_bits():
+    raw = network_output(4, (3, 5))
+    assert_same_bits(
+        BivariateMixture.from_network_output(raw).sample((7, 2), rng=34), mdn_sample(raw, size=(7, 2), rng=34).x
+    )
+
+
+# Shapes and dtypes
+
+
+@pytest.mark.parametrize("pens", PENS)
+@pytest.mark.parametrize("batch", [(), (1,), (4,), (2, 3), (0,), (2, 0, 3)])
+@pytest.mark.parametrize("size", [None, 0, 1, 5, np.int64(5), (), (2,), (3, 2), (0, 4)])
+def test_size_goes_before_the_batch(size, batch, pens):
+    shape = (*(() if size is None else size if isinstance(size, tuple) else (int(size),)), *batch)
+    x, pen, component = mdn_sample(network_output(2, batch, pens), pen=pens, size=size, rng=0)
+    assert x.shape == (*shape, 2)
+    assert component.shape == shape
+    assert component.dtype == np.int64
+    if pens:
+        assert pen.shape == ((*shape, 3) if pens == 3 else shape)
+    else:
+        assert pen is None
+    assert BivariateMixture.from_network_output(network_output(2, batch)).sample(size, rng=0).shape == (*shape, 2)
+
+
+@pytest.mark.parametrize(
+    ("dtype", "expected"),
+    [("f4", "f4"), ("f8", "f8"), ("f2", "f4"), ("?", "f4"), ("i1", "f4"), ("u2", "f4"), ("i4", "f8"), ("u8", "f8")],
+)
+def test_dtype_of_draws_is_that_of_raw_output(dtype, expected):
+    x, pen, component = mdn_sample(np.zeros((4, 9), dtype), pen=3, rng=0)
+    assert x.dtype == pen.dtype == expected
+    assert component.dtype == np.int64
+
+
+def test_lists_are_float64():
+    assert mdn_sample([0] * 6, rng=0).x.dtype == np.float64
+
+
+@pytest.mark.parametrize("pens", PENS)
+def test_float32_draws_are_those_of_float64_rounded(pens):
+    raw = network_output(5, (40,), pens, np.float32)
+    x, pen, component = mdn_sample(raw, pen=pens, bias=0.3, temperature=0.7, size=9, rng=41)
+    wide = mdn_sample(raw.astype(np.float64), pen=pens, bias=0.3, temperature=0.7, size=9, rng=41)
+    assert_same_bits(x, wide.x.astype(np.float32))
+    assert_same_bits(component, wide.component)
+    if pens:
+        assert_same_bits(pen, wide.pen.astype(np.float32))
+
+
+def test_float32_points_of_a_mixture_are_those_of_float64_rounded():
+    arrays = parameters(5, (40,), np.float32)
+    wide = BivariateMixture(*(array.astype(np.float64) for array in arrays)).sample(9, rng=42)
+    assert_same_bits(BivariateMixture(*arrays).sample(9, rng=42), wide.astype(np.float32))
+
+
+@pytest.mark.parametrize("dtype", FLOATS)
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_layout_does_not_matter(layout, dtype):
+    raw = network_output(4, (3, 5), 3, dtype)
+    odd = layout(raw)
+    before = odd.tobytes()
+    assert_same_draws(mdn_sample(odd, pen=3, size=2, rng=43), mdn_sample(raw, pen=3, size=2, rng=43))
+    assert odd.tobytes() == before
+
+
+# Where randomness comes from
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: 5,
+        lambda: np.int64(7),
+        lambda: [1, 2],
+        lambda: np.random.SeedSequence(9),
+        lambda: np.random.PCG64(3),
+        lambda: np.random.Philox(4),
+        lambda: np.random.Generator(np.random.MT19937(5)),
+    ],
+    ids=lambda make: type(make()).__name__,
+)
+def test_rng_is_what_default_rng_takes(make):
+    raw = network_output(3, (4,), 1)
+    expected = mdn_sample(raw, pen=1, rng=np.random.default_rng(make()))
+    assert_same_draws(mdn_sample(raw, pen=1, rng=make()), expected)
+
+
+def test_a_generator_advances_and_a_seed_does_not():
+    raw, rng = network_output(3, (4,)), np.random.default_rng(0)
+    first, second = mdn_sample(raw, rng=rng), mdn_sample(raw, rng=rng)
+    assert (first.x != second.x).all()
+    assert_same_draws(mdn_sample(raw, rng=0), first)
+    assert_same_draws(mdn_sample(raw, rng=0), first)
+
+
+def test_none_draws_anew_each_time():
+    raw = network_output(3, (4,))
+    assert (mdn_sample(raw).x != mdn_sample(raw).x).all()
+
+
+def test_the_global_generator_of_numpy_is_left_alone():
+    before = np.random.get_state()[1].tolist()  # noqa: NPY002
+    mdn_sample(network_output(3, (4,)), size=100)
+    assert np.random.get_state()[1].tolist() == before  # noqa: NPY002
+
+
+@pytest.mark.parametrize("pens", PENS)
+def test_a_draw_takes_the_documented_count_of_numbers(pens):
+    asked = []
+
+    class Counting(Told):
+        def random(self, size):
+            asked.append(np.prod(size))
+            return super().random(size)
+
+        def standard_normal(self, size):
+            asked.append(np.prod(size))
+            return super().standard_normal(size)
+
+    mdn_sample(network_output(3, (4,), pens), pen=pens, size=6, rng=Counting(0.5))
+    assert asked == [24 * (2 if pens else 1), 24 * 2]
+
+
+# Large draws go piece by piece
+
+
+SIZES = {
+    "a piece": (PIECE, None),
+    "one row more": (PIECE + 1, None),
+    "rows of some pieces": (2 * PIECE + 5, None),
+    "each row more than once": (PIECE + 7, 3),
+    "half a piece of rows": (PIECE // 2 + 1, 3),
+    "many draws of few rows": (7, PIECE // 7 + 3),
+    "many draws of one row": (1, 2 * PIECE + 1),
+    "two axes of draws": (3, (2, PIECE // 3)),
+}
+
+
+@pytest.mark.parametrize("pens", PENS)
+@pytest.mark.parametrize(("rows", "size"), SIZES.values(), ids=SIZES)
+def test_every_draw_is_written_and_from_its_own_row(rows, size, pens):
+    # all is certain: row i has component i % 2, at the point (i, -i), and pen state i % 3, or a stroke's end if odd
+    i = np.arange(rows)
+    raw = np.zeros((rows, pens + 12))
+    logits, mean0, mean1, log_stddev0, log_stddev1, _ = planes(raw, pens)
+    logits[i, i % 2] = 1000.0
+    mean0[...], mean1[...] = i[:, None], -i[:, None]
+    log_stddev0[...] = log_stddev1[...] = -30.0
+    if pens == 1:
+        raw[:, 0] = np.where(i % 2, 1000.0, -1000.0)
+    elif pens == 3:
+        raw[i, i % 3] = 1000.0
+    x, pen, component = mdn_sample(raw, pen=pens, size=size, rng=51)
+    np.testing.assert_array_equal(component, np.broadcast_to(i % 2, component.shape))
+    # 10 sigma of 1e-13
+    np.testing.assert_allclose(x, np.broadcast_to(np.stack([i, -i], axis=-1), x.shape), rtol=EPS, atol=1e-12)
+    if pens == 1:
+        np.testing.assert_array_equal(pen, np.broadcast_to(i % 2, pen.shape))
+    elif pens == 3:
+        np.testing.assert_array_equal(pen, np.broadcast_to(np.eye(3)[i % 3], pen.shape))
+
+
+@pytest.mark.parametrize(("rows", "size"), [(PIECE + 1000, 2), (3, PIECE), (1, 3 * PIECE)])
+def test_pieces_are_distributed_right_and_do_not_repeat_each_other(rows, size):
+    raw = network_output(3, seed=6)
+    x = mdn_sample(np.broadcast_to(raw, (rows, raw.size)), size=size, rng=52).x.reshape(-1, 2)
+    assert len(np.unique(x[:, 0])) == len(x)
+    assert_uniform(rosenblatt(BivariateMixture.from_network_output(raw), x, 1))
+
+
+# Extreme parameters: never NaN, never a warning (pytest makes them errors)
+
+
+@pytest.mark.parametrize("dtype", FLOATS)
+@pytest.mark.parametrize("pens", PENS)
+@pytest.mark.parametrize("scale", [1e2, 1e4, 1e15, 1e37, 1e307])
+def test_raw_output_however_large_gives_no_nan(scale, pens, dtype):
+    raw = network_output(3, (100,), pens)
+    raw = np.clip(raw * scale, -np.finfo(dtype).max, np.finfo(dtype).max).astype(dtype)
+    x, pen, component = mdn_sample(raw, pen=pens, size=10, rng=61)
+    assert not np.isnan(x).any()
+    assert (component >= 0).all()
+    if pens:
+        assert np.isin(pen, [0, 1]).all()
+
+
+@pytest.mark.parametrize("temperature", [5e-324, 1e-300, 1e300, 1.7e308])
+@pytest.mark.parametrize("bias", [0.0, 1e300, 1.7e308])
+@pytest.mark.parametrize("pens", PENS)
+def test_bias_and_temperature_however_large_give_no_nan(pens, bias, temperature):
+    raw = network_output(3, (50,), pens)
+    x, pen, component = mdn_sample(raw, pen=pens, bias=bias, temperature=temperature, rng=62)
+    assert not np.isnan(x).any()
+    assert (component >= 0).all()
+    if pens:
+        assert np.isin(pen, [0, 1]).all()
+
+
+def test_a_tiny_temperature_draws_the_mean_of_the_likeliest_component():
+    raw = network_output(3, (50,))
+    logits, mean0, mean1, *_ = planes(raw)
+    x, _, component = mdn_sample(raw, temperature=1e-300, rng=63)
+    best = logits.argmax(axis=-1)[:, None]
+    np.testing.assert_array_equal(component, best[:, 0])
+    means = np.concatenate([np.take_along_axis(mean, best, -1) for mean in (mean0, mean1)], axis=-1)
+    np.testing.assert_array_equal(x, means)  # sigma is 1e-150 of itself
+
+
+def test_equal_logits_stay_equal_at_any_sharpness():
+    raw = np.zeros(1 + 12)
+    _, pen, component = mdn_sample(raw, pen=1, bias=1e308, temperature=1e-300, size=20_000, rng=64)
+    assert_frequencies(component, [0.5, 0.5])
+    assert_frequencies(pen.astype(int), [0.5, 0.5])
+
+
+def test_a_logit_of_minus_infinity_excludes_its_component():
+    raw = network_output(3, (1000,))
+    planes(raw)[0][:, 1] = -np.inf
+    component = mdn_sample(raw, rng=65).component
+    assert set(component) == {0, 2}
+
+
+def test_a_logit_of_infinity_is_not_a_weight():
+    # as in mdn_loss, whose loss is NaN
+    raw = network_output(3, (3,))
+    planes(raw)[0][1, 2] = np.inf
+    x, _, component = mdn_sample(raw, rng=66)
+    assert component[1] == -1
+    np.testing.assert_array_equal(np.isnan(x), [[False] * 2, [True] * 2, [False] * 2])
+
+
+@pytest.mark.parametrize("size", [None, 2, 50])
+@pytest.mark.parametrize("position", [0, 1, 2])
+def test_a_nan_among_the_logits_gives_nan_and_touches_no_other_row(position, size):
+    raw = network_output(3, (4,), 1)
+    good = mdn_sample(raw, pen=1, size=size, rng=67)
+    raw[2, 1 + position] = np.nan
+    x, pen, component = mdn_sample(raw, pen=1, size=size, rng=67)
+    assert np.isnan(x[..., 2, :]).all()
+    assert (component[..., 2] == -1).all()
+    np.testing.assert_array_equal(pen, good.pen)
+    others = [0, 1, 3]
+    np.testing.assert_array_equal(x[..., others, :], good.x[..., others, :])
+    np.testing.assert_array_equal(component[..., others], good.component[..., others])
+
+
+@pytest.mark.parametrize("pens", [1, 3])
+def test_a_nan_among_the_pen_logits_gives_a_nan_pen_and_touches_nothing_else(pens):
+    raw = network_output(3, (4,), pens)
+    good = mdn_sample(raw, pen=pens, rng=68)
+    raw[2, pens - 1] = np.nan
+    x, pen, component = mdn_sample(raw, pen=pens, rng=68)
+    assert np.isnan(pen[2]).all()
+    np.testing.assert_array_equal(pen[[0, 1, 3]], good.pen[[0, 1, 3]])
+    assert_same_bits(x, good.x)
+    assert_same_bits(component, good.component)
+
+
+@pytest.mark.parametrize("plane", [1, 2, 3, 4, 5])
+def test_a_nan_in_a_component_matters_where_that_is_drawn(plane):
+    raw = network_output(2, seed=3)
+    planes(raw)[plane][1] = np.nan
+    x, _, component = mdn_sample(raw, size=200, rng=69)
+    assert set(component) == {0, 1}
+    np.testing.assert_array_equal(np.isnan(x).any(axis=-1), component == 1)
+
+
+@pytest.mark.parametrize("sign", [-1.0, 1.0])
+@pytest.mark.parametrize("a", [30.0, 400.0, 1e30])
+def test_points_of_a_correlation_that_is_1_to_the_last_bit_lie_on_the_line(a, sign):
+    x = mdn_sample([0.0, 0.0, 0.0, 0.0, 0.0, sign * a], size=1000, rng=70).x
+    # off by sech(30) = 2e-13 sigma at most; a sigma is up to 6
+    np.testing.assert_allclose(x[:, 1], sign * x[:, 0], rtol=0, atol=(1e-12 if a == 30.0 else 0.0))
+    assert stats.kstest(x[:, 0], "norm").pvalue > FALSE_ALARM
+
+
+@pytest.mark.parametrize("m", [1, 2, 100, 1000])
+@pytest.mark.parametrize("size", [None, 1, 2, 3000])
+def test_any_number_of_components_works(m, size):
+    raw = network_output(m)
+    x, _, component = mdn_sample(raw, size=size, rng=71)
+    assert np.isfinite(x).all()
+    assert (component >= 0).all()
+    assert (component < m).all()
+
+
+# Bad input
+
+BAD = {
+    "raw of width 7": ({"raw": np.zeros((4, 7))}, r"raw: expected shape \(\.\.\., P \+ 6 M\), P = 0 .*got \(4, 7\)$"),
+    "raw without its pen": ({"raw": np.zeros((4, 12)), "pen": 1}, r"raw: expected shape .*P = 1 pen.*got \(4, 12\)$"),
+    "raw of pens only": ({"raw": np.zeros(3), "pen": 3}, r"raw: expected shape .*M >= 1, got \(3,\)$"),
+    "raw of no columns": ({"raw": np.zeros((4, 0))}, r"raw: expected shape .*got \(4, 0\)$"),
+    "raw a number": ({"raw": 1.0}, r"raw: expected shape .*got \(\)$"),
+    "raw complex": ({"raw": np.zeros(6, complex)}, r"raw: expected an array of real numbers .*complex128$"),
+    "raw longdouble": ({"raw": np.zeros(6, np.longdouble)}, r"raw: expected .*at most 64 bits, got dtype"),
+    "raw masked": ({"raw": np.ma.masked_array(np.zeros(6))}, r"raw: .*masked array"),
+    "raw None": ({"raw": None}, r"raw: expected an array of real numbers .*object$"),
+    "pen 2": ({"pen": 2}, r"pen: expected the number of pen logits, 0, 1 or 3, got 2$"),
+    "pen None": ({"pen": None}, r"pen: expected the number of pen logits, 0, 1 or 3, got None$"),
+    "pen targets": ({"pen": np.zeros(4)}, r"pen: expected the number .*, got an array of shape \(4,\)$"),
+    "bias negative": ({"bias": -1.0}, r"bias: expected a finite number >= 0, got -1.0$"),
+    "bias inf": ({"bias": np.inf}, r"bias: expected a finite number >= 0, got inf$"),
+    "bias an array": ({"bias": np.zeros(2)}, r"bias: expected a real number, got ndarray$"),
+    "temperature 0": ({"temperature": 0}, r"temperature: expected a finite number > 0, got 0$"),
+    "temperature NaN": ({"temperature": np.nan}, r"temperature: expected a finite number .*, got nan$"),
+    "temperature None": ({"temperature": None}, r"temperature: expected a real number, got NoneType$"),
+    "size negative": ({"size": (2, -3)}, r"size: expected an integer of at least 0, got -3$"),
+    "size fractional": ({"size": 2.5}, r"size: expected an integer, got float$"),
+    "size a list": ({"size": [2, 3]}, r"size: expected an integer, got list$"),
+    "rng text": ({"rng": "seed"}, r"rng: expected a numpy.random.Generator, a seed or None, got str$"),
+    "rng negative": ({"rng": -1}, r"rng: expected a numpy.random.Generator, a seed or None, got -1"),
+    "rng a module": ({"rng": np.random}, r"rng: expected a numpy.random.Generator, a seed or None, got module$"),
+}
+
+
+@pytest.mark.parametrize(("arguments", "pattern"), BAD.values(), ids=BAD)
+def test_bad_input_is_refused_with_a_message_that_names_it(arguments, pattern):
+    with pytest.raises((TypeError, ValueError), match=f"^{pattern}"):
+        mdn_sample(**{"raw": np.zeros((4, 6)), "rng": 0, **arguments})
+
+
+@pytest.mark.parametrize("pen", [1.0, np.float64(3.0), "1", [1], np.array(1.0)], ids=repr)
+def test_a_count_of_pens_that_is_no_integer_is_refused(pen):
+    raw = np.zeros((4, 9))
+    for call in (mdn_sample, BivariateMixture.from_network_output):
+        with pytest.raises(ValueError, match=r"^pen: expected the number of pen logits, 0, 1 or 3, got "):
+            call(raw, pen=pen)
+
+
+# Against a twin in NumPy, on anything
+
+
+def choose_numpy(shares, uniform):
+    cumulative = np.cumsum(shares, axis=-1)
+    return (cumulative <= uniform[..., None] * cumulative[..., -1:]).sum(axis=-1)
+
+
+def sample_numpy(raw, pens, bias, temperature, uniform, normal):
+    """mdn_sample of rows (n, P + 6 M) from numbers (s, n, 1 or 2) and (s, n, 2), in float64."""
+    logits, *rest = planes(raw, pens)
+    component = choose_numpy(softmax((1 + bias) / temperature * logits), uniform[..., 0])
+    mean0, mean1, log_stddev0, log_stddev1, a = (p[np.arange(len(raw)), component] for p in rest)
+    scale = np.sqrt(temperature) * np.exp(-bias)
+    x0 = mean0 + np.exp(log_stddev0) * scale * normal[..., 0]
+    x1 = mean1 + np.exp(log_stddev1) * scale * (np.tanh(a) * normal[..., 0] + normal[..., 1] / np.cosh(a))
+    pen = None
+    if pens:
+        pen_logits = raw[:, :3] if pens == 3 else np.stack([0 * raw[:, 0], raw[:, 0]], axis=-1)
+        state = choose_numpy(softmax(pen_logits / temperature), uniform[..., 1])
+        pen = np.eye(3)[state] if pens == 3 else state
+    return np.stack([x0, x1], axis=-1), pen, component
+
+
+@settings(max_examples=150, deadline=None)
+@given(data=st.data())
+def test_draws_are_those_of_a_twin_in_numpy(data):
+    # more draws than components, and fewer, take other ways
+    m, n, count = (data.draw(st.integers(1, 8)) for _ in range(3))
+    pens, dtype = data.draw(st.sampled_from(PENS)), data.draw(st.sampled_from(FLOATS))
+    bias, temperature = data.draw(st.floats(0, 4)), data.draw(st.floats(0.05, 20))
+    seed, layout = data.draw(st.integers(0, 2**32 - 1)), data.draw(st.sampled_from(LAYOUTS))
+    raw = network_output(m, (n, 1), pens, dtype, seed) * dtype(data.draw(st.sampled_from([0.1, 1, 4])))
+    rng = np.random.default_rng(seed)
+    uniform, normal = rng.random((count, n, 2 if pens else 1)), rng.normal(size=(count, n, 2))
+    x, pen, component = mdn_sample(
+        layout(raw), pen=pens, bias=bias, temperature=temperature, size=count, rng=Told(uniform, normal)
+    )
+    wide = raw[:, 0].astype(np.float64)
+    expected, state, chosen = sample_numpy(wide, pens, bias, temperature, uniform, normal)
+    np.testing.assert_array_equal(component[..., 0], chosen)
+    if pens:
+        np.testing.assert_array_equal(pen[:, :, 0], state)
+    # log sigma is within 20 and rounds in exp to 20 eps of a point's distance from the mean, below 10 sigma
+    _, mean0, mean1, log_stddev0, log_stddev1, _ = planes(wide, pens)
+    sigma = np.exp(np.maximum(log_stddev0, log_stddev1).max()) * max(1.0, np.sqrt(temperature))
+    size = 10 * sigma + abs(mean0).max() + abs(mean1).max()
+    np.testing.assert_allclose(x[..., 0, :], expected, rtol=np.finfo(dtype).eps, atol=20 * EPS * size)
+
+
+def test_the_names_of_the_result():
+    assert cymdn.mdn_sample(network_output(1), rng=0)._fields == ("x", "pen", "component")

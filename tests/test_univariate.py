@@ -1,0 +1,383 @@
+"""Marginals and conditionals of a BivariateMixture: one-dimensional mixtures, against 60-digit arithmetic.
+
+The exact numbers are by the textbook: each component's marginal, and its regression on the coordinate that is given.
+That conditional times marginal is the joint density, and that integrals of it give what they must, is tested apart.
+
+Errors are measured in eps of the sum of the magnitudes of the terms a number is made of, as in test_accuracy.py; but
+here logarithms of weights and standard deviations are terms: this is plain NumPy, which takes them and goes back.
+"""
+
+import mpmath
+import numpy as np
+import pytest
+from mixtures import elements, mixture, network_output, parameters
+from mpmath import mp, mpf
+from problems import FLOATS, LAYOUTS, assert_same_bits
+from reference_mixture import mdn_exact, mixture_exact
+from scipy import stats
+
+from cymdn import BivariateMixture
+from cymdn._univariate import UnivariateMixture
+
+EPS = 2.0**-52
+DIGITS = 60
+FALSE_ALARM = 1e-6  # of each statistical test, under another seed
+
+
+def components_exact(single_arrays):
+    """Weights, and (mean, sigma) of both coordinates, and correlations, as mpf."""
+    weights, means, stddevs, correlations = single_arrays
+    return [
+        (mpf(float(w)), [mpf(float(v)) for v in mean], [mpf(float(v)) for v in stddev], mpf(float(r)))
+        for w, mean, stddev, r in zip(weights, means, stddevs, correlations, strict=True)
+    ]
+
+
+def normal_pdf(x, mean, sigma):
+    return mpmath.exp(-(((x - mean) / sigma) ** 2) / 2) / (sigma * mpmath.sqrt(2 * mp.pi))
+
+
+def marginal_exact(arrays, axis):
+    """(weight, mean, sigma) of the components of a marginal."""
+    return [(w, mean[axis], sigma[axis]) for w, mean, sigma, _ in components_exact(arrays)]
+
+
+def conditional_exact(arrays, axis, value):
+    """The same of a conditional, by the textbook: regression on the given coordinate."""
+    line, value = [], mpf(float(value))
+    for w, mean, sigma, r in components_exact(arrays):
+        u = (value - mean[axis]) / sigma[axis]
+        other = 1 - axis
+        share = w * normal_pdf(value, mean[axis], sigma[axis])
+        line.append((share, mean[other] + r * sigma[other] * u, sigma[other] * mpmath.sqrt(1 - r**2)))
+    total = mpmath.fsum(share for share, _, _ in line)
+    return [(share / total, mean, sigma) for share, mean, sigma in line]
+
+
+def pdf_exact(line, x):
+    return mpmath.fsum(w * normal_pdf(mpf(float(x)), mean, sigma) for w, mean, sigma in line)
+
+
+def cdf_exact(line, x):
+    # erfc of a positive argument, so that no tail is a difference from 1
+    return mpmath.fsum(
+        w * mpmath.erfc((mean - mpf(float(x))) / (sigma * mpmath.sqrt(2))) / 2 for w, mean, sigma in line
+    )
+
+
+def moments_exact(line):
+    mean = mpmath.fsum(w * mean for w, mean, _ in line)
+    return mean, mpmath.fsum(w * (sigma**2 + (m - mean) ** 2) for w, m, sigma in line)
+
+
+def log_terms(line, x):
+    """Size of the terms of the logarithm of the density: the largest over the components."""
+    x = mpf(float(x))
+    sizes = []
+    for _, mean, sigma in line:
+        z = (abs(x) + abs(mean)) / sigma  # both are rounded before they are subtracted
+        # log sigma is rounded, and exp makes that a relative error of z, twice one of its square
+        sizes.append(1 + abs(mpmath.log(sigma)) + z**2 / 2 * (2 + 2 * abs(mpmath.log(sigma))))
+    return max(sizes)
+
+
+X = (-30.0, -8.0, -1.0, 0.0, 0.3, 2.0, 9.0, 40.0)
+SEEDS = range(4)
+# eps of the terms: log, exp and their sums over some components, each rounded a few times
+BOUND = 16
+
+
+def assert_line(line, exact):
+    """Assert all values of a one-dimensional mixture against exact (weight, mean, sigma)."""
+    for x in X:
+        density = pdf_exact(exact, x)
+        terms = EPS * BOUND * log_terms(exact, x)
+        assert abs(line.logpdf(x) - mpmath.log(density)) <= terms
+        assert abs(line.pdf(x) - density) <= terms * density + mpf("1e-300")
+        # the slope of the log of a normal tail is that of its density
+        assert abs(line.cdf(x) - cdf_exact(exact, x)) <= terms * cdf_exact(exact, x) + mpf("1e-300")
+    mean, variance = moments_exact(exact)
+    size = sum(w * abs(m) for w, m, _ in exact)
+    assert abs(line.mean() - mean) <= BOUND * EPS * size
+    spread = sum(w * (sigma**2 + (abs(m) + abs(mean)) ** 2) for w, m, sigma in exact)
+    assert abs(line.variance() - variance) <= BOUND * EPS * spread
+
+
+@pytest.mark.parametrize("axis", [0, 1])
+@pytest.mark.parametrize("m", [1, 4])
+def test_marginals_are_exact_to_rounding(m, axis):
+    for seed in SEEDS:
+        arrays = parameters(m, seed=seed)
+        with mp.workdps(DIGITS):
+            assert_line(BivariateMixture(*arrays).marginal(axis), marginal_exact(arrays, axis))
+
+
+@pytest.mark.parametrize("axis", [0, 1])
+@pytest.mark.parametrize("m", [1, 4])
+@pytest.mark.parametrize("value", [0.25, -3.0])
+def test_conditionals_are_exact_to_rounding(value, m, axis):
+    for seed in SEEDS:
+        arrays = parameters(m, seed=seed)
+        with mp.workdps(DIGITS):
+            assert_line(BivariateMixture(*arrays).conditional(axis, value), conditional_exact(arrays, axis, value))
+
+
+@pytest.mark.parametrize("axis", [0, 1])
+def test_a_conditional_density_is_the_joint_by_the_marginal_one(axis):
+    # from natural parameters, whose joint density has another reference
+    arrays = parameters(3)
+    line, value = BivariateMixture(*arrays).conditional(axis, 0.75), 0.75
+    with mp.workdps(DIGITS):
+        for x in (-4.0, -0.5, 0.0, 1.5):
+            joint = mixture_exact((value, x) if axis == 0 else (x, value), *arrays)[0].exact
+            exact = joint - mpmath.log(pdf_exact(marginal_exact(arrays, axis), value))
+            assert abs(line.logpdf(x) - exact) <= 64 * EPS * (1 + abs(joint))
+
+
+@pytest.mark.parametrize("axis", [0, 1])
+@pytest.mark.parametrize("scale", [1.0, 4.0])
+def test_conditional_times_marginal_of_raw_output_is_the_joint_density(scale, axis):
+    # correlations up to 1 - 1e-5
+    for seed in SEEDS:
+        raw, point = network_output(3, seed=seed), np.random.default_rng(seed).normal(size=2)
+        raw[-3:] *= scale
+        single = BivariateMixture.from_network_output(raw)
+        given, other = point[axis], point[1 - axis]
+        product = single.conditional(axis, given).logpdf(other) + single.marginal(axis).logpdf(given)
+        exact = -mdn_exact(raw, point)[0].exact
+        # conditioning on the offset: its rounding, divided by the conditional sigma
+        a = abs(raw[-3:]).max()
+        assert abs(product - exact) <= 64 * EPS * np.exp(2 * a) * (1 + abs(exact))
+
+
+def test_a_marginal_density_is_the_integral_of_the_joint_one():
+    single = mixture(3)
+    # the trapezoidal rule is exact to rounding for what is smooth and vanishes at both ends
+    t = np.linspace(-40, 40, 4001)
+    for axis in (0, 1):
+        for x in (-1.0, 0.0, 2.5):
+            line = np.stack([np.full_like(t, x), t] if axis == 0 else [t, np.full_like(t, x)], axis=-1)
+            np.testing.assert_allclose(single.marginal(axis).pdf(x), single.pdf(line).sum() * 0.02, rtol=1e-12, atol=0)
+
+
+@pytest.mark.parametrize("line", [mixture(3).marginal(0), mixture(3).conditional(1, 0.5)], ids=["marginal", "given"])
+def test_moments_and_cdf_are_integrals_of_the_density(line):
+    t = np.linspace(-40, 40, 8001)
+    density = line.pdf(t) * 0.01
+    np.testing.assert_allclose(density.sum(), 1.0, rtol=1e-13, atol=0)
+    np.testing.assert_allclose((t * density).sum(), line.mean(), rtol=1e-12, atol=1e-12)
+    np.testing.assert_allclose(((t - line.mean()) ** 2 * density).sum(), line.variance(), rtol=1e-12, atol=0)
+    # up to a grid point the rule errs by 0.01^2 / 12 of the slope there, which is below 3
+    np.testing.assert_allclose(np.cumsum(density) - density / 2, line.cdf(t), rtol=0, atol=3e-5)
+
+
+def test_tails_of_the_cdf_keep_their_digits():
+    line = BivariateMixture([1.0], [[0.0, 0.0]], [[1.0, 1.0]], [0.0]).marginal(0)
+    for x in (-1.0, -5.0, -10.0, -20.0, -37.0):
+        with mp.workdps(DIGITS):
+            exact = mpmath.erfc(-mpf(x) / mpmath.sqrt(2)) / 2
+            # x / sqrt 2 is rounded twice and enters by its square; erfc of the C library has a few ulp
+            assert abs(line.cdf(x) - exact) <= (2 * x * x + 4) * EPS * exact
+
+
+def test_cdf_has_the_limits_of_a_distribution_function():
+    for line in (mixture(20).marginal(0), mixture(20).conditional(0, 1.0)):
+        np.testing.assert_array_equal(line.cdf([-np.inf, -1e300]), 0.0)
+        np.testing.assert_allclose(line.cdf([1e300, np.inf]), 1.0, rtol=0, atol=4 * EPS)
+        assert (line.cdf([1e300, np.inf]) <= 1.0).all()
+        assert np.isnan(line.cdf(np.nan))
+        values = line.cdf(np.linspace(-30, 30, 1000))
+        assert (np.diff(values) >= 0).all()
+
+
+@pytest.mark.parametrize("axis", [0, 1])
+def test_parameters_of_a_marginal_are_those_of_the_coordinate(axis):
+    batch = mixture(3, (4,))
+    line = batch.marginal(axis)
+    # through the logarithm and back: exp of a number below 4 is off by 2 eps more
+    np.testing.assert_allclose(line.weights, batch.weights, rtol=4 * EPS, atol=0)
+    np.testing.assert_array_equal(line.means, batch.means[..., axis])
+    np.testing.assert_allclose(line.stddevs, batch.stddevs[..., axis], rtol=4 * EPS, atol=0)
+    assert (line.n_components, line.batch_shape, line.dtype) == (3, (4,), np.float64)
+
+
+def test_moments_of_marginals_are_those_of_the_plane():
+    batch = mixture(5, (4,))
+    for axis in (0, 1):
+        np.testing.assert_allclose(batch.marginal(axis).mean(), batch.mean()[..., axis], rtol=8 * EPS, atol=8 * EPS)
+        variance = batch.covariance()[..., axis, axis]
+        np.testing.assert_allclose(batch.marginal(axis).variance(), variance, rtol=16 * EPS, atol=0)
+
+
+def test_moments_of_the_plane_are_the_expected_ones_of_conditionals():
+    # the law of total expectation, by the trapezoidal rule over the given coordinate
+    single, t = mixture(3), np.linspace(-40, 40, 4001)
+    line, density = single.conditional(0, t), single.marginal(0).pdf(t) * 0.02
+    np.testing.assert_allclose((line.mean() * density).sum(), single.mean()[1], rtol=1e-12, atol=1e-12)
+    offset = line.mean() - single.mean()[1]
+    variance = ((line.variance() + offset**2) * density).sum()
+    np.testing.assert_allclose(variance, single.covariance()[1, 1], rtol=1e-12, atol=0)
+    np.testing.assert_allclose((t * offset * density).sum(), single.covariance()[0, 1], rtol=1e-12, atol=1e-12)
+
+
+# Far values
+
+
+def test_far_away_the_conditional_is_that_of_the_widest_component():
+    arrays = [[0.5, 0.5], [[0.0, 0.0], [1.0, 5.0]], [[1.0, 1.0], [2.0, 3.0]], [0.5, -0.25]]
+    for value in (50.0, -1e3, 1e6):
+        line = BivariateMixture(*arrays).conditional(0, value)
+        np.testing.assert_array_equal(line.weights, [0.0, 1.0])
+        np.testing.assert_allclose(line.mean(), 5.0 - 0.75 * (value - 1.0) / 2, rtol=8 * EPS, atol=0)
+        np.testing.assert_allclose(line.variance(), 9.0 * (1 - 0.0625), rtol=8 * EPS, atol=0)
+
+
+@pytest.mark.parametrize("value", [1e200, -np.inf])
+def test_beyond_all_densities_the_weights_stay(value):
+    single = mixture(3)
+    np.testing.assert_allclose(single.conditional(0, value).weights, single.weights, rtol=4 * EPS, atol=0)
+
+
+def test_an_independent_coordinate_does_not_depend_on_the_value():
+    single = BivariateMixture([1.0], [[1.0, 2.0]], [[3.0, 4.0]], [0.0])
+    for value in (0.0, 1e100, np.inf, -np.inf):
+        line = single.conditional(0, value)
+        assert line.mean() == 2.0
+        np.testing.assert_allclose(line.variance(), 16.0, rtol=4 * EPS, atol=0)
+
+
+def test_a_nan_value_gives_nan_and_touches_no_other():
+    single, values = mixture(3), np.array([0.5, np.nan, -0.5])
+    line = single.conditional(0, values)
+    good = single.conditional(0, values[[0, 2]])
+    for ask in ("mean", "variance"):
+        assert np.isnan(getattr(line, ask)()[1])
+        np.testing.assert_array_equal(getattr(line, ask)()[[0, 2]], getattr(good, ask)())
+    for ask in ("pdf", "logpdf", "cdf"):
+        assert np.isnan(getattr(line, ask)(0.25)[1])
+        np.testing.assert_array_equal(getattr(line, ask)(0.25)[[0, 2]], getattr(good, ask)(0.25))
+
+
+@pytest.mark.parametrize("a", [16.0, -16.0])
+def test_given_one_coordinate_the_other_is_as_good_as_known_at_a_correlation_of_1(a):
+    line = BivariateMixture.from_network_output([0.0, 1.0, 2.0, 0.0, np.log(2.0), a]).conditional(0, 1.5)
+    np.testing.assert_allclose(line.mean(), 2.0 + 2.0 * np.tanh(a) * 0.5, rtol=4 * EPS, atol=0)
+    # sigma sech a, where 1 - tanh(a)^2 has no digit left
+    np.testing.assert_allclose(line.stddevs, [2.0 / np.cosh(16.0)], rtol=32 * EPS, atol=0)
+
+
+# Samples
+
+
+@pytest.mark.parametrize("line", [mixture(4).marginal(1), mixture(4).conditional(0, 0.5)], ids=["marginal", "given"])
+def test_samples_follow_the_distribution_function(line):
+    x = line.sample(50_000, rng=3)
+    assert stats.kstest(line.cdf(x), "uniform", method="asymp").pvalue > FALSE_ALARM
+
+
+def test_each_element_is_sampled_from_its_own_distribution():
+    line = mixture(3).conditional(0, np.array([[-1.0, 0.0], [2.0, 5.0]]))
+    x = line.sample(20_000, rng=4)
+    shares = line.cdf(x)
+    for index in np.ndindex(2, 2):
+        assert stats.kstest(shares[(slice(None), *index)], "uniform", method="asymp").pvalue > FALSE_ALARM
+
+
+@pytest.mark.parametrize("size", [None, 0, 3, (2, 3)])
+@pytest.mark.parametrize("batch", [(), (4,), (2, 0)])
+def test_size_goes_before_the_batch(size, batch):
+    line = mixture(2, batch).marginal(0)
+    shape = (*(() if size is None else size if isinstance(size, tuple) else (size,)), *batch)
+    assert np.shape(line.sample(size, rng=0)) == shape
+    assert_same_bits(np.asarray(line.sample(size, rng=0)), np.asarray(line.sample(size, rng=np.random.default_rng(0))))
+
+
+# Shapes, dtypes, layouts
+
+
+@pytest.mark.parametrize(
+    ("batch", "value", "shape"),
+    [((), (5,), (5,)), ((4,), (), (4,)), ((4,), (5, 1), (5, 4)), ((3, 1), (4,), (3, 4)), ((0,), (1,), (0,))],
+)
+def test_values_and_batch_broadcast_to_the_bits_of_single_calls(batch, value, shape):
+    mixtures, values = mixture(2, batch), np.random.default_rng(0).normal(size=value)
+    line = mixtures.conditional(1, values)
+    assert line.batch_shape == shape
+    singles = list(elements(mixtures).values())
+    each = np.broadcast_to(np.arange(len(singles)).reshape(batch), shape)
+    for index in np.ndindex(shape):
+        single = singles[each[index]].conditional(1, np.broadcast_to(values, shape)[index])
+        for ask in ("mean", "variance"):
+            np.testing.assert_array_equal(getattr(line, ask)()[index], getattr(single, ask)())
+        np.testing.assert_array_equal(line.cdf(0.5)[index], single.cdf(0.5))
+
+
+def test_points_broadcast_with_the_batch():
+    line, x = mixture(2, (4,)).marginal(0), np.linspace(-2, 2, 15).reshape(5, 3, 1)
+    for ask in ("pdf", "logpdf", "cdf"):
+        assert getattr(line, ask)(x).shape == (5, 3, 4)
+        np.testing.assert_array_equal(getattr(line, ask)(x)[2, 1], getattr(line, ask)(x[2, 1, 0]))
+
+
+def test_dtypes_are_those_of_mixture_and_arguments_together():
+    for ours in FLOATS:
+        for theirs in FLOATS:
+            line = mixture(dtype=ours).conditional(0, theirs(0.5))
+            assert line.dtype == np.result_type(ours, theirs)
+            assert line.mean().dtype == line.sample(rng=0).dtype == line.weights.dtype == line.dtype
+            assert mixture(dtype=ours).marginal(0).pdf(theirs(0.5)).dtype == np.result_type(ours, theirs)
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_layout_does_not_matter(layout):
+    single, values = mixture(3), np.random.default_rng(0).normal(size=(2, 3, 4))
+    assert_same_bits(single.conditional(0, layout(values)).mean(), single.conditional(0, values).mean())
+    assert_same_bits(single.marginal(0).cdf(layout(values)), single.marginal(0).cdf(values))
+
+
+@pytest.mark.parametrize("name", ["weights", "means", "stddevs"])
+def test_parameters_are_read_only_and_no_door(name):
+    batch = mixture(3)
+    for line in (batch.marginal(0), batch.conditional(0, 0.5)):
+        array = getattr(line, name)
+        with pytest.raises(ValueError, match="read-only"):
+            array[...] = 0.0
+        with pytest.raises(AttributeError):
+            setattr(line, name, 0.0)
+        before = line.logpdf(0.0), batch.logpdf([0.0, 0.0])
+        array.flags.writeable = True
+        array[...] = 0.5
+        assert (line.logpdf(0.0), batch.logpdf([0.0, 0.0])) == before
+
+
+def test_a_value_changed_afterwards_changes_nothing():
+    values = np.array([0.5, 1.5])
+    line = mixture(3).conditional(0, values)
+    before = line.mean()
+    values[...] = 9.0
+    np.testing.assert_array_equal(line.mean(), before)
+    assert isinstance(line, UnivariateMixture)
+
+
+# Extreme components
+
+
+@pytest.mark.parametrize("sigma", [1e-310, 1e-200, 1e-30, 1e30, 1e150])
+def test_extreme_sigmas_are_right_not_only_numbers(sigma):
+    line = BivariateMixture([1.0], [[0.0, 0.0]], [[sigma, 1.0]], [0.5]).marginal(0)
+    # a sigma without a finite inverse counts as the smallest that has one, 5.6e-309, as in the plane
+    rtol = 1e-12 if sigma > 1e-300 else 1e-2
+    np.testing.assert_allclose(line.logpdf(0.0), -0.5 * np.log(2 * np.pi) - np.log(sigma), rtol=rtol, atol=0)
+    if sigma > 1e-300:
+        np.testing.assert_allclose(line.cdf([-sigma, 0.0, sigma]), stats.norm.cdf([-1, 0, 1]), rtol=1e-12, atol=0)
+
+
+def test_a_component_of_no_share_adds_nothing_to_moments_that_overflow():
+    single = BivariateMixture([0.5, 0.5], np.zeros((2, 2)), [[1.0, 1.0], [1e-200, 1e200]], [0.0, 0.5])
+    line = single.conditional(0, 1.0)
+    np.testing.assert_array_equal(line.weights, [1.0, 0.0])
+    assert line.mean() == 0.0
+    np.testing.assert_allclose(line.variance(), 1.0, rtol=4 * EPS, atol=0)
+    line = BivariateMixture([1.0, 0.0], [[0.0, 0.0], [1e200, 0.0]], np.ones((2, 2)), np.zeros(2)).marginal(0)
+    assert line.mean() == 0.0
+    assert line.variance() == 1.0
