@@ -124,8 +124,8 @@ def types(session):
     install_wheel(session)
     session.install(MYPY, "pyright[nodejs]")
     session.run("mypy")
-    session.run("stubtest", "cymdn", "--allowlist", "tools/stubtest_allowlist.txt")
-    session.run("pyright", "cymdn")
+    session.run("stubtest", "cymdn", "--mypy-config-file=pyproject.toml", "--allowlist=tools/stubtest_allowlist.txt")
+    session.run("pyright")
     session.run("pyright", "--verifytypes", "cymdn", "--ignoreexternal")
 
 

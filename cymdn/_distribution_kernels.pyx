@@ -10,8 +10,8 @@ natural, or unconstrained.
 from libc.math cimport erfc, sqrt
 from libc.stdint cimport int64_t
 
+from cymdn cimport _arithmetic
 from cymdn cimport _bivariate as bivariate
-from cymdn cimport _cpu
 from cymdn cimport _elementary as elementary
 
 ctypedef fused real:
@@ -210,9 +210,9 @@ def draw(
     cdef double *cumulative = &scratch[0, 0]
     cdef Component *components = <Component *> &scratch[1, 0]
     cdef real *pen = NULL
-    cdef _cpu.arithmetic before
+    cdef _arithmetic.arithmetic before
     with nogil:
-        before = _cpu.use_ieee_arithmetic()
+        before = _arithmetic.use_ieee_arithmetic()
         for i in range(n):
             if pens:
                 pen = &pen_out[0, i, 0]
@@ -221,7 +221,7 @@ def draw(
                 &uniform[0, i, 0], &normal[0, i, 0], cumulative, components,
                 &x_out[0, i, 0], pen, &component_out[0, i],
             )
-        _cpu.restore_arithmetic(before)
+        _arithmetic.restore_arithmetic(before)
 
 
 # Modes. A maximum is looked for in the coordinates y of one component, x = mean + L y, L L^T its covariance: there that
@@ -335,7 +335,7 @@ cdef void survey(
 
 cdef Place moved(const Place *p, double a00, double a01, double a11) noexcept nogil:
     """The place that solves A (y' - y) = gradient, A positive definite."""
-    cdef Place q
+    cdef Place q = p[0]
     cdef double determinant = a00 * a11 - a01 * a01
     q.y0 = p.y0 + (a11 * p.g0 - a01 * p.g1) / determinant
     q.y1 = p.y1 + (a00 * p.g1 - a01 * p.g0) / determinant
@@ -440,15 +440,15 @@ def modes(
     cdef View *views = <View *> &scratch[11, 0]
     cdef double *heights = &scratch[16, 0]
     cdef double *terms = &scratch[17, 0]
-    cdef _cpu.arithmetic before
+    cdef _arithmetic.arithmetic before
     with nogil:
-        before = _cpu.use_ieee_arithmetic()
+        before = _arithmetic.use_ieee_arithmetic()
         for i in range(n):
             find_mode(
                 m, &parameters[i, 0], unconstrained, components, views, heights, terms,
                 &mode_out[i, 0], &mode_out[i, 1],
             )
-        _cpu.restore_arithmetic(before)
+        _arithmetic.restore_arithmetic(before)
 
 
 # One-dimensional mixtures
@@ -457,9 +457,9 @@ def modes(
 def normal_cdf(const double[::1] z not None, double[::1] cdf_out not None):
     """The standard normal distribution function, by the C library's erfc: right in the lower tail too."""
     cdef Py_ssize_t i
-    cdef _cpu.arithmetic before
+    cdef _arithmetic.arithmetic before
     with nogil:
-        before = _cpu.use_ieee_arithmetic()
+        before = _arithmetic.use_ieee_arithmetic()
         for i in range(cdf_out.shape[0]):
             cdf_out[i] = 0.5 * erfc(-z[i] * SQRT_HALF)
-        _cpu.restore_arithmetic(before)
+        _arithmetic.restore_arithmetic(before)

@@ -16,6 +16,7 @@ Why it looks like this:
 
 from libc.math cimport fabs
 
+from cymdn cimport _arithmetic
 from cymdn cimport _bivariate as bivariate
 from cymdn cimport _cpu
 from cymdn cimport _elementary as elementary
@@ -176,14 +177,14 @@ def density(
     cdef Py_ssize_t i = 0, j, k, rows, columns
     cdef double[BLOCK] x0
     cdef double[BLOCK] x1
-    cdef _cpu.arithmetic before
+    cdef _arithmetic.arithmetic before
     if not (
         fits3(x, 1 if one_point else n, 1, 2) and fits3(mean, mean.shape[0] if one_mixture else n, components, 2)
         and fits3(stddev, mean.shape[0], components, 2) and fits3(correlation, mean.shape[0], components, 1)
     ):
         return False
     with nogil:
-        before = _cpu.use_ieee_arithmetic()
+        before = _arithmetic.use_ieee_arithmetic()
         while i < n:
             rows = min(block_rows, n - i)
             k = 0 if one_mixture else i
@@ -214,7 +215,7 @@ def density(
                     )
                 j += columns
             i += rows
-        _cpu.restore_arithmetic(before)
+        _arithmetic.restore_arithmetic(before)
     return True
 
 
@@ -573,9 +574,9 @@ def gaussian_logpdf(
     cdef Py_ssize_t block_rows = max(1, BLOCK // m)
     cdef Planes s = planes_of(scratch)
     cdef Py_ssize_t k
-    cdef _cpu.arithmetic before
+    cdef _arithmetic.arithmetic before
     with nogil:
-        before = _cpu.use_ieee_arithmetic()
+        before = _arithmetic.use_ieee_arithmetic()
         for k in range(max(<Py_ssize_t> BLOCK, m)):
             s.weight[k] = 1.0
         while i < n:
@@ -602,7 +603,7 @@ def gaussian_logpdf(
                     out_rows(atanh_correlation_out, i, rows), out_block(x_out, i, 0, rows, m),
                 )
             i += rows
-        _cpu.restore_arithmetic(before)
+        _arithmetic.restore_arithmetic(before)
 
 
 # Mixture level and network head: reductions over the components of a row, in an order fixed by the row alone
@@ -730,9 +731,9 @@ def mixture_logpdf(
     cdef bint one_point = x.shape[0] < n, one_mixture = mean.shape[0] < n, derivatives = mean_out is not None
     cdef Py_ssize_t block_rows = max(1, BLOCK // m)
     cdef Planes s = planes_of(scratch)
-    cdef _cpu.arithmetic before
+    cdef _arithmetic.arithmetic before
     with nogil:
-        before = _cpu.use_ieee_arithmetic()
+        before = _arithmetic.use_ieee_arithmetic()
         while i < n:
             rows = min(block_rows, n - i)
             count = rows * m
@@ -773,7 +774,7 @@ def mixture_logpdf(
                 x_out[i + j, 0] = <real> -row_sum(m, s.dmean0)
                 x_out[i + j, 1] = <real> -row_sum(m, s.dmean1)
             i += rows
-        _cpu.restore_arithmetic(before)
+        _arithmetic.restore_arithmetic(before)
 
 
 # Mixtures as an object: packed parameters, in the order of raw network output, natural or unconstrained. They are
@@ -842,9 +843,9 @@ def packed_components(
     cdef bint one_point = x.shape[0] < n, one_mixture = parameters.shape[0] < n
     cdef Py_ssize_t block_rows = max(1, BLOCK // m)
     cdef Planes s = planes_of(scratch)
-    cdef _cpu.arithmetic before
+    cdef _arithmetic.arithmetic before
     with nogil:
-        before = _cpu.use_ieee_arithmetic()
+        before = _arithmetic.use_ieee_arithmetic()
         while i < n:
             rows = min(block_rows, n - i)
             if i == 0 or not one_mixture:
@@ -859,7 +860,7 @@ def packed_components(
             evaluate_block(rows * m, &s, False)
             write_logpdf(rows * m, s.exponent, s.factor, out_rows(value_out, i, rows))
             i += rows
-        _cpu.restore_arithmetic(before)
+        _arithmetic.restore_arithmetic(before)
 
 
 cdef Py_ssize_t rows_of(const real[::1] value, const real[:, ::1] responsibilities, const real[:, ::1] score):
@@ -885,9 +886,9 @@ def packed_mixture(
     cdef Py_ssize_t block_rows = max(1, BLOCK // m)
     cdef real value
     cdef Planes s = planes_of(scratch)
-    cdef _cpu.arithmetic before
+    cdef _arithmetic.arithmetic before
     with nogil:
-        before = _cpu.use_ieee_arithmetic()
+        before = _arithmetic.use_ieee_arithmetic()
         while i < n:
             rows = min(block_rows, n - i)
             if i == 0 or not one_mixture:
@@ -925,7 +926,7 @@ def packed_mixture(
                 score_out[i + j, 0] = <real> -row_sum(m, s.dmean0)
                 score_out[i + j, 1] = <real> -row_sum(m, s.dmean1)
             i += rows
-        _cpu.restore_arithmetic(before)
+        _arithmetic.restore_arithmetic(before)
 
 
 # The pen's cross-entropy and its gradient. A target outside [0, 1] gives NaN, as a component outside its domain does.
@@ -1076,11 +1077,11 @@ def mdn_loss(
     cdef real *gradient
     cdef double weight = 1.0, loss, total = 0.0, lost = 0.0
     cdef Planes s = planes_of(scratch)
-    cdef _cpu.arithmetic before
+    cdef _arithmetic.arithmetic before
     if not (m > 0 and fits2(raw, n, pens + 6 * m) and fits2(x, n, 2) and (pens == 0 or fits2(pen, n, pens))):
         return False
     with nogil:
-        before = _cpu.use_ieee_arithmetic()
+        before = _arithmetic.use_ieee_arithmetic()
         while i < n:
             if i == chunk_end:
                 chunk_end = min(n, i + CHUNK)
@@ -1117,7 +1118,7 @@ def mdn_loss(
             i += rows
             if i == chunk_end and not row_by_row:
                 sums_out[(i - 1) // CHUNK] = total + lost if total - total == 0.0 else total
-        _cpu.restore_arithmetic(before)
+        _arithmetic.restore_arithmetic(before)
     return True
 
 

@@ -29,11 +29,12 @@ ARROWS = {
     "_mdn": {"_arrays", "_dispatch"},
     "_dispatch": {"__version__", "_arrays", "_kernels"},
     "_arrays": set(),
-    "_distribution_kernels": {"_bivariate", "_cpu", "_elementary"},
-    "_kernels": {"_bivariate", "_cpu", "_elementary"},
+    "_distribution_kernels": {"_arithmetic", "_bivariate", "_elementary"},
+    "_kernels": {"_arithmetic", "_bivariate", "_cpu", "_elementary"},
     "_bivariate": {"_elementary"},
     "_elementary": set(),
     "_cpu": set(),
+    "_arithmetic": set(),
 }
 
 OPTIONAL = {"torch"}  # modules that `import cymdn` leaves alone: each needs more than NumPy
