@@ -240,7 +240,8 @@ def _run_density(
 
     def call(start: int, stop: int) -> None:
         inputs = (array if len(array) < rows else array[start:stop] for array in (points, means, stddevs, correlations))
-        kernel(*inputs, smooth_eps, *(output[start:stop] for output in (density, *(derivatives or ()))))
+        done = kernel(*inputs, smooth_eps, *(output[start:stop] for output in (density, *(derivatives or ()))))
+        assert done, "arrays that were checked do not fit each other"  # better than memory that was never written
 
     _dispatch.run(call, _dispatch.split(rows, components, workers))
 

@@ -351,7 +351,7 @@ def _run(problem: _Problem, reduction: Reduction, outputs: list[Output], workers
         # pens and weights may have to be converted: piece by piece, so that this takes no memory that grows
         for first in range(start, stop, PIECE):
             rows = slice(first, min(first + PIECE, stop))
-            kernel(
+            done = kernel(
                 problem.raw[rows],
                 problem.x[rows],
                 None if problem.pen is None else doubles(problem.pen[rows]),
@@ -362,6 +362,7 @@ def _run(problem: _Problem, reduction: Reduction, outputs: list[Output], workers
                 None if sums is None else sums[first // _dispatch.CHUNK :],
                 None if gradient is None else gradient[rows],
             )
+            assert done, "arrays that were checked do not fit each other"  # better than memory that was never written
 
     # slices begin at a chunk of rows that are summed together, so that sums do not depend on the workers
     _dispatch.run(call, _dispatch.split(len(problem.raw), problem.components, workers, _dispatch.CHUNK))

@@ -10,6 +10,8 @@ from hypothesis import strategies as st
 from reference_mixture import mdn_exact
 
 from cymdn import (
+    _dispatch,
+    gaussian_density_batch,
     gaussian_logpdf,
     gaussian_logpdf_and_gradient,
     mdn_loss,
@@ -791,6 +793,30 @@ def test_log_density_without_batch_axes_is_a_numpy_scalar(dtype):
     assert type(value) is dtype
     assert [a.shape for a in gradient] == [(3,), (3, 2), (3, 2), (3,), (2,)]
     assert {a.dtype for a in gradient} == {np.dtype(dtype)}
+
+
+# Kernels decline what does not fit: a last line of defence, behind the checks
+
+
+class Declining:
+    """Kernels that do nothing, and say so."""
+
+    def __getattr__(self, name):
+        return lambda *arguments: False
+
+
+@pytest.mark.parametrize("function", [mdn_loss, mdn_loss_and_gradient])
+def test_a_loss_that_no_kernel_computed_is_not_returned(function, monkeypatch):
+    monkeypatch.setattr(_dispatch, "kernels", {"f": Declining(), "d": Declining()})
+    with pytest.raises(AssertionError, match="do not fit"):
+        function(*network_output())
+
+
+def test_densities_that_no_kernel_computed_are_not_returned(monkeypatch):
+    x, mean, stddev, correlation = components()
+    monkeypatch.setattr(_dispatch, "kernels", {"f": Declining(), "d": Declining()})
+    with pytest.raises(AssertionError, match="do not fit"):
+        gaussian_density_batch(x[:, None], mean, stddev, correlation[..., None])
 
 
 # out=
