@@ -20,8 +20,10 @@ try:
     from jax import Array
     from jax.custom_derivatives import SymbolicZero
     from jax.experimental.buffer_callback import buffer_callback
-except ImportError as error:
-    raise ImportError('cymdn.jax needs JAX 0.8 or later: pip install "cymdn[jax]"') from error
+except ModuleNotFoundError as error:
+    if error.name not in ("jax", "jax.experimental.buffer_callback"):  # JAX is there, and lacks something that it needs
+        raise
+    raise ImportError('cymdn.jax needs JAX: python -m pip install "cymdn[jax]"', name="jax") from error
 
 __all__ = ["mdn_loss"]
 

@@ -514,7 +514,7 @@ def test_a_first_derivative_through_a_gradient_is_none_of_the_second(mode):
     np.testing.assert_allclose(slope, (expected.astype(np.float64) ** 2).sum(), rtol=114 * np.finfo(np.float32).eps)
 
 
-# Processes of their own: few CPUs, several devices, no JAX
+# Processes of their own: one CPU, several devices
 
 
 def run(program, **environment):
@@ -583,15 +583,6 @@ except ValueError as error:
 """
     result = run(program, XLA_FLAGS="--xla_force_host_platform_device_count=2")
     assert result.stdout == "2 devices\n", result.stderr
-
-
-def test_without_jax_the_error_says_what_to_install():
-    result = run("import sys; sys.modules['jax'] = None; import cymdn, cymdn.jax")
-    assert result.stderr.splitlines()[-1] == 'ImportError: cymdn.jax needs JAX 0.8 or later: pip install "cymdn[jax]"'
-
-
-def test_cymdn_does_not_import_jax():
-    assert run("import sys, cymdn; print('jax' in sys.modules)").stdout == "False\n"
 
 
 # Documentation

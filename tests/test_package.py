@@ -37,7 +37,7 @@ ARROWS = {
     "_arithmetic": set(),
 }
 
-OPTIONAL = {"torch"}  # modules that `import cymdn` leaves alone: each needs more than NumPy
+OPTIONAL = {"jax", "torch"}  # modules that `import cymdn` leaves alone: each needs more than NumPy
 
 
 def imports_of(path):
