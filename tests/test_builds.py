@@ -285,6 +285,7 @@ def fork_child(queue):
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="this system has no fork")
 @pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")  # Python 3.12 warns of any thread, as of pytest's own
+@pytest.mark.filterwarnings("ignore:os.fork.. was called:RuntimeWarning")  # JAX, if it runs; the child does without it
 def test_a_forked_child_can_use_workers_after_its_parent_did():
     expected = digest(big_calls(np.float64)["loss"](workers=2))
     context = multiprocessing.get_context("fork")
