@@ -29,21 +29,21 @@ def plot(mixture: Mixture, ax: Axes | None, mass: ArrayLike) -> PlotArtists:
     except ImportError as error:
         raise ImportError("plot: needs matplotlib, which is not installed: python -m pip install matplotlib") from error
     labels = _labels(mixture, mass)
-    ax = gca() if ax is None else ax
+    axes = gca() if ax is None else ax
     x0, x1 = _grid(mixture)
     density = mixture.pdf(np.stack(np.meshgrid(x0, x1), axis=-1))
-    contours = ax.contour(x0, x1, density, levels=list(labels), colors="C0")
-    ax.clabel(contours, fmt=labels)
+    contours = axes.contour(x0, x1, density, levels=list(labels), colors="C0")
+    axes.clabel(contours, fmt=labels)
     components = EllipseCollection(
         *_ellipses(mixture.covariances.astype(np.float64)),
         units="xy",
         offsets=mixture.means,
-        offset_transform=ax.transData,
+        offset_transform=axes.transData,
         facecolors="none",
         edgecolors="C3",
         alpha=np.clip(mixture.weights / mixture.weights.max(), 0.1, 1.0),
     )
-    ax.add_collection(components)
+    axes.add_collection(components)
     return PlotArtists(contours, components)
 
 
