@@ -246,6 +246,14 @@ def abi3(session):
     test(session)
 
 
+@nox.session(tags=["release"])
+def faults(session):
+    """17. Tests worth something: each of the seeded faults makes one fail (hours)."""
+    install_test_requirements(session)
+    session.install(*BUILD_TOOLS)
+    session.run("python", "-P", "tools/seeded_faults.py", *session.posargs)
+
+
 # Memory and threads, watched
 
 
