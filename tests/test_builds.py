@@ -199,12 +199,11 @@ def test_an_unknown_level_is_refused():
     )
 
 
-def test_an_impossible_level_is_refused_with_the_reason():
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(_dispatch, "why_not", lambda level: None if level == "baseline" else "this is a test")
-        with pytest.raises(ImportError, match="'v4' is impossible: this is a test"):
-            _dispatch.choose("v4")
-        assert _dispatch.choose(None)[0] == "baseline"
+def test_an_impossible_level_is_refused_with_the_reason(monkeypatch):
+    monkeypatch.setattr(_dispatch, "why_not", lambda level: None if level == "baseline" else "this is a test")
+    with pytest.raises(ImportError, match="'v4' is impossible: this is a test"):
+        _dispatch.choose("v4")
+    assert _dispatch.choose(None)[0] == "baseline"
 
 
 def test_module_prints_the_configuration():
