@@ -777,7 +777,7 @@ def label_writing(axes: Axes) -> None:
     axes.figure.text(0.02, 0.92, "A network writes the letters that it is told, one move at a time", fontsize=17)
     subtitle = (
         f"Each move is drawn by cymdn.mdn_sample from the mixture of {N_COMPONENTS} Gaussians that the network makes "
-        f"of the {WINDOW} moves before. Every line is made of the same random numbers"
+        f"of the {WINDOW} moves before, all lines from one seed"
     )
     axes.figure.text(0.02, 0.86, subtitle, color=FAINT, fontsize=10.5)
 
