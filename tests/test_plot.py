@@ -24,6 +24,7 @@ def pyplot():
     matplotlib.use("Agg")
     from matplotlib import pyplot
 
+    pyplot.close("all")  # what another test left open
     yield pyplot
     pyplot.close("all")
 
