@@ -281,7 +281,7 @@ def sanitizers(session):
         "UBSAN_OPTIONS": "halt_on_error=1:print_stacktrace=1",
         "PYTHONMALLOC": "malloc",
     }
-    call = ["pytest", "-q", "-x", "tests/test_builds.py"]
+    call = ["pytest", "-q", "-x", "-s", "tests/test_builds.py"]  # -s: reports are seen although the process ends
     one_too_many = copy_with_fault(
         session,
         "cymdn/_kernels.pyx",

@@ -13,13 +13,13 @@ from typing import NamedTuple
 
 import numpy as np
 import reference_vector as exact
-from reference_mixture import Number
+from reference_mixture import PROMISED, Number
 
 from cymdn import BivariateMixture
 
 INF = np.inf
 EPS = 2.0**-52
-BOUND = 8  # eps of the terms: the promise
+BOUND = PROMISED / EPS
 MORE_IF_WEIGHTED = 2  # a weight, or that over the sum of the weights, is rounded, and so is its product
 FLOAT32, FLOAT64 = np.dtype(np.float32), np.dtype(np.float64)
 MAX = {dtype: float(np.finfo(dtype).max) for dtype in (FLOAT32, FLOAT64)}

@@ -21,7 +21,8 @@ of; an error is measured in units of eps times these. The terms, with C = 1 / (1
 
 log sigma is an argument and exact: u = offset exp(-log sigma) is off by the rounding of exp alone, so that neither
 |log sigma| eps is granted to u nor |a| eps to 1 - r^2. A responsibility, or another share of 1, below 2^-940 counts as
-that: digits go where denormal numbers begin.
+that: digits go where denormal numbers begin. Its error in whole, for terms of 10^15 and more, where distances tie in
+float64 and any component may take the place of any other, is exp(8 eps terms) - 1 times the share, at most 1.
 """
 
 from functools import cache
@@ -31,6 +32,7 @@ import mpmath
 from mpmath import mp, mpf
 
 DIGITS = 60
+PROMISED = 8 * 2.0**-52  # the error of a number, of its terms
 SMALLEST_SHARE = mpf(2) ** -940
 
 
@@ -175,7 +177,8 @@ def _log_softmax(logits):
 def _share(log_share, more_terms=0):
     """exp of the logarithm of a share."""
     share = mpmath.exp(log_share.exact)
-    return Number(share, max(share, SMALLEST_SHARE) * (1 + log_share.terms + more_terms))
+    factor = mpmath.expm1(PROMISED * (1 + log_share.terms + more_terms))
+    return Number(share, min(max(share, SMALLEST_SHARE) * factor, 1) / PROMISED)
 
 
 def _mix(log_weights, components):

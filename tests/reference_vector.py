@@ -12,7 +12,7 @@ one; leading axes broadcast. What is outside the domain is not looked at: it giv
 from typing import NamedTuple
 
 import numpy as np
-from reference_mixture import Number
+from reference_mixture import PROMISED, Number
 
 WIDE = np.longdouble
 EXTENDED = np.finfo(WIDE).nmant >= 63
@@ -82,8 +82,9 @@ def log_softmax(logits):
 def share_of(log_share, more_terms=0):
     """exp of the logarithm of a share of 1; of one that is excluded, 0 without an error."""
     share = np.exp(log_share.exact)
-    terms = np.maximum(share, SMALLEST_SHARE) * (1 + log_share.terms + more_terms)
-    return Number(share, np.where(np.isneginf(log_share.exact), 0, terms))
+    factor = np.expm1(np.minimum(PROMISED * (1 + log_share.terms + more_terms), LARGEST_EXPONENT))
+    error = np.minimum(np.maximum(share, SMALLEST_SHARE) * factor, 1)
+    return Number(share, np.where(np.isneginf(log_share.exact), 0, error / PROMISED))
 
 
 def mix(log_weight, component):
