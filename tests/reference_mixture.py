@@ -177,7 +177,9 @@ def _log_softmax(logits):
 def _share(log_share, more_terms=0):
     """exp of the logarithm of a share."""
     share = mpmath.exp(log_share.exact)
-    factor = mpmath.expm1(PROMISED * (1 + log_share.terms + more_terms))
+    # a larger exponent makes no difference: the smallest share times this factor is 1 already
+    exponent = min(PROMISED * (1 + log_share.terms + more_terms), 1 - mpmath.log(SMALLEST_SHARE))
+    factor = mpmath.expm1(exponent)
     return Number(share, min(max(share, SMALLEST_SHARE) * factor, 1) / PROMISED)
 
 
