@@ -96,6 +96,7 @@ kernels, distribution_kernels = cythonize(
     ],
     build_dir=f"{BUILD}/cython",  # the generated C stays out of the package
     compiler_directives=DIRECTIVES,
+    force=True,  # Cython 3.3 overlooks that `from cymdn cimport _bivariate` depends on _bivariate.pxd
     emit_linenums=MARKED,
 )
 
