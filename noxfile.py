@@ -14,6 +14,7 @@ sdist, whenever a source is newer.
 
 import hashlib
 import os
+import secrets
 import shutil
 import subprocess
 from pathlib import Path
@@ -81,11 +82,17 @@ def need(session, *programs):
         session.skip(f"not on this machine: {', '.join(missing)}")
 
 
+def copy_of_sources(session, name):
+    """Return a copy of what is built, in a folder of the target's own."""
+    folder = Path(session.create_tmp()).resolve() / name
+    shutil.rmtree(folder, ignore_errors=True)
+    shutil.copytree(ROOT, folder, ignore=shutil.ignore_patterns(".*", "build", "dist", "tests", "*.egg-info"))
+    return folder
+
+
 def copy_with_fault(session, file, before, after):
     """Return a copy of the sources in which one line of a file is wrong."""
-    folder = Path(session.create_tmp()) / "fault"
-    shutil.rmtree(folder, ignore_errors=True)
-    shutil.copytree(ROOT, folder, ignore=shutil.ignore_patterns(".*", "build", "dist", "tests"))
+    folder = copy_of_sources(session, "fault")
     path = folder / file
     text = path.read_text()
     if text.count(before) != 1:
@@ -191,6 +198,10 @@ def frameworks(session):
     session.install(TORCH)
     files = ("test_torch.py", "test_jax.py", "test_dask.py", "test_examples.py", "test_crosschecks.py")
     test(session, *(f"tests/{name}" for name in files))
+    # where the frameworks are installed, the types of what is made of theirs, and that no public name lacks one
+    session.install("pyright[nodejs]")
+    session.run("pyright", "cymdn/torch.py", "cymdn/jax.py")
+    session.run("pyright", "--verifytypes", "cymdn", "--ignoreexternal")
 
 
 @nox.session(tags=["quick"])
@@ -215,11 +226,19 @@ def fp_mode(session):
     test(session, "tests/test_process.py")
 
 
-@nox.session
+@nox.session(tags=["quick"])
 def leaks(session):
-    """9. No leaks, no hidden copies (part of the suite)."""
+    """9. No leaks, no hidden copies: the suite's tests, and memray, which sees every allocation."""
     install_wheel(session, "test")
+    session.install("memray")
     test(session, "tests/test_memory.py")
+
+
+@nox.session(tags=["quick"])
+def fuzz(session):
+    """1. Two minutes of random calls of every public function (`-- --minutes 30 --seed 1` for others)."""
+    install_wheel(session, "test")
+    session.run("python", "-P", "tests/fuzz.py", "--minutes=2", *session.posargs)
 
 
 @nox.session(tags=["quick"])
@@ -246,6 +265,33 @@ def abi3(session):
     test(session)
 
 
+@nox.session(tags=["release"], python=["3.13t", "3.14t"])
+def free_threaded(session):
+    """7. A free-threaded Python keeps its GIL off: the suite, and a part of it in four threads at once."""
+    install_test_requirements(session)
+    install_sources(session)
+    program = "import sys, cymdn; assert not sys._is_gil_enabled()"
+    session.run("python", "-P", "-X", "dev", "-W", "error", "-c", program)
+    test(session)
+    session.install("pytest-run-parallel")
+    test(session, "--parallel-threads=4", "--iterations=5", "tests/test_builds.py", "tests/test_identities.py")
+    session.run("python", "-P", "-c", f"import numpy; {program}")
+
+
+@nox.session(tags=["release"])
+def coverage(session):
+    """17. Tests that reach every line: Python by coverage.py, Cython by gcov, which reads the marks of its lines."""
+    need(session, "gcc", "gcov")
+    install_test_requirements(session)
+    session.install("coverage", "gcovr")
+    copy = copy_of_sources(session, "coverage")
+    install_sources(session, copy, {"CYMDN_LINE_MARKS": "1", "CFLAGS": "-O0 --coverage", "LDFLAGS": "--coverage"})
+    session.run("coverage", "run", "--branch", "--source=cymdn", "-m", "pytest", "-q", *session.posargs)
+    session.run("coverage", "report", "--show-missing")
+    with session.chdir(copy):
+        session.run("gcovr", "--root=.", "--filter=cymdn/", "--print-summary", "build")
+
+
 @nox.session(tags=["release"])
 def faults(session):
     """17. Tests worth something: each of the seeded faults makes one fail (hours)."""
@@ -270,17 +316,22 @@ def runtime(library):
     ).stdout.strip()
 
 
-@nox.session(tags=["release"])
-def sanitizers(session):
-    """2. Memory-safe, no undefined behaviour: the suite under AddressSanitizer and UndefinedBehaviorSanitizer."""
-    need(session, "gcc")
-    install_test_requirements(session)
-    environment = {
+def under_sanitizers():
+    """Return the environment in which a build with SANITIZE runs."""
+    return {
         "LD_PRELOAD": f"{runtime('libasan.so')} {runtime('libubsan.so')}",
         "ASAN_OPTIONS": "detect_leaks=0",  # the interpreter's own
         "UBSAN_OPTIONS": "halt_on_error=1:print_stacktrace=1",
         "PYTHONMALLOC": "malloc",
     }
+
+
+@nox.session(tags=["release"])
+def sanitizers(session):
+    """2. Memory-safe, no undefined behaviour: the suite under AddressSanitizer and UndefinedBehaviorSanitizer."""
+    need(session, "gcc")
+    install_test_requirements(session)
+    environment = under_sanitizers()
     call = ["pytest", "-q", "-x", "-s", "tests/test_builds.py"]  # -s: reports are seen although the process ends
     one_too_many = copy_with_fault(
         session,
@@ -297,6 +348,16 @@ def sanitizers(session):
     expect_failure(session, "signed integer overflow", *call, env=environment)
     install_sources(session, env=SANITIZE)
     test(session, env=environment)
+
+
+@nox.session(tags=["release"])
+def fuzz_sanitizers(session):
+    """2. Half an hour of random calls under the same sanitizers, of a seed of its own each time, which is printed."""
+    need(session, "gcc")
+    install_test_requirements(session)
+    install_sources(session, env=SANITIZE)
+    options = session.posargs or ["--minutes=30", f"--seed={secrets.randbelow(10**6)}"]
+    session.run("python", "-P", "tests/fuzz.py", *options, env=under_sanitizers())
 
 
 @nox.session(tags=["release"])

@@ -20,10 +20,10 @@ try:
     from jax import Array
     from jax.custom_derivatives import SymbolicZero
     from jax.experimental.buffer_callback import buffer_callback
-except ModuleNotFoundError as error:
-    if error.name not in ("jax", "jax.experimental.buffer_callback"):  # JAX is there, and lacks something that it needs
+except ModuleNotFoundError as _error:
+    if _error.name not in ("jax", "jax.experimental.buffer_callback"):  # JAX is there, and lacks something of its own
         raise
-    raise ImportError('cymdn.jax needs JAX: python -m pip install "cymdn[jax]"', name="jax") from error
+    raise ImportError('cymdn.jax needs JAX: python -m pip install "cymdn[jax]"', name="jax") from _error
 
 __all__ = ["mdn_loss"]
 

@@ -17,10 +17,10 @@ try:
     import torch
     from torch import Tensor, nn
     from torch.autograd import forward_ad
-except ModuleNotFoundError as error:
-    if error.name != "torch":  # PyTorch is there, and lacks something that it needs
+except ModuleNotFoundError as _error:
+    if _error.name != "torch":  # PyTorch is there, and lacks something of its own
         raise
-    raise ImportError('cymdn.torch needs PyTorch: python -m pip install "cymdn[torch]"', name="torch") from error
+    raise ImportError('cymdn.torch needs PyTorch: python -m pip install "cymdn[torch]"', name="torch") from _error
 
 __all__ = ["MDNLoss", "mdn_loss"]
 
@@ -297,9 +297,10 @@ def _save(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> N
 
 
 def _backward(ctx: Any, upstream: Tensor | None, _: None) -> tuple[Tensor | None, ...]:
-    raw_gradient = x_gradient = None
+    raw_gradient: Tensor | None = None
+    x_gradient: Tensor | None = None
     if upstream is not None:
-        raw_needs, x_needs, *_ = ctx.needs_input_grad
+        raw_needs, x_needs = ctx.needs_input_grad[:2]
         gradient, loss = ctx.saved_tensors
         raw_gradient = _scale(gradient, upstream, loss) if raw_needs else None
         x_gradient = _scale(_point_gradient(gradient, ctx.pens), upstream, loss) if x_needs else None

@@ -493,6 +493,24 @@ def test_nan_beats_a_stddev_without_density(slot, axis, huge, dtype):
         assert not np.isnan(np.delete(array, 1, 0)).any()
 
 
+@pytest.mark.parametrize("dtype", FLOATS)
+@pytest.mark.parametrize("huge", [1e308, INF])
+@pytest.mark.parametrize("axis", [0, 1])
+def test_one_stddev_without_density_leaves_its_component_none(axis, huge, dtype):
+    with np.errstate(over="ignore"):
+        x, weights, *parameters = mixture((4,), 3, dtype)
+        parameters[1][:, 2, axis] = huge
+    value, gradient = gaussian_logpdf_and_gradient(x, *parameters)
+    np.testing.assert_array_equal(value[:, 2], -INF)
+    for array in gradient:
+        assert not array[:, 2].any()
+    others = [a[:, :2] for a in (weights, *parameters)]
+    got, expected = (mixture_logpdf_and_gradient(x, *arrays) for arrays in ((weights, *parameters), others))
+    assert_same_bits((got[0], got[1].x), (expected[0], expected[1].x))
+    for name in ("mean", "log_stddev", "atanh_correlation"):
+        assert not getattr(got[1], name)[:, 2].any()
+
+
 def test_nan_in_raw_output_beats_a_log_stddev_of_inf():
     raw, x, _ = network_output(3, 2, "none")
     raw[1, [2, 6]] = NAN, INF  # mean 0 and log stddev 0 of the first component

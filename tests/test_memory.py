@@ -3,6 +3,7 @@
 import gc
 import sys
 import tracemalloc
+from functools import partial
 
 import numpy as np
 import pytest
@@ -60,6 +61,28 @@ def test_no_more_than_a_mebibyte_beyond_inputs_and_outputs(name, dtype):
     finally:
         tracemalloc.stop()
     assert peak - size(result) <= MIB
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_calls_with_out_allocate_next_to_nothing_natively(dtype, tmp_path):
+    # tracemalloc sees what Python and NumPy allocate, memray every allocation of the process
+    memray = pytest.importorskip("memray", reason="memray is not installed")
+    x, mean, stddev, correlation, weights, raw, pen, weight = arrays(dtype)
+    natural = x, weights, mean, stddev, correlation
+    given = {
+        cymdn.mixture_logpdf_and_gradient: natural,
+        cymdn.gaussian_logpdf_and_gradient: (x, *natural[2:]),
+        partial(cymdn.mdn_loss_and_gradient, sample_weight=weight): (raw, x, pen),
+    }
+    outs = {function: flat(function(*arguments)) for function, arguments in given.items()}
+    with memray.Tracker(tmp_path / "allocations"):
+        for function, arguments in given.items():
+            function(*arguments, out=tuple(np.asarray(out) for out in outs[function]))
+    assert memray.FileReader(tmp_path / "allocations").metadata.peak_memory <= MIB
+
+
+def flat(result):
+    return [array for part in result for array in flat(part)] if isinstance(result, tuple) else [result]
 
 
 def bad_calls():
