@@ -239,7 +239,11 @@ def _run_density(
     kernel = _dispatch.kernels[density.dtype.char].density
 
     def call(start: int, stop: int) -> None:
-        inputs = (array if len(array) < rows else array[start:stop] for array in (points, means, stddevs, correlations))
+        # of one point, or a mixture repeated for a block, any rows will do, but no more than the outputs have
+        inputs = (
+            array[: stop - start] if len(array) < rows else array[start:stop]
+            for array in (points, means, stddevs, correlations)
+        )
         done = kernel(*inputs, smooth_eps, *(output[start:stop] for output in (density, *(derivatives or ()))))
         assert done, "arrays that were checked do not fit each other"  # better than memory that was never written
 

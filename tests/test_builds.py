@@ -247,6 +247,15 @@ def test_any_number_of_workers_gives_the_same_bits(workers, dtype, monkeypatch):
         assert digest(call(workers=workers)) == digest(call()), name
 
 
+@pytest.mark.parametrize("workers", [2, 7])
+@pytest.mark.parametrize("n", [2, 84, 85, 86, 120, 171])  # a block is 85 rows of 3 components
+def test_workers_of_less_than_a_block_share_one_mixture(n, workers, monkeypatch):
+    monkeypatch.setattr(_dispatch, "WORKER_COMPONENTS", 1)
+    calls_of_n = big_calls(np.float64, n=n, m=3)
+    for name in ("density, one mixture", "grid"):
+        assert digest(calls_of_n[name](workers=workers)) == digest(calls_of_n[name]()), name
+
+
 @pytest.mark.parametrize("n", [2047, 2048, 2049, 4096, 6000])
 def test_sums_do_not_depend_on_where_the_work_is_cut(n, monkeypatch):
     monkeypatch.setattr(_dispatch, "WORKER_COMPONENTS", 100)
