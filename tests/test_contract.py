@@ -416,6 +416,19 @@ def test_mixture_with_a_component_outside_the_domain_is_nan(slot, held):
     assert_same_bits(got, expected)
 
 
+@pytest.mark.parametrize("logits", [(1.0, -INF), (1.0, -1.7e308), (1.7e308, -1.7e308)])
+def test_a_pen_state_of_target_0_adds_nothing_however_unlikely(logits):
+    # its cross-entropy is infinite, or overflows
+    raw, x, _ = network_output(1, 2, "categorical")
+    certain, impossible = logits
+    raw[0, :3] = certain, impossible, certain - 1
+    targets = np.array([[1.0, 0.0, 0.0]])
+    loss, gradient = loss_rows(raw, x, targets)
+    raw[0, 1] = -1e6  # far below the others too, but finite and no overflow
+    assert_same_bits((loss, gradient), loss_rows(raw, x, targets))
+    assert gradient[0, 1] == 0
+
+
 @pytest.mark.parametrize("target", [-0.1, 1.1, INF, -INF])
 def test_pen_outside_0_to_1_makes_its_row_nan(target):
     for pen in ("bernoulli", "categorical"):
