@@ -65,9 +65,10 @@ def install_sources(session, folder=ROOT, env=None):
 
 
 def install_test_requirements(session):
-    """Install what the tests need, but not the package."""
+    """Install what the tests need, but not the package; rather an older wheel than a compilation."""
     project = nox.project.load_toml("pyproject.toml")["project"]
-    session.install(*project["dependencies"], *project["optional-dependencies"]["test"])
+    requirements = [*project["dependencies"], *project["optional-dependencies"]["test"]]
+    session.install("--only-binary=:all:", *requirements)
 
 
 def test(session, *arguments, **options):
