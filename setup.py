@@ -14,16 +14,13 @@ from setuptools.command.build_ext import build_ext
 # CYMDN_BOUNDS_CHECKS=1 builds with every memoryview access checked; the test suite passes on it too.
 CHECKED = os.environ.get("CYMDN_BOUNDS_CHECKS", "0") != "0"
 
-# CYMDN_LINE_MARKS=1 names the lines of the .pyx in the C code: for gcov, profilers and debuggers.
-MARKED = os.environ.get("CYMDN_LINE_MARKS", "0") != "0"
-
 # One wheel for CPython 3.11 and all that follow: the Limited API has had the buffer protocol since 3.11. Free-threaded
 # builds and PyPy have no Limited API. CYMDN_LIMITED_API=0 builds for this one version, which makes small calls cheaper.
 HAS_LIMITED_API = sys.implementation.name == "cpython" and not sysconfig.get_config_var("Py_GIL_DISABLED")
 LIMITED = HAS_LIMITED_API and os.environ.get("CYMDN_LIMITED_API", "1") != "0"
 
 # A folder for each kind of build: setuptools packs whatever an earlier one left in its own.
-BUILD = f"build/{'abi3' if LIMITED else 'version'}{'-checked' if CHECKED else ''}{'-marked' if MARKED else ''}"
+BUILD = f"build/{'abi3' if LIMITED else 'version'}{'-checked' if CHECKED else ''}"
 
 DIRECTIVES = {
     "language_level": "3",
@@ -97,7 +94,6 @@ kernels, distribution_kernels = cythonize(
     build_dir=f"{BUILD}/cython",  # the generated C stays out of the package
     compiler_directives=DIRECTIVES,
     force=True,  # Cython 3.3 overlooks that `from cymdn cimport _bivariate` depends on _bivariate.pxd
-    emit_linenums=MARKED,
 )
 
 setup(
