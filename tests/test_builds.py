@@ -247,6 +247,11 @@ def test_any_number_of_workers_gives_the_same_bits(workers, dtype, monkeypatch):
         assert digest(call(workers=workers)) == digest(call()), name
 
 
+def test_negative_workers_count_from_the_number_of_cpus(monkeypatch):
+    monkeypatch.setattr(_dispatch, "cpu_count", lambda: 8)
+    assert [_dispatch.check_workers(workers) for workers in (None, 3, -1, -2, -8)] == [1, 3, 8, 7, 1]
+
+
 @pytest.mark.parametrize("workers", [2, 7])
 @pytest.mark.parametrize("n", [2, 84, 85, 86, 120, 171])  # a block is 85 rows of 3 components
 def test_workers_of_less_than_a_block_share_one_mixture(n, workers, monkeypatch):
