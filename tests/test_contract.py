@@ -950,6 +950,16 @@ def test_none_in_out_allocates_that_array(name):
             np.testing.assert_array_equal(ours, theirs)
 
 
+@pytest.mark.parametrize("name", SEVERAL)
+def test_of_outputs_that_overlap_each_other_the_last_is_whole(name):
+    call, expected, _ = called(name)
+    shapes = [np.shape(array) for array in flat(expected)]
+    memory = np.empty(len(shapes) + max(int(np.prod(shape)) for shape in shapes))
+    outputs = [memory[k : k + int(np.prod(shape))].reshape(shape) for k, shape in enumerate(shapes)]
+    call(tuple(outputs))
+    assert_same_bits(outputs[-1], flat(expected)[-1])
+
+
 @pytest.mark.parametrize("name", CALLS)
 def test_out_that_overlaps_each_argument_gives_the_same_bits(name):
     function, make, keywords = CALLS[name]
