@@ -131,7 +131,7 @@ cdef Py_ssize_t choose(const double *cumulative, Py_ssize_t count, double unifor
         return -1
     for j in range(count):  # counting, not searching: no branch to guess wrong
         chosen += cumulative[j] <= target
-    if chosen == count:  # the product rounded up to the total
+    if chosen == count:  # only a generator of somebody's own gives 1 and more
         chosen = 0
         for j in range(count):
             chosen += cumulative[j] < total

@@ -338,7 +338,7 @@ def judge_whole(arrays, outputs, dtype, method, options):
     given = arrays.get("x", arrays.get("value", np.zeros(())))
     for output in outputs if np.isfinite(given).all() else ():
         unknown = method == "covariance" and np.isinf(output).any(axis=(-1, -2))[..., None, None]  # inf - inf
-        assert not (np.isnan(output) & ~unknown).any(), f"{method}: NaN for finite arguments"
+        assert not (np.isnan(output) & np.logical_not(unknown)).any(), f"{method}: NaN for finite arguments"
     if method == "credible_level":
         assert (outputs[0] >= 0).all()
         assert (outputs[0][..., 1:] <= outputs[0][..., :-1]).all(), "a larger mass has a higher level"

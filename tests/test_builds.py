@@ -206,6 +206,23 @@ def test_an_impossible_level_is_refused_with_the_reason(monkeypatch):
     assert _dispatch.choose(None)[0] == "baseline"
 
 
+@pytest.mark.parametrize(
+    ("offered", "reason"),
+    [
+        (0, "this CPU and operating system offer none of the x86-64 levels, v4 needs x86-64-v4"),
+        (3, "this CPU and operating system offer x86-64-v3, v4 needs x86-64-v4"),
+        (4, "this wheel has no v4 build"),
+    ],
+)
+def test_the_configuration_says_why_a_level_is_not_used(offered, reason, monkeypatch, capsys):
+    monkeypatch.setattr(_dispatch._kernels, "offered_level", lambda: offered)
+    monkeypatch.setattr(_dispatch, "find_spec", lambda module: None)
+    cymdn.show_config()
+    shown = capsys.readouterr().out
+    assert "  baseline  available\n" in shown
+    assert f"  v4        {reason}\n" in shown
+
+
 def test_module_prints_the_configuration():
     shown = subprocess.run([sys.executable, "-m", "cymdn"], capture_output=True, text=True, check=True, cwd="/").stdout
     assert shown.startswith(f"cymdn {cymdn.__version__}, NumPy {np.__version__}\nkernels: {_dispatch.level} (")

@@ -144,7 +144,9 @@ def test_a_weight_of_0_is_never_drawn(weights):
 
 
 @pytest.mark.parametrize(
-    ("uniform", "expected"), [(0.0, 1), (np.nextafter(0.25, 0), 1), (0.25, 3), (1 - 2.0**-53, 3)], ids=repr
+    ("uniform", "expected"),
+    [(0.0, 1), (np.nextafter(0.25, 0), 1), (0.25, 3), (1 - 2.0**-53, 3), (1.0, 3), (2.0, 3)],
+    ids=repr,
 )
 def test_the_ends_of_the_uniform_numbers_choose_no_weight_of_0(uniform, expected):
     mixture = BivariateMixture(
