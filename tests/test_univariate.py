@@ -180,6 +180,14 @@ def test_tails_of_the_cdf_keep_their_digits():
             assert abs(line.cdf(x) - exact) <= (2 * x * x + 4) * EPS * exact
 
 
+def test_cdf_is_at_most_1_whatever_the_rounding_of_the_weights():
+    rng = np.random.default_rng(0)
+    many = BivariateMixture.from_network_output(rng.normal(size=(200, 6 * 7)))
+    # weights whose sum exceeds 1 by rounding are among these
+    assert np.exp(many.marginal(0)._log_weights).sum(axis=-1).max() > 1
+    assert many.marginal(0).cdf(1e9).max() == 1
+
+
 def test_cdf_has_the_limits_of_a_distribution_function():
     for line in (mixture(20).marginal(0), mixture(20).conditional(0, 1.0)):
         np.testing.assert_array_equal(line.cdf([-np.inf, -1e300]), 0.0)
