@@ -239,7 +239,7 @@ def leaks(session):
 def fuzz(session):
     """1. Two minutes of random calls of every public function (`-- --minutes 30 --seed 1` for others)."""
     install_wheel(session, "test")
-    session.run("python", "-P", "tests/fuzz.py", "--minutes=2", *session.posargs)
+    session.run("python", "tests/fuzz.py", "--minutes=2", *session.posargs)
 
 
 @nox.session(tags=["quick"])
@@ -361,7 +361,7 @@ def fuzz_sanitizers(session):
     install_test_requirements(session)
     install_sources(session, env=SANITIZE)
     options = session.posargs or ["--minutes=30", f"--seed={secrets.randbelow(10**6)}"]
-    session.run("python", "-P", "tests/fuzz.py", *options, env=under_sanitizers())
+    session.run("python", "tests/fuzz.py", *options, env=under_sanitizers())
 
 
 @nox.session(tags=["release"])
@@ -479,6 +479,7 @@ def reproducible(session):
         environment = {"SOURCE_DATE_EPOCH": "1700000000"}
         for kind in ("--sdist", "--wheel"):
             session.run("python", "-m", "build", "--no-isolation", kind, str(copy), env=environment, silent=True)
+        session.run("python", "tools/repack_sdist.py", *map(str, (copy / "dist").glob("*.tar.gz")), env=environment)
         found = {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in (copy / "dist").iterdir()}
         hashes.add(tuple(sorted(found.items())))
     if len(hashes) != 1:
