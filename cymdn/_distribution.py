@@ -161,8 +161,10 @@ class BivariateMixture:
             with np.errstate(over="ignore"):
                 logits -= logits.max(axis=-1, keepdims=True)  # first, so that no product overflows to inf - inf
                 logits *= sharpening.logits
-                log_stddev0 += sharpening.log_stddev
-                log_stddev1 += sharpening.log_stddev
+                for log_stddev in (log_stddev0, log_stddev1):
+                    log_stddev += sharpening.log_stddev
+                    # -inf would meet the -inf of an excluded component's logit
+                    np.maximum(log_stddev, -sys.float_info.max, out=log_stddev)
         return cls._made_of(parameters, True, checked.dtype)
 
     @classmethod

@@ -30,6 +30,7 @@ from cymdn import (
     _dispatch,
     gaussian_logpdf,
     mdn_loss,
+    mdn_sample,
     mixture_logpdf_and_gradient,
 )
 
@@ -718,6 +719,17 @@ def test_raw_output_however_large_gives_no_nan(scale, dtype):
 @pytest.mark.parametrize("scale", [1.0, 1e20])
 def test_sharpening_however_large_gives_no_nan(scale, sharpening):
     assert_all_numbers(BivariateMixture.from_network_output(network_output(3) * scale, **sharpening))
+
+
+@pytest.mark.parametrize("x", [(0.0, 0.0), (1.0, -1.0)])
+def test_sharpening_that_excludes_a_component_without_width_gives_no_nan(x):
+    raw = np.zeros(18)
+    raw[[2, 13]] = 2.0, -1.79e308  # the logit of the last component, log stddev 1 of the second
+    sharpening = {"bias": 1e307, "temperature": 1e-300}
+    sharpened = BivariateMixture.from_network_output(raw, **sharpening)
+    assert_all_numbers(sharpened, x)
+    np.testing.assert_array_equal(sharpened.responsibilities(x), [0, 0, 1])
+    assert mdn_sample(raw, **sharpening, rng=0).component == 2
 
 
 @pytest.mark.parametrize("scale", [1e-310, 1e-200, 1e-30, 1e30, 1e153])
