@@ -21,8 +21,20 @@ from scipy import sparse
 
 import cymdn
 
-GOOD_CALLS = {"gaussian_density_batch": density_problem}  # n = 4, m = 3, float64
-ARRAYS = {"gaussian_density_batch": ("x", "mean", "stddev", "correlation")}
+
+def loss_problem():
+    """Arguments of a good call of mdn_loss with two batch axes, three pen states and two components, by name."""
+    rng = np.random.default_rng(0)
+    return {
+        "raw": rng.normal(size=(4, 3, 3 + 6 * 2)),
+        "x": rng.normal(size=(4, 3, 2)),
+        "pen": np.eye(3)[rng.integers(0, 3, size=(4, 3))],
+        "sample_weight": rng.exponential(size=(4, 3)),
+    }
+
+
+GOOD_CALLS = {"gaussian_density_batch": density_problem, "mdn_loss": loss_problem}  # n = 4, m = 3, float64
+ARRAYS = {"gaussian_density_batch": ("x", "mean", "stddev", "correlation"), "mdn_loss": ("raw", "x")}
 
 
 # Functions that spoil the arguments of a good call, a dict that is changed in place
@@ -208,6 +220,7 @@ def rows_of_not_numbers(function):
 
 
 X, PAIR, SINGLE = r"shape \(n, 1, 2\)", r"shape \(n, m, 2\)", r"shape \(n, m, 1\)"  # as in the documentation
+OF_4 = r"with n = 4, m = 3 \(or n = 1\)"  # when all has been seen that fixes a size
 
 
 def density_shape(what, argument, expected, **wanted):
@@ -263,16 +276,16 @@ DENSITY_SHAPES = [
     # wrong size of the first axis: neither 1 nor that of the arguments before
     density_shape("x of fewer rows", "mean", f"{PAIR} with n = 3.*", x=(3, 1, 2)),
     density_shape("x of no rows", "mean", f"{PAIR} with n = 0.*", x=(0, 1, 2)),
-    density_shape("mean of fewer rows", "mean", f"{PAIR} with n = 4.*", mean=(3, 3, 2)),
-    density_shape("mean of more rows", "mean", f"{PAIR} with n = 4.*", mean=(8, 3, 2)),
-    density_shape("mean of no rows", "mean", f"{PAIR} with n = 4.*", mean=(0, 3, 2)),
-    density_shape("stddev of fewer rows", "stddev", f"{PAIR} with n = 4.*", stddev=(2, 3, 2)),
-    density_shape("stddev of no rows", "stddev", f"{PAIR} with n = 4.*", stddev=(0, 3, 2)),
-    density_shape("correlation of fewer rows", "correlation", f"{SINGLE} with n = 4.*", correlation=(3, 3, 1)),
-    density_shape("correlation of no rows", "correlation", f"{SINGLE} with n = 4.*", correlation=(0, 3, 1)),
-    density_shape("one x, rows differ", "stddev", f"{PAIR} with n = 4.*", x=(1, 1, 2), stddev=(2, 3, 2)),
+    density_shape("mean of fewer rows", "mean", f"{PAIR} {OF_4}", mean=(3, 3, 2)),
+    density_shape("mean of more rows", "mean", f"{PAIR} {OF_4}", mean=(8, 3, 2)),
+    density_shape("mean of no rows", "mean", f"{PAIR} {OF_4}", mean=(0, 3, 2)),
+    density_shape("stddev of fewer rows", "stddev", f"{PAIR} {OF_4}", stddev=(2, 3, 2)),
+    density_shape("stddev of no rows", "stddev", f"{PAIR} {OF_4}", stddev=(0, 3, 2)),
+    density_shape("correlation of fewer rows", "correlation", f"{SINGLE} {OF_4}", correlation=(3, 3, 1)),
+    density_shape("correlation of no rows", "correlation", f"{SINGLE} {OF_4}", correlation=(0, 3, 1)),
+    density_shape("one x, rows differ", "stddev", f"{PAIR} {OF_4}", x=(1, 1, 2), stddev=(2, 3, 2)),
     density_shape(
-        "one x and mean", "correlation", f"{SINGLE} with n = 4.*", x=(1, 1, 2), mean=(1, 3, 2), correlation=(3, 3, 1)
+        "one x and mean", "correlation", f"{SINGLE} {OF_4}", x=(1, 1, 2), mean=(1, 3, 2), correlation=(3, 3, 1)
     ),
     # shapes are checked where there is nothing to compute too
     density_shape(
@@ -389,7 +402,72 @@ DENSITY_SIGNATURE = [
         "compute_derivatives is an array",
         positional(np.ones((4, 3, 1))),
         (TypeError, ValueError),
-        "^compute_derivatives: expected a bool, got",
+        "^compute_derivatives: expected a bool, got ndarray$",
+    ),
+]
+
+
+def loss_row(what, spoil, exception, pattern):
+    return row("mdn_loss", what, spoil, exception, f"^{pattern}$")
+
+
+def loss_shape(what, argument, expected, **wanted):
+    return wrong_shape("mdn_loss", what, argument, expected, **wanted)
+
+
+def weight_row(bad):
+    def change(good):
+        good = good.copy()
+        good[0, 0], good[2, 1] = 0.0, bad
+        return good
+
+    pattern = rf"sample_weight: expected finite numbers >= 0, got {bad} at index \(2, 1\)"
+    return loss_row(f"a sample_weight of {bad}", made("sample_weight", change), ValueError, pattern)
+
+
+RAW = r"shape \(\.\.\., P \+ 6 M\)"
+NO_MEAN = r'reduction: the "mean" {} is undefined; use "sum" or "none"'
+
+LOSS = [
+    loss_shape("raw is 0-d", "raw", RAW, raw=()),
+    loss_shape("raw of pen logits alone", "raw", f"{RAW}, P = 3 pen logits with this pen and M >= 1", raw=(4, 3, 3)),
+    loss_shape("raw of half a component", "raw", f"{RAW}, P = 3 .*", raw=(4, 3, 12)),
+    loss_shape("x is 0-d", "x", r"shape \(\.\.\., 2\)", x=()),
+    loss_shape("x has three coordinates", "x", r"shape \(\.\.\., 2\)", x=(4, 3, 3)),
+    loss_shape("x of another batch", "x", r"shape \(4, 3, 2\)", x=(4, 1, 2)),
+    loss_shape("x of fewer batch axes", "x", r"shape \(4, 3, 2\)", x=(3, 2)),
+    loss_shape("pen of another batch", "pen", r"shape \(4, 3\)", pen=(4, 1)),
+    loss_shape("pen of two states", "pen", r"shape \(4, 3, 3\)", pen=(4, 3, 2)),
+    loss_shape("one pen for three pen logits", "raw", f"{RAW}, P = 1 .*", pen=(4, 3)),
+    loss_row("no pen for three pen logits", value("pen", None), ValueError, rf"raw: expected {RAW}, P = 0 .*"),
+    loss_shape("sample_weight of another batch", "sample_weight", r"shape \(4, 3\)", sample_weight=(4, 1)),
+    loss_row(
+        "sample_weight is masked", made("sample_weight", np.ma.masked_array), TypeError, "sample_weight: .*masked.*"
+    ),
+    loss_row(
+        "sample_weight is complex", made("sample_weight", lambda w: w * 1j), TypeError, "sample_weight: .*complex128"
+    ),
+    *map(weight_row, (-1.0, -5e-324, np.nan, np.inf, -np.inf)),
+    *(
+        loss_row(
+            f"reduction is {bad!r}",
+            value("reduction", bad),
+            ValueError,
+            f"reduction: expected one of 'none', 'sum', 'mean', got {re.escape(repr(bad))}",
+        )
+        for bad in ("average", "Mean", "", None, 1)
+    ),
+    loss_row(
+        "the mean of no rows",
+        shapes(raw=(0, 15), x=(0, 2), pen=(0, 3), sample_weight=(0,)),
+        ValueError,
+        NO_MEAN.format("of no rows"),
+    ),
+    loss_row(
+        "the mean of rows of weight 0",
+        made("sample_weight", np.zeros_like),
+        ValueError,
+        NO_MEAN.format("over rows of total weight 0"),
     ),
 ]
 
@@ -400,6 +478,7 @@ ROWS = [
     *DENSITY_SMOOTH_EPS,
     *DENSITY_WORKERS,
     *DENSITY_SIGNATURE,
+    *LOSS,
 ]
 
 

@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 import threading
+import types
 
 import numpy as np
 import pytest
@@ -199,28 +200,54 @@ def test_an_unknown_level_is_refused():
     )
 
 
+def test_an_unknown_level_is_refused_with_those_there_are():
+    with pytest.raises(ImportError, match=r"^CYMDN_CPU_LEVEL: expected one of baseline, v3, v4, got 'v5'$"):
+        _dispatch.choose("v5")
+
+
 def test_an_impossible_level_is_refused_with_the_reason(monkeypatch):
-    monkeypatch.setattr(_dispatch, "why_not", lambda level: None if level == "baseline" else "this is a test")
-    with pytest.raises(ImportError, match="'v4' is impossible: this is a test"):
+    monkeypatch.setattr(_dispatch, "why_not", {"baseline": None, "v3": None, "v4": "this is a test"}.get)
+    with pytest.raises(ImportError, match=r"^CYMDN_CPU_LEVEL: 'v4' is impossible: this is a test$"):
         _dispatch.choose("v4")
-    assert _dispatch.choose(None)[0] == "baseline"
+
+
+@pytest.mark.parametrize("highest", _dispatch.LEVELS)
+def test_the_highest_level_that_can_be_used_is_chosen(highest, monkeypatch):
+    usable = _dispatch.LEVELS[: _dispatch.LEVELS.index(highest) + 1]
+    monkeypatch.setattr(_dispatch, "why_not", lambda level: None if level in usable else "this is a test")
+    assert _dispatch.choose(None) == (highest, "the highest that this machine offers")
 
 
 @pytest.mark.parametrize(
-    ("offered", "reason"),
-    [
-        (0, "this CPU and operating system offer none of the x86-64 levels, v4 needs x86-64-v4"),
-        (3, "this CPU and operating system offer x86-64-v3, v4 needs x86-64-v4"),
-        (4, "this wheel has no v4 build"),
-    ],
+    ("offered", "here"), [(0, "none of the x86-64 levels"), (1, "x86-64-v1"), (3, "x86-64-v3")], ids=repr
 )
-def test_the_configuration_says_why_a_level_is_not_used(offered, reason, monkeypatch, capsys):
-    monkeypatch.setattr(_dispatch._kernels, "offered_level", lambda: offered)
-    monkeypatch.setattr(_dispatch, "find_spec", lambda module: None)
+def test_a_level_beyond_the_machine_is_said_to_be(offered, here, monkeypatch):
+    monkeypatch.setattr(_dispatch, "_kernels", types.SimpleNamespace(offered_level=lambda: offered))
+    assert _dispatch.why_not("v4") == f"this CPU and operating system offer {here}, v4 needs x86-64-v4"
+    assert _dispatch.why_not("baseline") is None
+
+
+def test_a_level_that_was_not_built_is_said_to_be(monkeypatch):
+    monkeypatch.setattr(_dispatch, "_kernels", types.SimpleNamespace(offered_level=lambda: 4))
+    monkeypatch.setattr(_dispatch, "find_spec", {"cymdn._kernels_v4": "found"}.get)
+    assert _dispatch.why_not("v3") == "this wheel has no v3 build"
+    assert _dispatch.why_not("v4") is None
+
+
+def test_each_level_has_its_module():
+    names = [_dispatch.module_of(level) for level in _dispatch.LEVELS]
+    assert names == ["cymdn._kernels", "cymdn._kernels_v3", "cymdn._kernels_v4"]
+
+
+def test_the_configuration_names_each_level_and_why_it_cannot_be_used(monkeypatch, capsys):
+    monkeypatch.setattr(_dispatch, "why_not", {"baseline": None, "v3": None, "v4": "this is a test"}.get)
     cymdn.show_config()
-    shown = capsys.readouterr().out
-    assert "  baseline  available\n" in shown
-    assert f"  v4        {reason}\n" in shown
+    version, kernels, *levels, compiler, cpus = capsys.readouterr().out.splitlines()
+    assert version == f"cymdn {cymdn.__version__}, NumPy {np.__version__}"
+    assert kernels == f"kernels: {_dispatch.level} ({_dispatch.reason})"
+    assert levels == ["  baseline  available", "  v3        available", "  v4        this is a test"]
+    assert compiler == f"compiler: {_dispatch._kernels.compiler()}"
+    assert cpus == f"CPUs: {_dispatch.cpu_count()}"
 
 
 def test_module_prints_the_configuration():
@@ -230,6 +257,20 @@ def test_module_prints_the_configuration():
 
 
 # Workers
+
+
+@pytest.mark.parametrize(
+    ("system", "expected"),
+    [
+        ({"sched_getaffinity": lambda process: {0, 5}, "cpu_count": lambda: 8}, 2),
+        ({"cpu_count": lambda: 8}, 8),
+        ({"cpu_count": lambda: None}, 1),
+    ],
+    ids=["affinity", "count", "unknown"],
+)
+def test_the_cpus_are_those_that_the_process_may_use(system, expected, monkeypatch):
+    monkeypatch.setattr(_dispatch, "os", types.SimpleNamespace(**system))
+    assert _dispatch.cpu_count() == expected
 
 
 def big_calls(dtype, n=9001, m=9):
@@ -256,17 +297,52 @@ def big_calls(dtype, n=9001, m=9):
     }
 
 
+def test_negative_workers_count_from_the_cpus(monkeypatch):
+    monkeypatch.setattr(_dispatch, "cpu_count", lambda: 4)
+    wanted = {None: 1, 1: 1, 3: 3, 9: 9, -1: 4, -4: 1}
+    assert {workers: _dispatch.check_workers(workers) for workers in wanted} == wanted
+    with pytest.raises(ValueError, match=r"^workers: expected a number other than 0 and not below -4, the CPUs here; "):
+        _dispatch.check_workers(-5)
+
+
+def test_work_is_shared_where_two_workers_have_enough_to_do():
+    enough = 2 * _dispatch.WORKER_COMPONENTS
+    assert _dispatch.is_worth_sharing(enough, 2)
+    assert not _dispatch.is_worth_sharing(enough - 1, 2)
+    assert not _dispatch.is_worth_sharing(enough, 1)
+    assert not _dispatch.is_worth_sharing(enough, None)
+
+
+def test_rows_are_cut_into_slices_worth_a_worker():
+    enough = _dispatch.WORKER_COMPONENTS
+    assert _dispatch.split(3, enough, 3) == [(0, 1), (1, 2), (2, 3)]
+    assert _dispatch.split(3, enough, 2) == [(0, 1), (1, 3)]
+    assert _dispatch.split(3, enough - 1, 9) == [(0, 1), (1, 3)]
+    assert _dispatch.split(9, enough, 3, 2) == [(0, 2), (2, 6), (6, 9)]
+    assert _dispatch.split(3, enough, 3, 4) == [(0, 3)]
+
+
+@pytest.mark.parametrize("parts", [2, 40])
+def test_slices_are_worked_on_at_the_same_time(parts):
+    all_here = threading.Barrier(parts, timeout=20)
+    _dispatch.run(lambda start, stop: all_here.wait(), [(k, k + 1) for k in range(parts)])
+
+
+def test_points_and_mixtures_are_cut_only_where_one_call_cannot_do_them():
+    assert list(_dispatch._pieces((5, 4), (5, 4))) == [()]
+    assert list(_dispatch._pieces((5, 4), (1, 1))) == [()]
+    assert list(_dispatch._pieces((1, 1), (5, 4))) == [()]
+    assert list(_dispatch._pieces((2, 2), (2, 1))) == [(0,), (1,)]
+    assert list(_dispatch._pieces((2, 1), (2, 2))) == [(0,), (1,)]
+    assert list(_dispatch._pieces((2, 1, 4), (1, 3, 4))) == [(0, 0), (0, 1), (0, 2), (1, 0), (1, 1), (1, 2)]
+
+
 @pytest.mark.parametrize("workers", [2, 3, 7, -1])
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_any_number_of_workers_gives_the_same_bits(workers, dtype, monkeypatch):
     monkeypatch.setattr(_dispatch, "WORKER_COMPONENTS", 100)  # so that each of them gets something to do
     for name, call in big_calls(dtype).items():
         assert digest(call(workers=workers)) == digest(call()), name
-
-
-def test_negative_workers_count_from_the_number_of_cpus(monkeypatch):
-    monkeypatch.setattr(_dispatch, "cpu_count", lambda: 8)
-    assert [_dispatch.check_workers(workers) for workers in (None, 3, -1, -2, -8)] == [1, 3, 8, 7, 1]
 
 
 @pytest.mark.parametrize("workers", [2, 7])
@@ -276,6 +352,17 @@ def test_workers_of_less_than_a_block_share_one_mixture(n, workers, monkeypatch)
     calls_of_n = big_calls(np.float64, n=n, m=3)
     for name in ("density, one mixture", "grid"):
         assert digest(calls_of_n[name](workers=workers)) == digest(calls_of_n[name]()), name
+
+
+def test_an_input_that_serves_all_rows_goes_whole_to_each_worker(monkeypatch):
+    monkeypatch.setattr(_dispatch, "WORKER_COMPONENTS", 1)
+    lengths = []
+
+    def kernel(point, mixtures, scratch, values):
+        lengths.append((len(point), len(mixtures), len(values)))
+
+    _dispatch._run_rows(kernel, [np.zeros((1, 2)), np.zeros((10, 3))], [np.zeros(10)], 3, 2)
+    assert lengths == [(1, 5, 5), (1, 5, 5)]
 
 
 @pytest.mark.parametrize("n", [2047, 2048, 2049, 4096, 6000])

@@ -1,6 +1,7 @@
 """The contract of the log-domain levels, clause by clause: never NaN, exclusion, reductions, shapes, out=."""
 
 import itertools
+import re
 
 import mpmath
 import numpy as np
@@ -11,6 +12,9 @@ from reference_mixture import mdn_exact
 
 from cymdn import (
     _dispatch,
+    _gaussian,
+    _mdn,
+    _mixture,
     gaussian_density_batch,
     gaussian_logpdf,
     gaussian_logpdf_and_gradient,
@@ -310,6 +314,14 @@ def test_a_row_beyond_the_dtype_makes_the_sum_inf_and_leaves_other_gradients():
     np.testing.assert_array_equal(gradient, [loss_rows(raw[:1], x[:1])[1][0], np.zeros(6)])
 
 
+@pytest.mark.parametrize("reduction", ["none", "sum", "mean"])
+def test_a_loss_of_the_largest_float32_is_not_beyond_it(reduction):
+    largest = np.finfo(np.float32).max
+    raw = np.zeros((1, 6), np.float32)
+    raw[0, 3:5] = largest / 2
+    np.testing.assert_array_equal(mdn_loss(raw, np.zeros((1, 2), np.float32), reduction=reduction), largest)
+
+
 # Components that take no part
 
 
@@ -602,10 +614,10 @@ def test_weights_multiply_the_losses_of_the_rows(dtype):
     np.testing.assert_allclose(weighted_gradient, weight[:, None] * gradient, rtol=6 * EPS[dtype], atol=1e-15)
 
 
-@pytest.mark.parametrize("scale", [5e-324, 2.0**-1022, 2.0**-450, 2.0**450, 2.0**1023])
+@pytest.mark.parametrize("scale", [5e-324, 2.0**-1022, 2.0**-450, 2.0**450, 2.0**600, 2.0**1023])
 def test_mean_depends_on_the_proportions_of_weights_alone(scale):
     raw, x, targets = network_output(4, 3)
-    x[2] = 1e10  # a loss of some 1e20, which times the largest weight is out of range
+    x[2] = 1e140  # a loss of some 1e280, which times the largest weight is out of range
     weight = np.array([1.0, 0.0, 1.0, 1.0])
     expected = mdn_loss_and_gradient(raw, x, targets, sample_weight=weight)
     assert_same_bits(mdn_loss_and_gradient(raw, x, targets, sample_weight=scale * weight), expected)
@@ -621,6 +633,14 @@ def test_layout_of_the_weights_does_not_matter_to_a_bit_of_the_mean(seed):
     for order in ("F", "C"):
         for laid_out in (np.array(weight, order=order), np.array(weight[::-1, ::-1], order=order)[::-1, ::-1]):
             assert_same_bits(mdn_loss_and_gradient(*arguments, sample_weight=laid_out), expected)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float16, np.int8, np.uint64, np.bool_])
+def test_dtype_of_the_weights_does_not_matter_to_a_bit_of_the_mean(dtype):
+    raw, x, targets = network_output(600, 3)
+    weight = (100 * np.random.default_rng(1).random(600)).astype(dtype)
+    expected = mdn_loss_and_gradient(raw, x, targets, sample_weight=weight.astype(np.float64))
+    assert_same_bits(mdn_loss_and_gradient(raw, x, targets, sample_weight=weight), expected)
 
 
 @pytest.mark.parametrize("weighted", [False, True])
@@ -655,8 +675,9 @@ def test_mean_over_a_total_weight_of_0_is_an_error(function):
         function(raw, x, sample_weight=np.zeros(3))
 
 
-def test_sum_of_no_rows_is_0_with_an_empty_gradient():
-    loss, gradient = mdn_loss_and_gradient(np.zeros((0, 6)), np.zeros((0, 2)), reduction="sum")
+@pytest.mark.parametrize("weight", [None, np.zeros(0)])
+def test_sum_of_no_rows_is_0_with_an_empty_gradient(weight):
+    loss, gradient = mdn_loss_and_gradient(np.zeros((0, 6)), np.zeros((0, 2)), sample_weight=weight, reduction="sum")
     assert loss == 0
     assert gradient.shape == (0, 6)
 
@@ -729,7 +750,8 @@ def test_any_number_of_workers_gives_the_same_bits(workers):
 
 
 BATCHES = [(), (1,), (4,), (1, 1), (5, 1), (1, 4), (5, 4), (3, 5, 4), (3, 1, 4), (3, 1, 1), (3, 5, 1)]
-POINTS_AND_PARAMETERS = [*itertools.product(BATCHES, BATCHES), ((2, 0), (1,)), ((0,), (3, 1)), ((7,), (0, 1))]
+TWOS = [((2, 2), (2, 1)), ((2, 1), (2, 2))]
+POINTS_AND_PARAMETERS = [*itertools.product(BATCHES, BATCHES), *TWOS, ((2, 0), (1,)), ((0,), (3, 1)), ((7,), (0, 1))]
 
 
 def taken(arguments, shapes):
@@ -829,6 +851,9 @@ def test_log_density_without_batch_axes_is_a_numpy_scalar(dtype):
 # Kernels decline what does not fit: a last line of defence, behind the checks
 
 
+NOT_DONE = r"^arrays that were checked do not fit each other$"
+
+
 class Declining:
     """Kernels that do nothing, and say so."""
 
@@ -839,15 +864,58 @@ class Declining:
 @pytest.mark.parametrize("function", [mdn_loss, mdn_loss_and_gradient])
 def test_a_loss_that_no_kernel_computed_is_not_returned(function, monkeypatch):
     monkeypatch.setattr(_dispatch, "kernels", {"f": Declining(), "d": Declining()})
-    with pytest.raises(AssertionError, match="do not fit"):
+    with pytest.raises(AssertionError, match=NOT_DONE):
         function(*network_output())
 
 
 def test_densities_that_no_kernel_computed_are_not_returned(monkeypatch):
     x, mean, stddev, correlation = components()
     monkeypatch.setattr(_dispatch, "kernels", {"f": Declining(), "d": Declining()})
-    with pytest.raises(AssertionError, match="do not fit"):
+    with pytest.raises(AssertionError, match=NOT_DONE):
         gaussian_density_batch(x[:, None], mean, stddev, correlation[..., None])
+
+
+# Plain arrays go to the kernels at once: Python's checks would take most of the time of a small call
+
+
+@pytest.mark.parametrize("dtype", FLOATS)
+@pytest.mark.parametrize("pen", PENS)
+@pytest.mark.parametrize("dtype_of_pen", [np.float64, np.float32, np.int64, np.bool_])
+@pytest.mark.parametrize("workers", [None, 1, 2])  # who have not enough to do
+@pytest.mark.parametrize("function", [mdn_loss, mdn_loss_and_gradient])
+def test_the_mean_loss_of_plain_arrays_is_left_to_the_checks_of_the_kernel(
+    function, workers, dtype_of_pen, pen, dtype, monkeypatch
+):
+    raw, x, targets = network_output(6, 3, pen, dtype)
+    targets = None if targets is None else targets.astype(dtype_of_pen)
+    expected = function(np.asfortranarray(raw), x, targets)  # not plain
+    monkeypatch.setattr(_mdn, "_check_problem", None)
+    assert_same_bits(function(raw, x, targets, workers=workers), expected)
+
+
+@pytest.mark.parametrize("dtype", FLOATS)
+@pytest.mark.parametrize("eps", [0.0, 1e-10, 1e300])
+@pytest.mark.parametrize("derivatives", [False, True])
+def test_densities_of_plain_arrays_are_left_to_the_checks_of_the_kernel(derivatives, eps, dtype, monkeypatch):
+    x, mean, stddev, correlation = components((6,), 3, dtype)
+    x, correlation = x[:, None], correlation[..., None]
+    expected = gaussian_density_batch(x, np.asfortranarray(mean), stddev, correlation, derivatives, smooth_eps=eps)
+    monkeypatch.setattr(_gaussian, "check_arguments", None)
+    density, gradient = gaussian_density_batch(x, mean, stddev, correlation, derivatives, smooth_eps=eps)
+    assert_same_bits(density, expected[0])
+    assert_same_bits(gradient or (), expected[1] or ())
+
+
+@pytest.mark.parametrize("slot", ["x", "pen"])
+@pytest.mark.parametrize("bad", [np.complex64, np.longdouble, "m8[s]", [("a", float)]], ids=str)
+def test_plain_arrays_of_no_real_numbers_of_64_bits_are_refused(bad, slot):
+    if np.dtype(bad) == np.float64:
+        pytest.skip("longdouble is float64 here")
+    raw, x, pen = network_output()
+    arguments = {"raw": raw, "x": x, "pen": pen}
+    arguments[slot] = arguments[slot].astype(bad)
+    with pytest.raises(TypeError, match=f"^{slot}: expected an array of real numbers of at most 64 bits, got dtype "):
+        mdn_loss(**arguments)
 
 
 # out=
@@ -937,9 +1005,10 @@ def test_out_may_be_the_result_of_an_earlier_call(name):
         assert ours is array
 
 
+@pytest.mark.parametrize("dtype", FLOATS)
 @pytest.mark.parametrize("name", SEVERAL)
-def test_none_in_out_allocates_that_array(name):
-    call, expected, _ = called(name)
+def test_none_in_out_allocates_that_array(name, dtype):
+    call, expected, _ = called(name, dtype)
     count = len(flat(expected))
     for k in range(count):
         given = outputs_like(expected)
@@ -947,7 +1016,7 @@ def test_none_in_out_allocates_that_array(name):
         returned = call(tuple(given))
         for array, ours, theirs in zip(given, flat(returned), flat(expected), strict=True):
             assert array is None or ours is array
-            np.testing.assert_array_equal(ours, theirs)
+            assert_same_bits(ours, theirs)
 
 
 @pytest.mark.parametrize("name", SEVERAL)
@@ -961,12 +1030,14 @@ def test_of_outputs_that_overlap_each_other_the_last_is_whole(name):
 
 
 @pytest.mark.parametrize("name", CALLS)
-def test_out_that_overlaps_each_argument_gives_the_same_bits(name):
+@pytest.mark.parametrize("rows", [6, 300])  # of one block, which kernels read before they write, and of several
+def test_out_that_overlaps_each_argument_gives_the_same_bits(rows, name):
     function, make, keywords = CALLS[name]
-    expected = function(*make(), **keywords)
-    for k in range(len(make())):
+    n = rows if make is network_output else (rows,)
+    expected = function(*make(n), **keywords)
+    for k in range(len(make(n))):
         for step in (0, 1):
-            arguments = list(make())
+            arguments = list(make(n))
             # argument and output share memory, shifted against each other
             for position, theirs in enumerate(flat(expected)):
                 memory = np.zeros(arguments[k].size + theirs.size + 2)
@@ -990,32 +1061,57 @@ def test_arguments_are_not_modified(name):
         np.testing.assert_array_equal(a, copy)
 
 
+# How an output is spoilt, and what the message says of it
+SPOILT = {
+    "dtype": (lambda a: a.astype(np.float32), r"expected dtype float64, got float32"),
+    "shape": (lambda a: np.zeros((*a.shape, 1)), r"expected shape \(.*\), got \(.*1,?\)"),
+    "read-only": (lambda a: np.broadcast_to(a, a.shape), r"expected a writeable array, got a read-only one"),
+    "list": (lambda a: a.tolist() if a.ndim else [0.0], r"expected an array, got list"),
+    "scalar": (lambda a: 1.0, r"expected an array, got float"),
+}
+
+
+def names_of_outputs(name):
+    """What messages call the arrays that a call of CALLS returns."""
+    if name.startswith("mdn"):
+        return ["loss", "gradient"]
+    return ["value", *(_mixture.MixtureGradient if name.startswith("mixture") else _gaussian.GaussianGradient)._fields]
+
+
 @pytest.mark.parametrize("name", CALLS)
-@pytest.mark.parametrize("spoilt", ["dtype", "shape", "read-only", "list", "scalar"])
+@pytest.mark.parametrize("spoilt", SPOILT)
 def test_each_wrong_out_is_refused_by_name(spoilt, name):
     call, expected, _ = called(name)
-    for k in range(len(flat(expected))):
+    change, pattern = SPOILT[spoilt]
+    for k, output in enumerate(names_of_outputs(name)[: len(flat(expected))]):
         given = outputs_like(expected)
-        if spoilt == "read-only":
-            given[k].flags.writeable = False
-        else:
-            given[k] = {
-                "dtype": given[k].astype(np.float32),
-                "shape": np.zeros((*given[k].shape, 1)),
-                "list": given[k].tolist() if given[k].ndim else [0.0],
-                "scalar": 1.0,
-            }[spoilt]
-        with pytest.raises((TypeError, ValueError), match=r"^out"):
+        given[k] = change(given[k])
+        with pytest.raises((TypeError, ValueError), match=rf"^out \({output}\): {pattern}$"):
             call(nested(expected, given))
+
+
+@pytest.mark.parametrize("name", CALLS)
+def test_a_wrong_number_of_workers_is_refused_by_name(name):
+    function, make, keywords = CALLS[name]
+    with pytest.raises(ValueError, match=r"^workers: expected a number other than 0 and not below -\d+, .*; got 0$"):
+        function(*make(), **keywords, workers=0)
+
+
+@pytest.mark.parametrize("function", [mixture_logpdf, mixture_logpdf_and_gradient])
+def test_a_mixture_of_no_components_is_refused_by_name(function):
+    with pytest.raises(ValueError, match=r"^weights: expected at least one component, got M = 0$"):
+        function(*mixture(m=0))
 
 
 @pytest.mark.parametrize("name", SEVERAL)
 @pytest.mark.parametrize("change", [-1, 1])
 def test_wrong_number_of_outs_is_refused_by_name(change, name):
     call, expected, _ = called(name)
-    given = [*outputs_like(expected), np.zeros(3)]
-    with pytest.raises(ValueError, match=r"^out"):
-        call(tuple(given[: len(given) - 1 + change]))
+    names = names_of_outputs(name)
+    given = [*outputs_like(expected), np.zeros(3)][: len(names) + change]
+    message = re.escape(f"out: expected {len(names)} arrays ({', '.join(names)}), got {len(given)}")
+    with pytest.raises(ValueError, match=f"^{message}$"):
+        call(tuple(given))
 
 
 @pytest.mark.parametrize("name", SEVERAL)

@@ -3,7 +3,6 @@
 import gc
 import sys
 import tracemalloc
-from functools import partial
 
 import numpy as np
 import pytest
@@ -29,6 +28,7 @@ def calls(dtype, rows=ROWS, m=COMPONENTS):
     network = cymdn.BivariateMixture.from_network_output(raw, pen=1)
     return {
         "density": lambda: cymdn.gaussian_density_batch(points, mean, stddev, r, True),
+        "density of one mixture": lambda: cymdn.gaussian_density_batch(points, mean[:1], stddev[:1], r[:1], True),
         "components": lambda: cymdn.gaussian_logpdf_and_gradient(x, mean, stddev, correlation),
         "mixture": lambda: cymdn.mixture_logpdf_and_gradient(x, weights, mean, stddev, correlation),
         "grid": lambda: cymdn.mixture_logpdf(x, weights[0], mean[0], stddev[0], correlation[0]),
@@ -49,40 +49,50 @@ def size(result):
     return 0 if result is None else result.nbytes
 
 
+def traced(call):
+    """Return the result of a call and the most memory that it held at a time."""
+    tracemalloc.start()
+    try:
+        result = call()
+        return result, tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+
+
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 @pytest.mark.parametrize("name", calls(np.float64, rows=1))
 def test_no_more_than_a_mebibyte_beyond_inputs_and_outputs(name, dtype):
     call = calls(dtype)[name]
     call()  # what is imported or cached at the first call
-    tracemalloc.start()
-    try:
-        result = call()
-        _, peak = tracemalloc.get_traced_memory()
-    finally:
-        tracemalloc.stop()
+    result, peak = traced(call)
     assert peak - size(result) <= MIB
 
 
-@pytest.mark.parametrize("dtype", [np.float32, np.float64])
-def test_calls_with_out_allocate_next_to_nothing_natively(dtype, tmp_path):
+def calls_with_out(dtype):
+    x, mean, stddev, correlation, weights, raw, pen, _ = arrays(dtype)
+    return {
+        "components": lambda out: cymdn.gaussian_logpdf_and_gradient(x, mean, stddev, correlation, out=out),
+        "mixture": lambda out: cymdn.mixture_logpdf_and_gradient(x, weights, mean, stddev, correlation, out=out),
+        "loss": lambda out: cymdn.mdn_loss_and_gradient(raw, x, pen, reduction="none", out=out),
+    }
+
+
+@pytest.mark.parametrize("name", calls_with_out(np.float64))
+def test_no_more_than_a_mebibyte_where_out_takes_the_results(name):
+    call = calls_with_out(np.float64)[name]
+    out = call(None)
+    assert traced(lambda: call(out))[1] <= MIB
+
+
+@pytest.mark.parametrize("name", calls_with_out(np.float64))
+def test_no_more_than_a_mebibyte_of_any_allocation_where_out_takes_the_results(name, tmp_path):
     # tracemalloc sees what Python and NumPy allocate, memray every allocation of the process
     memray = pytest.importorskip("memray", reason="memray is not installed")
-    x, mean, stddev, correlation, weights, raw, pen, weight = arrays(dtype)
-    natural = x, weights, mean, stddev, correlation
-    given = {
-        cymdn.mixture_logpdf_and_gradient: natural,
-        cymdn.gaussian_logpdf_and_gradient: (x, *natural[2:]),
-        partial(cymdn.mdn_loss_and_gradient, sample_weight=weight): (raw, x, pen),
-    }
-    outs = {function: flat(function(*arguments)) for function, arguments in given.items()}
+    call = calls_with_out(np.float64)[name]
+    out = call(None)
     with memray.Tracker(tmp_path / "allocations"):
-        for function, arguments in given.items():
-            function(*arguments, out=tuple(np.asarray(out) for out in outs[function]))
+        call(out)
     assert memray.FileReader(tmp_path / "allocations").metadata.peak_memory <= MIB
-
-
-def flat(result):
-    return [array for part in result for array in flat(part)] if isinstance(result, tuple) else [result]
 
 
 def bad_calls():

@@ -14,7 +14,7 @@ from problems import FLOATS, LAYOUTS, assert_same_bits
 from scipy import stats
 
 import cymdn
-from cymdn import BivariateMixture, mdn_loss, mdn_sample
+from cymdn import BivariateMixture, _sampling, mdn_loss, mdn_sample
 from cymdn._sampling import PIECE
 
 EPS = 2.0**-52
@@ -339,6 +339,15 @@ def test_layout_does_not_matter(layout, dtype):
     assert odd.tobytes() == before
 
 
+@pytest.mark.parametrize("dtype", FLOATS)
+def test_plain_output_is_drawn_from_as_it_is(dtype, monkeypatch):
+    # the checks that it does not need would take longer than a draw
+    raw = network_output(3, (4,), 1, dtype)
+    expected = mdn_sample(np.asfortranarray(raw), pen=1, rng=0)
+    monkeypatch.setattr(_sampling, "check_arguments", None)
+    assert_same_draws(mdn_sample(raw, pen=1, rng=0), expected)
+
+
 # Where randomness comes from
 
 
@@ -567,7 +576,7 @@ BAD = {
     "raw without its pen": ({"raw": np.zeros((4, 12)), "pen": 1}, r"raw: expected shape .*P = 1 pen.*got \(4, 12\)$"),
     "raw of pens only": ({"raw": np.zeros(3), "pen": 3}, r"raw: expected shape .*M >= 1, got \(3,\)$"),
     "raw of no columns": ({"raw": np.zeros((4, 0))}, r"raw: expected shape .*got \(4, 0\)$"),
-    "raw a number": ({"raw": 1.0}, r"raw: expected shape .*got \(\)$"),
+    "raw a number": ({"raw": 1.0}, r"raw: expected shape \(\.\.\., P \+ 6 M\), got \(\)$"),
     "raw complex": ({"raw": np.zeros(6, complex)}, r"raw: expected an array of real numbers .*complex128$"),
     "raw longdouble": ({"raw": np.zeros(6, np.longdouble)}, r"raw: expected .*at most 64 bits, got dtype"),
     "raw masked": ({"raw": np.ma.masked_array(np.zeros(6))}, r"raw: .*masked array"),
