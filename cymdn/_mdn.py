@@ -242,11 +242,19 @@ def _mean_of_plain_arrays(
 
 def _reduced(sums: NDArray[np.float64], divisor: float, dtype: np.dtype[Any]) -> Any:
     """Return the scalar of a sum of sums over a divisor; too large for the dtype, it is inf."""
-    # fsum: correctly rounded, so that no order of summation has to be promised; inf and NaN it cannot take
-    total = sums[0] if len(sums) == 1 else fsum(sums) if np.isfinite(sums).all() else sums.sum()
-    value = np.float64(total) / divisor
+    value = np.float64(sums[0] if len(sums) == 1 else _total(sums)) / divisor
     # beyond the dtype: inf, without NumPy's warning of it
     return value if dtype.char == "d" else dtype.type(copysign(inf, value) if abs(value) > FLOAT32_MAX else value)
+
+
+def _total(sums: NDArray[np.float64]) -> float:
+    """Return the sum, correctly rounded, so that no order of summation has to be promised; too large, it is inf."""
+    if not np.isfinite(sums).all():
+        return float(sums.sum())
+    try:
+        return fsum(sums)
+    except OverflowError:  # of the sum, or on the way to it; by powers of two nothing is lost but what is denormal
+        return fsum(sums * 2.0**-32) * 2.0**32
 
 
 def _check_problem(

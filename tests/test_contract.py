@@ -314,6 +314,28 @@ def test_a_row_beyond_the_dtype_makes_the_sum_inf_and_leaves_other_gradients():
     np.testing.assert_array_equal(gradient, [loss_rows(raw[:1], x[:1])[1][0], np.zeros(6)])
 
 
+LOSSES = {  # of the first row of each of three chunks, whose sums are added up
+    "beyond float64": ((1e308, 1e308, 1e308), INF),
+    "beyond float64 on the way": ((1e308, 1e308, -1e308), 1e308),
+    "of one that is beyond it": ((1e308, INF, 1e308), INF),
+    "that cancel but for the last": ((1e300, -1e300, 3.0), 3.0),
+    "that cancel but for the second": ((1e300, 3.0, -1e300), 3.0),
+}
+
+
+@pytest.mark.parametrize(("losses", "total"), LOSSES.values(), ids=LOSSES)
+@pytest.mark.parametrize("function", [mdn_loss, mdn_loss_and_gradient])
+def test_the_sum_of_many_losses_is_rounded_once_and_too_large_it_is_inf(function, losses, total):
+    # at the mean a loss is log sigma, plus log 2 pi, which is lost beside 1e300
+    rows = _dispatch.CHUNK
+    raw, weight = np.zeros((3 * rows, 6)), np.zeros(3 * rows)
+    raw[::rows, 3], weight[::rows] = losses, 1
+    small = np.abs(losses) < 1e300
+    raw[::rows, 3][small] -= np.log(2 * np.pi)
+    loss = flat(function(raw, np.zeros((3 * rows, 2)), sample_weight=weight, reduction="sum"))[0]
+    np.testing.assert_allclose(loss, total, rtol=4 * EPS[np.float64], atol=0)
+
+
 @pytest.mark.parametrize("reduction", ["none", "sum", "mean"])
 def test_a_loss_of_the_largest_float32_is_not_beyond_it(reduction):
     largest = np.finfo(np.float32).max
