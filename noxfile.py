@@ -30,6 +30,7 @@ DIST = ROOT / "dist"
 
 # Tools whose opinions change with their versions are held at one.
 RUFF, CYTHON_LINT, CODESPELL, MYPY = "ruff==0.17.*", "cython-lint==0.22.*", "codespell==2.4.*", "mypy==2.4.*"
+MUTMUT = "mutmut==3.8.*"  # a later one may make other mutants, of which the list of those that survive knows nothing
 TORCH = "torch==2.13.0"  # one that has a build without CUDA; a later one may bring several GB
 BUILD_TOOLS = ("build", "setuptools>=77", "Cython>=3.1")
 # the oldest that pyproject.toml and README promise
@@ -302,6 +303,14 @@ def faults(session):
     install_test_requirements(session)
     session.install(*BUILD_TOOLS)
     session.run("python", "-P", "tools/seeded_faults.py", *session.posargs)
+
+
+@nox.session(tags=["release"])
+def mutants(session):
+    """17. Tests worth something: mutants of the wrapper by mutmut; those that survive are on an explained list."""
+    install_wheel(session, "test")
+    session.install(MUTMUT, MYPY)
+    session.run("python", "-P", "tools/mutants.py", *session.posargs)
 
 
 # Memory and threads, watched
