@@ -193,7 +193,10 @@ def assert_gradients(rows, dtype, gradient, weight):
     known, size = rows.known & counts, abs(rows.value.exact)
     assert not gradient[known & (size > BEYOND[dtype])].any(), "gradient: not 0 in a row beyond the dtype"
     near, bound = known & (size < NEAR[dtype]), BOUND + MORE_IF_WEIGHTED * (weight != 1).any()
-    assert_near("gradient", gradient, scaled(rows.gradient, weight[:, None]), dtype, near[:, None], bound)
+    due = scaled(rows.gradient, weight[:, None])
+    # a weight of 1e300 takes derivatives of far points out of float64; then others of the row may have been on the way
+    near &= (due.terms < NEAR[FLOAT64]).all(axis=1)
+    assert_near("gradient", gradient, due, dtype, near[:, None], bound)
 
 
 def assert_total(rows, dtype, loss, weight, divisor):
@@ -264,7 +267,8 @@ def judge_loss(arrays, outputs, dtype, reduction, pens):
     rows = expect_losses(arrays["raw"].reshape(count, width), arrays["x"].reshape(count, 2), pen)
     divisor = 1.0
     if reduction == "mean":  # the proportions of weights are what matters
-        weight = weight / weight.max()
+        # but none of them becomes 0
+        weight = np.where(weight == 0, 0.0, np.maximum(weight / weight.max(), 5e-324))
         divisor = weight.sum()
     if reduction == "none":
         assert_values(rows, dtype, outputs[0].reshape(count), weight)
