@@ -8,7 +8,7 @@ The C that Cython writes names the line of ours that it is made of, but a statem
 the compiler would count as the following lines of ours: `build` repeats the name before each. A line counts as run if
 it was in any of the builds, for one of the types.
 
-Exits with 1 if a line was not run that is not among those known.
+Exits with 1 if a line was not run.
 """
 
 import json
@@ -24,9 +24,6 @@ from compiler_warnings import ROOT, build_settings, options_of, translate
 
 SOURCES = {path.name: path for path in (ROOT / "cymdn").iterdir() if path.suffix in (".pyx", ".pxd")}
 MARK = re.compile(r'#line \d+ ".*"')
-
-# Lines that need not be run, and why
-KNOWN: list[tuple[str, str]] = []
 
 
 def build(folder):
@@ -74,24 +71,18 @@ def counts_of(folder):
 
 
 def report(folder):
-    """Print what was not run; return how many lines of that are not known."""
-    unknown = 0
+    """Print which lines were not run; return how many."""
+    missed = 0
     for name, counts in sorted(counts_of(folder).items()):
         if name not in SOURCES:
             continue
         lines = SOURCES[name].read_text().splitlines()
         counts = {number: count for number, count in counts.items() if number <= len(lines)}
-        missed = sorted(number for number, count in counts.items() if not count)
-        news = [number for number in missed if not is_known(lines[number - 1])]
-        print(f"{name}: {len(counts)} lines, {len(missed)} not run, of which {len(news)} not known")
-        print(*(f"  {number}: {lines[number - 1].strip()}" for number in news), sep="\n")
-        unknown += len(news)
-    return unknown
-
-
-def is_known(line):
-    """Whether a line need not be run."""
-    return any(re.fullmatch(pattern, line.strip()) for pattern, _ in KNOWN)
+        not_run = sorted(number for number, count in counts.items() if not count)
+        print(f"{name}: {len(counts)} lines, {len(not_run)} of them not run")
+        print(*(f"  {number}: {lines[number - 1].strip()}\n" for number in not_run), sep="", end="")
+        missed += len(not_run)
+    return missed
 
 
 if __name__ == "__main__":
