@@ -284,8 +284,7 @@ def free_threaded(session):
 def coverage(session):
     """17. Tests that reach every line: Python by coverage.py, Cython by gcov, which reads the marks of its lines."""
     need(session, "gcc", "gcov")
-    install_test_requirements(session)
-    install_sources(session)
+    install_wheel(session, "test", "demo")
     session.install("coverage", *BUILD_TOOLS)
     folder = Path(session.create_tmp()).resolve() / "counters"
     shutil.rmtree(folder, ignore_errors=True)
