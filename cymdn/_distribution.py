@@ -792,8 +792,11 @@ class BivariateMixture:
         order = np.argsort(-value)
         weights = np.repeat(np.exp(self._log_weights()), LEVEL_POINTS)[order] / LEVEL_POINTS
         held = np.cumsum(weights) - 0.5 * weights
-        levels: Doubles = np.interp(masses, held, value[order])
-        return levels
+        # within the logarithms of 0 and inf, and of the neighbours: between larger numbers rounding alone is as large
+        value = np.clip(value[order], -1000.0, 1000.0)
+        k = np.searchsorted(held, masses)
+        levels: Doubles = np.interp(masses, held, value)
+        return np.clip(levels, value[np.minimum(k, len(value) - 1)], value[np.maximum(k - 1, 0)])
 
     def _read_only(self, values: Doubles) -> FloatArray:
         # never a view of what the kernels read

@@ -422,15 +422,16 @@ def main():
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--minutes", type=float, default=2.0)
     parser.add_argument("--first", type=int, default=0, help="number of the first case")
+    parser.add_argument("--cases", type=int, default=2**62, help="how many, if the time suffices")
     parser.add_argument("--case", type=int, help="check this one alone")
     parser.add_argument("--failures", type=int, default=1, help="stop after so many")
     arguments = parser.parse_args()
-    first, last_case = (arguments.case, arguments.case + 1) if arguments.case is not None else (arguments.first, 2**62)
+    first, cases = (arguments.first, arguments.cases) if arguments.case is None else (arguments.case, 1)
     context = multiprocessing.get_context("spawn")
     current = context.Value("q", -1)
     process = context.Process(
         target=run_and_exit,
-        args=(arguments.seed, range(first, last_case), 60 * arguments.minutes, arguments.failures, current),
+        args=(arguments.seed, range(first, first + cases), 60 * arguments.minutes, arguments.failures, current),
     )
     process.start()
     process.join()

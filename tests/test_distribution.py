@@ -721,6 +721,14 @@ def test_sharpening_however_large_gives_no_nan(scale, sharpening):
     assert_all_numbers(BivariateMixture.from_network_output(network_output(3) * scale, **sharpening))
 
 
+def test_levels_fall_as_masses_grow_beside_a_component_without_width():
+    # log stddevs 0, then 1: that of the first component leaves it no width
+    raw = [0.0, 0.0, -0.3235, -2.4576, 0.0, 0.5, 344.75, 345.4, -1.7e308, 319.24, -0.6377, -1.0824]
+    masses = np.array([0.05, 0.1, 0.45, 0.5, 0.55, 0.9, 0.99])
+    levels = BivariateMixture.from_network_output(raw).credible_level(masses)
+    assert (levels[1:] <= levels[:-1]).all()
+
+
 @pytest.mark.parametrize("x", [(0.0, 0.0), (1.0, -1.0)])
 def test_sharpening_that_excludes_a_component_without_width_gives_no_nan(x):
     raw = np.zeros(18)
