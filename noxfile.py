@@ -241,7 +241,8 @@ def fuzz(session):
     """1. Two minutes of random calls of every public function (`-- --minutes 30 --seed 1` for others)."""
     install_wheel(session, "test")
     # some two minutes, but the same cases on a faster machine
-    session.run("python", "tests/fuzz.py", "--cases=40000", "--minutes=10", *session.posargs)
+    options = session.posargs or ["--cases=40000", "--minutes=10"]
+    session.run("python", "tests/fuzz.py", *options)
 
 
 @nox.session(tags=["quick"])
