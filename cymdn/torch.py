@@ -1,17 +1,22 @@
-"""The loss of a mixture density network for PyTorch: autograd, modules, torch.compile, torch.export, on the CPU.
+"""The loss of a mixture density network for PyTorch: any device, any precision, any transform of torch.func.
 
-Three operators are registered with PyTorch. Where no derivative is asked for, `cymdn::mdn_loss` computes the loss;
-where one is, `cymdn::mdn_loss_and_gradient` computes the gradient with it, in the same pass over the raw output. What
-is left to the backward pass is the chain rule's factor, one a row or one for all: `cymdn::scale_gradient`.
+On the CPU the compiled kernels compute the loss and, where a derivative may be asked for, the gradient with it, in one
+pass over the raw output. On other devices `_portable.rows` does, in PyTorch's operations. What is left to the backward
+pass is the chain rule's factor, one a row or one for all. Second derivatives are those of `_portable.rows` everywhere.
+
+In eager mode nothing of PyTorch's compiler is imported. The operators that torch.compile and torch.export put into
+their graphs for the CPU stand at the end.
 """
 
-from collections.abc import Callable, Sequence
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-from cymdn import _dispatch, _mdn
-from cymdn._mdn import PARAMETERS, REDUCTIONS, Reduction
+from cymdn import _dispatch, _mdn, _portable
+from cymdn._mdn import REDUCTIONS, Reduction
 
 try:
     import torch
@@ -26,10 +31,7 @@ __all__ = ["MDNLoss", "mdn_loss"]
 
 FLOATS = (torch.float32, torch.float64)
 HALVES = (torch.float16, torch.bfloat16)
-# what NumPy has as well; what it cannot convert to float64 by itself, cymdn refuses
-NUMBERS = (
-    torch.bool, torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64, torch.float16, *FLOATS,
-)  # fmt: skip
+INTEGERS = (torch.bool, torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)
 
 
 def mdn_loss(
@@ -111,12 +113,11 @@ def mdn_loss(
     >>> print(f"{loss.item():.6f} nats, derivative to the pen logits {raw.grad[:, 0].sum():.1f}")
     2.531024 nats, derivative to the pen logits -0.5
     """
-    _check_point_tensor("raw", raw, raw)
-    _check_point_tensor("x", x, raw)
-    _check_target("pen", pen)
-    _check_target("sample_weight", sample_weight)
-    _check_no_tangent(raw, x)
-    return _loss_fit_for_autograd(raw, x, pen, sample_weight, reduction)
+    _mdn.check_reduction(reduction)
+    raw = _for_arithmetic("raw", raw)
+    x = _for_arithmetic("x", x, raw)
+    pen, sample_weight = _target("pen", pen, raw), _target("sample_weight", sample_weight, raw)
+    return _loss(raw, x, pen, sample_weight, reduction)
 
 
 class MDNLoss(nn.Module):
@@ -168,118 +169,372 @@ class MDNLoss(nn.Module):
         return f"reduction={self.reduction!r}"
 
 
-def _loss_fit_for_autograd(raw: Tensor, x: Tensor, *rest: Any) -> Tensor:
-    """Return the loss, computed with its gradient where the backward pass may ask for that."""
-    if torch.is_grad_enabled() and (raw.requires_grad or x.requires_grad):
-        loss, _ = _loss_and_gradient(raw, x, *rest)
-        return loss
-    return _loss(raw, x, *rest)
+# Checks of what only tensors have; those of shapes and values are made where they are used
 
 
-# Checks of what only tensors have; those of shapes and values are made where the arrays are used
-
-
-def _check_tensor(name: str, value: object) -> None:
+def _check_tensor(name: str, value: object, raw: object = None) -> None:
     if not isinstance(value, Tensor):
         raise TypeError(f"{name}: expected a torch.Tensor, got {type(value).__name__}")
-    if value.device.type != "cpu":
-        raise TypeError(f"{name}: expected a tensor on the CPU, got one on {value.device}; pass {name}.cpu()")
     if value.layout != torch.strided:
         raise TypeError(f"{name}: expected a strided tensor, got layout {value.layout}; pass {name}.to_dense()")
+    if isinstance(raw, Tensor) and value.device != raw.device:
+        raise TypeError(f"{name}: expected a tensor on {raw.device}, where raw is, got one on {value.device}")
 
 
-def _check_point_tensor(name: str, value: Tensor, raw: Tensor) -> None:
-    """Check `raw`, or `x` against it."""
-    _check_tensor(name, value)
+def _for_arithmetic(name: str, value: Tensor, raw: Tensor | None = None) -> Tensor:
+    """Return raw, or x for it, in float32 or float64: half precision becomes float32."""
+    _check_tensor(name, value, raw)
+    if value.dtype in HALVES:
+        value = value.float()
     if value.dtype not in FLOATS:
-        what_to_do = f"; pass {name}.float()" if value.dtype in HALVES else ""
-        raise TypeError(f"{name}: expected dtype torch.float32 or torch.float64, got {value.dtype}{what_to_do}")
-    if value.dtype != raw.dtype:
+        raise TypeError(f"{name}: expected dtype float32, float64, float16 or bfloat16, got {value.dtype}")
+    if raw is not None and value.dtype != raw.dtype:
         raise TypeError(f"{name}: expected dtype {raw.dtype}, as raw has, got {value.dtype}; pass {name}.to(raw.dtype)")
+    return value
 
 
-def _check_target(name: str, value: Tensor | None) -> None:
+def _target(name: str, value: Tensor | None, raw: Tensor) -> Tensor | None:
+    """Return pen or sample_weight as it is, but for half precision, which NumPy lacks."""
     if value is None:
-        return
-    _check_tensor(name, value)
-    if value.dtype not in NUMBERS:
-        what_to_do = f"; pass {name}.float()" if value.dtype in HALVES else ""
-        raise TypeError(f"{name}: expected a dtype of real numbers that NumPy has, got {value.dtype}{what_to_do}")
+        return None
+    _check_tensor(name, value, raw)
+    if value.dtype in HALVES:
+        value = value.float()
+    elif value.dtype not in FLOATS and value.dtype not in INTEGERS:
+        raise TypeError(f"{name}: expected a dtype of real numbers, got {value.dtype}")
     if value.requires_grad and torch.is_grad_enabled():
         raise ValueError(
             f"{name}: expected a tensor that does not require grad, got one that does: the loss has derivatives with "
             f"respect to raw and x only; pass {name}.detach()"
         )
+    return value
 
 
-def _check_no_tangent(*tensors: Tensor) -> None:
-    # PyTorch itself says nothing: it takes the forward-mode derivative of a registered operator to be 0
-    if any(forward_ad.unpack_dual(tensor).tangent is not None for tensor in tensors):
-        raise NotImplementedError(
-            "mdn_loss: its forward-mode derivative is not implemented; use the backward pass, torch.autograd.grad"
+def _loss(raw: Tensor, x: Tensor, pen: Tensor | None, weight: Tensor | None, reduction: Reduction) -> Tensor:
+    """Return the loss of checked tensors on one device; of one dtype, but for pen and weight."""
+    compiling = torch.compiler.is_compiling()
+    if _has_kernels(raw):
+        call = _Call(reduction, *_wants_gradients(raw, x))
+        if compiling:
+            if any(forward_ad.unpack_dual(tensor).tangent is not None for tensor in (raw, x)):
+                raise NotImplementedError("mdn_loss: there is no forward mode in compiled graphs of the CPU")
+            return _operate(raw, x, pen, weight, call)[0]
+        try:
+            return _EagerLoss.apply(raw, x, pen, weight, call)[0]
+        except RuntimeError:  # torch.func asks for a Function with setup_context; another error comes again
+            return _Loss.apply(raw, x, pen, weight, call)[0]
+    # the width is a constant of every graph; TorchDynamo cannot divide a symbolic one
+    shape = *raw.shape[:-1], *map(int, raw.shape[-1:])
+    _mdn.check_layout(shape, *(None if t is None else tuple(t.shape) for t in (x, pen, weight)))
+    if reduction == "mean" and math.prod(shape[:-1]) == 0:
+        _mdn.factor_and_divisor(0, None)  # which refuses; float() would fix a symbolic size
+    pen, weight = (None if t is None else t.to(raw.dtype) for t in (pen, weight))
+    function, call = _CompiledLoss if compiling else _Loss, _Call("none", *_wants_gradients(raw, x))
+    losses = function.apply(raw, x, pen, None, call)[0]
+    return _portable.reduce_losses(torch, losses, weight, reduction)
+
+
+def _wants_gradients(raw: Tensor, x: Tensor) -> tuple[bool, bool]:
+    mode = torch.is_grad_enabled()
+    return mode and raw.requires_grad, mode and x.requires_grad
+
+
+# The functions of autograd
+
+
+@dataclass
+class _Call:
+    """What a call of `mdn_loss` asks for besides its tensors."""
+
+    reduction: Reduction
+    raw_wanted: bool  # whether the gradient with respect to raw is computed with the loss
+    x_wanted: bool
+    jvps: int = 0  # in forward mode, so far
+
+
+class _Loss(torch.autograd.Function):
+    """The loss, and the gradients that are kept for the backward pass: empty where they are not wanted.
+
+    On the CPU all is reduced by the kernels; elsewhere the reduction is always "none", without weights.
+    """
+
+    @staticmethod
+    def forward(
+        raw: Tensor,
+        x: Tensor,
+        pen: Tensor | None,
+        weight: Tensor | None,
+        call: _Call,
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        if _has_kernels(raw):
+            return (_calculate if _is_plain(raw, x) else _operate)(raw, x, pen, weight, call)
+        wanted = call.raw_wanted or call.x_wanted
+        loss, gradient, x_gradient = _portable.rows(torch, raw, x, pen, wanted)
+        return loss, *((gradient, x_gradient) if wanted else (raw.new_empty(0), raw.new_empty(0)))
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
+        raw, x, pen, weight, ctx.call = inputs
+        gradients = output[1:]
+        ctx.save_for_backward(raw, x, pen, weight, *gradients)
+        ctx.save_for_forward(raw, x, pen, weight, *gradients)
+        ctx.mark_non_differentiable(*gradients)
+        ctx.set_materialize_grads(False)  # else zeros would be made, as many as there are in the gradients
+
+    @staticmethod
+    def backward(ctx: Any, upstream: Tensor | None, *_: None) -> tuple[Tensor | None, ...]:
+        if upstream is None:
+            return (None,) * 5
+        needs = ctx.needs_input_grad[:2]
+        *inputs, gradient, x_gradient = ctx.saved_tensors
+        there = gradient.shape == inputs[0].shape, x_gradient.shape == inputs[1].shape
+        if torch.is_grad_enabled() or any(need > have for need, have in zip(needs, there, strict=True)):
+            gradient, x_gradient = _differentiable_gradients(*ctx.saved_tensors, ctx.call.reduction)
+        scaled = (
+            _scale(of_rows, upstream) if need else None
+            for need, of_rows in zip(needs, (gradient, x_gradient), strict=True)
+        )
+        return *scaled, None, None, None
+
+    @staticmethod
+    def jvp(ctx: Any, raw_tangent: Tensor | None, x_tangent: Tensor | None, *others: Any) -> tuple[Any, ...]:
+        if any(tangent is not None for tangent in others[:2]):
+            raise NotImplementedError("mdn_loss: there is no derivative with respect to pen or sample_weight")
+        ctx.call.jvps += 1
+        if ctx.call.jvps > 1:  # seen with PyTorch 2.13: its issue 197867
+            raise NotImplementedError(
+                "mdn_loss: forward mode within forward mode would give wrong numbers, since PyTorch does not carry the "
+                "outer derivative through a torch.autograd.Function; use reverse mode for one of the two, as "
+                "torch.func.hessian does"
+            )
+        gradients = _differentiable_gradients(*ctx.saved_tensors, ctx.call.reduction)
+        tangent = sum(
+            torch.where((gradient == 0) | (direction == 0), 0.0, gradient * direction).sum(-1)
+            for gradient, direction in zip(gradients, (raw_tangent, x_tangent), strict=True)
+            if direction is not None
+        )
+        return tangent if ctx.call.reduction == "none" else tangent.sum(), None, None
+
+    @staticmethod
+    def vmap(info: Any, in_dims: tuple[int | None, ...], *arguments: Any) -> tuple[Any, Any]:
+        return _mapped(_Loss.apply, info, in_dims, *arguments)
+
+
+class _EagerLoss(_Loss):
+    """The same without setup_context, which costs a call 20 us; torch.func refuses it."""
+
+    @staticmethod
+    def forward(ctx: Any, *arguments: Any) -> tuple[Tensor, Tensor, Tensor]:
+        output = _Loss.forward(*arguments)
+        _Loss.setup_context(ctx, arguments, output)
+        return output
+
+    setup_context = torch.autograd.Function.setup_context
+
+
+class _Gradients(torch.autograd.Function):
+    """The gradients with respect to raw and x, those kept where there are some, with derivatives of their own."""
+
+    @staticmethod
+    def forward(
+        raw: Tensor, x: Tensor, pen: Tensor | None, factors: Tensor, gradient: Tensor, x_gradient: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        there = gradient.shape == raw.shape, x_gradient.shape == x.shape
+        if not all(there):
+            computed = _portable.rows(torch, raw, x, None if pen is None else pen.to(raw.dtype))[1:]
+            computed = [_portable.scale(torch, rows, factors) for rows in computed]
+        return (
+            gradient.clone() if there[0] else computed[0],
+            x_gradient.clone() if there[1] else computed[1],
         )
 
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
+        ctx.save_for_backward(*inputs[:4])
+        ctx.save_for_forward(*inputs[:4])
+        ctx.set_materialize_grads(False)
 
-# The operators. What they return must be new memory, and may not depend on whether a tensor requires grad.
+    @staticmethod
+    def backward(ctx: Any, *upstream: Tensor | None) -> tuple[Tensor | None, ...]:
+        return *_hessian_times(*ctx.saved_tensors, *upstream), None, None, None, None
+
+    @staticmethod
+    def jvp(ctx: Any, *tangents: Tensor | None) -> tuple[Tensor, Tensor]:
+        return _hessian_times(*ctx.saved_tensors, *tangents[:2])  # it is symmetric
+
+    @staticmethod
+    def vmap(info: Any, in_dims: tuple[int | None, ...], *tensors: Tensor | None) -> tuple[Any, Any]:
+        return _Gradients.apply(*_to_front(tensors, in_dims, info.batch_size)), (0, 0)
 
 
-ARGUMENTS = "(Tensor raw, Tensor x, Tensor? pen, Tensor? sample_weight, str reduction)"
+def _differentiable_gradients(
+    raw: Tensor,
+    x: Tensor,
+    pen: Tensor | None,
+    weight: Tensor | None,
+    gradient: Tensor,
+    x_gradient: Tensor,
+    reduction: Reduction,
+) -> tuple[Tensor, Tensor]:
+    weight = torch.ones_like(raw[..., 0]).detach() if weight is None else weight.to(raw.dtype)
+    factors = _portable.row_factors(torch, weight, reduction)
+    return _Gradients.apply(raw, x, pen, factors, gradient, x_gradient)
+
+
+def _hessian_times(
+    raw: Tensor,
+    x: Tensor,
+    pen: Tensor | None,
+    factors: Tensor,
+    raw_part: Tensor | None,
+    x_part: Tensor | None,
+) -> tuple[Tensor, Tensor]:
+    """Return the second derivatives of each row's weighted loss, times a vector for raw and one for x."""
+
+    def gradients(raw: Tensor, x: Tensor) -> tuple[Tensor, ...]:
+        return _portable.rows(torch, raw, x, None if pen is None else pen.to(raw.dtype))[1:]
+
+    _, product = torch.func.vjp(gradients, raw, x)
+    vector = (
+        torch.zeros_like(like) if part is None else part for part, like in zip((raw_part, x_part), (raw, x), strict=True)
+    )
+    first, second = (_portable.scale(torch, rows, factors) for rows in product(tuple(vector)))
+    return first, second
+
+
+def _scale(gradient: Tensor, upstream: Tensor) -> Tensor:
+    """Multiply rows (..., k) by their factors (...), or by one: a product with 0 is 0, whatever the other factor.
+
+    In PyTorch 0 * inf is NaN, and so would be the gradient of a row whose loss is beyond its dtype, or of one that the
+    caller masks.
+    """
+    if gradient.device.type == "cpu" and not torch.is_grad_enabled():
+        try:
+            usual = bool((upstream.isfinite() & (upstream != 0)).all())
+        except RuntimeError:  # under torch.vmap nobody knows
+            usual = False
+        if usual:
+            return gradient * upstream.unsqueeze(-1)  # in one pass
+    if upstream.ndim < gradient.ndim - 1:
+        upstream = upstream.expand(gradient.shape[:-1])
+    return _portable.scale(torch, gradient, upstream)
+
+
+def _mapped(function: Any, info: Any, in_dims: tuple[Any, ...], *arguments: Any) -> tuple[Any, Any]:
+    """Take a mapped axis for one more axis of rows; where each slice is reduced, call one by one."""
+    *tensors, weight = _to_front(arguments[:4], in_dims, info.batch_size)
+    call, size = arguments[4], info.batch_size
+    wanted = _wants_gradients(*tensors[:2])  # a mapped tensor does not tell, what it is mapped from does
+    one_row = math.prod(tensors[0].shape[1:-1]) == 1 and (weight is None or call.reduction != "mean")
+    if call.reduction == "none" or one_row:
+        calls = [_Call("none", *wanted)]
+        loss, *gradients = function(*tensors, weight, *calls)
+        outputs = loss if call.reduction == "none" else loss.reshape(size), *gradients
+    else:
+        calls = [_Call(call.reduction, *wanted) for _ in range(size)]
+        slices = [[None if t is None else t[i] for t in (*tensors, weight)] for i in range(size)]
+        results = [function(*parts, part) for parts, part in zip(slices, calls, strict=True)]
+        outputs = tuple(map(torch.stack, zip(*results, strict=True)))
+    call.jvps += max(part.jvps for part in calls)
+    return outputs, (0, *(0 if gradient.shape[:1] == (size,) else None for gradient in outputs[1:]))
+
+
+def _to_front(tensors: Sequence[Any], in_dims: Sequence[int | None], size: int) -> list[Any]:
+    """Return the tensors with the mapped axis first, repeated along it where a tensor is not mapped."""
+    return [
+        tensor if tensor is None else tensor.expand(size, *tensor.shape) if dim is None else tensor.movedim(dim, 0)
+        for tensor, dim in zip(tensors, in_dims, strict=False)
+    ]
+
+
+# The compiled kernels
+
+
+def _has_kernels(raw: Tensor) -> bool:
+    return raw.device.type == "cpu"
+
+
+def _is_plain(*tensors: Tensor) -> bool:
+    """Whether the kernels can read these and nobody watches: no subclass, no mode that traces or fakes operators."""
+    return torch._C._len_torch_dispatch_stack() == 0 and all(type(t) in (Tensor, nn.Parameter) for t in tensors)
+
+
+def _calculate(
+    raw: Tensor, x: Tensor, pen: Tensor | None, weight: Tensor | None, call: _Call
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Return the loss and the gradients that are wanted."""
+    # the same memory; forced, for a tensor may require grad or carry a minus sign that is yet to be applied
+    arrays = [None if tensor is None else tensor.numpy(force=True) for tensor in (raw, x, pen, weight)]
+    keywords: Any = {
+        "sample_weight": arrays.pop(),
+        "reduction": call.reduction,
+        "workers": min(torch.get_num_threads(), _dispatch.cpu_count()),
+    }
+    if not (call.raw_wanted or call.x_wanted):
+        loss = _mdn.mdn_loss(*arrays, **keywords)
+        return torch.from_numpy(np.asarray(loss)), raw.new_empty(0), raw.new_empty(0)
+    loss, gradient = _mdn.mdn_loss_and_gradient(*arrays, **keywords)
+    x_gradient = _portable.x_gradient_of_kernel(*arrays, **keywords) if call.x_wanted else np.empty(0, loss.dtype)
+    return torch.from_numpy(np.asarray(loss)), torch.from_numpy(gradient), torch.from_numpy(x_gradient)
+
+
+# The operators of graphs. What they return must be new memory, and may not depend on whether a tensor requires grad.
+
+
+ARGUMENTS = "Tensor raw, Tensor x, Tensor? pen, Tensor? sample_weight, str reduction"
 CPU: Any = {"mutates_args": (), "device_types": "cpu"}
 
 
-@torch.library.custom_op("cymdn::mdn_loss", schema=f"{ARGUMENTS} -> Tensor", **CPU)
-def _loss(raw: Tensor, x: Tensor, pen: Tensor | None, sample_weight: Tensor | None, reduction: Reduction) -> Tensor:
-    loss = _call(_mdn.mdn_loss, raw, x, pen, sample_weight, reduction)
-    return torch.from_numpy(np.asarray(loss))
+@torch.library.custom_op("cymdn::mdn_loss", schema=f"({ARGUMENTS}) -> Tensor", **CPU)
+def _loss_operator(raw: Tensor, x: Tensor, pen: Tensor | None, weight: Tensor | None, reduction: Reduction) -> Tensor:
+    return _calculate(raw, x, pen, weight, _Call(reduction, False, False))[0]
 
 
-@torch.library.custom_op("cymdn::mdn_loss_and_gradient", schema=f"{ARGUMENTS} -> (Tensor loss, Tensor gradient)", **CPU)
-def _loss_and_gradient(
-    raw: Tensor, x: Tensor, pen: Tensor | None, sample_weight: Tensor | None, reduction: Reduction
-) -> tuple[Tensor, Tensor]:
-    loss, gradient = _call(_mdn.mdn_loss_and_gradient, raw, x, pen, sample_weight, reduction)
-    return torch.from_numpy(np.asarray(loss)), torch.from_numpy(gradient)
+@torch.library.custom_op(
+    "cymdn::mdn_loss_and_gradient",
+    schema=f"({ARGUMENTS}, bool x_wanted) -> (Tensor loss, Tensor gradient, Tensor x_gradient)",
+    **CPU,
+)
+def _gradient_operator(
+    raw: Tensor, x: Tensor, pen: Tensor | None, weight: Tensor | None, reduction: Reduction, x_wanted: bool
+) -> tuple[Tensor, Tensor, Tensor]:
+    return _calculate(raw, x, pen, weight, _Call(reduction, True, x_wanted))
 
 
 @torch.library.custom_op(
     "cymdn::scale_gradient", schema="(Tensor gradient, Tensor upstream, Tensor loss) -> Tensor", **CPU
 )
-def _scale(gradient: Tensor, upstream: Tensor, loss: Tensor) -> Tensor:
-    """Multiply rows (..., k) by their factors (...), or by one: a product with 0 is 0, whatever the other factor.
-
-    In PyTorch 0 * inf is NaN, and so would be the gradient of a row whose loss is beyond its dtype, or of one that the
-    caller masks. `loss` takes no part: it leads a second derivative to this operator, which refuses it.
-    """
-    factors = upstream.unsqueeze(-1)
-    if factors.all() and factors.isfinite().all():  # the common case, in one pass
-        return gradient * factors
-    return torch.where((gradient == 0) | (factors == 0), 0.0, gradient * factors)
+def _scale_operator(gradient: Tensor, upstream: Tensor, loss: Tensor) -> Tensor:
+    # `loss` takes no part: it leads a second derivative to this operator, which refuses it
+    return _scale(gradient, upstream)
 
 
-def _call(function: Callable[..., Any], *tensors_and_reduction: Any) -> Any:
-    *tensors, reduction = tensors_and_reduction
-    # the same memory; forced, for a tensor may require grad or carry a minus sign that is yet to be applied
-    raw, x, pen, weight = (None if tensor is None else tensor.numpy(force=True) for tensor in tensors)
-    workers = min(torch.get_num_threads(), _dispatch.cpu_count())
-    return function(raw, x, pen, sample_weight=weight, reduction=reduction, workers=workers)
+def _operate(
+    raw: Tensor, x: Tensor, pen: Tensor | None, weight: Tensor | None, call: _Call
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Do what `_calculate` does, by operators that can be traced."""
+    if call.raw_wanted or call.x_wanted:
+        return _gradient_operator(raw, x, pen, weight, call.reduction, call.x_wanted)
+    return _loss_operator(raw, x, pen, weight, call.reduction), raw.new_empty(0), raw.new_empty(0)
 
 
-# For torch.compile and torch.export: shapes and dtypes alone
+# Shapes and dtypes alone
 
 
-@_loss.register_fake
-def _(raw: Tensor, x: Tensor, pen: Tensor | None, sample_weight: Tensor | None, reduction: Reduction) -> Tensor:
+@_loss_operator.register_fake
+def _(raw: Tensor, x: Tensor, pen: Tensor | None, weight: Tensor | None, reduction: Reduction) -> Tensor:
     return raw.new_empty(raw.shape[:-1] if reduction == "none" else ())
 
 
-@_loss_and_gradient.register_fake
+@_gradient_operator.register_fake
 def _(
-    raw: Tensor, x: Tensor, pen: Tensor | None, sample_weight: Tensor | None, reduction: Reduction
-) -> tuple[Tensor, Tensor]:
-    return raw.new_empty(raw.shape[:-1] if reduction == "none" else ()), raw.new_empty(raw.shape)
+    raw: Tensor, x: Tensor, pen: Tensor | None, weight: Tensor | None, reduction: Reduction, x_wanted: bool
+) -> tuple[Tensor, Tensor, Tensor]:
+    loss = raw.new_empty(raw.shape[:-1] if reduction == "none" else ())
+    return loss, raw.new_empty(raw.shape), raw.new_empty(x.shape if x_wanted else (0,))
 
 
-@_scale.register_fake
+@_scale_operator.register_fake
 def _(gradient: Tensor, upstream: Tensor, loss: Tensor) -> Tensor:
     return gradient.new_empty(gradient.shape)
 
@@ -287,86 +542,67 @@ def _(gradient: Tensor, upstream: Tensor, loss: Tensor) -> Tensor:
 # Derivatives
 
 
-def _save(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
-    _, x, pen, _, _ = inputs
-    loss, gradient = output
-    ctx.pens = 0 if pen is None else 1 if pen.ndim < x.ndim else 3
-    ctx.save_for_backward(gradient, loss)
-    ctx.mark_non_differentiable(gradient)
-    ctx.set_materialize_grads(False)  # else zeros would be made, as many as there are in gradient
+def _save(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor, Tensor]) -> None:
+    loss, *gradients = output
+    ctx.save_for_backward(*gradients, loss)
+    ctx.mark_non_differentiable(*gradients)
+    ctx.set_materialize_grads(False)
 
 
-def _backward(ctx: Any, upstream: Tensor | None, _: None) -> tuple[Tensor | None, ...]:
-    raw_gradient: Tensor | None = None
-    x_gradient: Tensor | None = None
-    if upstream is not None:
-        raw_needs, x_needs = ctx.needs_input_grad[:2]
-        gradient, loss = ctx.saved_tensors
-        raw_gradient = _scale(gradient, upstream, loss) if raw_needs else None
-        x_gradient = _scale(_point_gradient(gradient, ctx.pens), upstream, loss) if x_needs else None
-    return raw_gradient, x_gradient, None, None, None
+def _backward(ctx: Any, upstream: Tensor | None, *_: None) -> tuple[Tensor | None, ...]:
+    *gradients, loss = ctx.saved_tensors
+    scaled = (
+        _scale_operator(gradient, upstream, loss) if need and upstream is not None else None
+        for need, gradient in zip(ctx.needs_input_grad[:2], gradients, strict=True)
+    )
+    return *scaled, None, None, None, None
 
 
-def _point_gradient(gradient: Tensor, pens: int) -> Tensor:
-    """Return the derivatives with respect to x: minus the sums over those with respect to mean 0 and mean 1."""
-    components = (gradient.shape[-1] - pens) // PARAMETERS
-    means = gradient[..., pens + components : pens + 3 * components].unflatten(-1, (2, components))
-    # no number is infinite and no sum of them overflows, so that none is inf - inf; a NaN stays one
-    largest = torch.finfo(gradient.dtype).max
-    shares = means.clamp(-largest, largest).double() / components
-    return (-components * shares.sum(-1)).to(gradient.dtype)
-
-
-def _no_second_derivative(*_: Any) -> None:
+def _no_derivative(*_: Any) -> None:
     raise NotImplementedError(
-        "mdn_loss: its second derivative is not implemented. Where one is needed (a Hessian, a penalty on the "
-        "gradient), take differences of the gradient, or write the loss in PyTorch's own operations, with "
-        "torch.logsumexp"
+        "mdn_loss: this graph has no such derivative. A graph made where gradients were off has none, and one of the "
+        "CPU no second ones; call mdn_loss outside torch.compile for these"
     )
 
 
-_loss_and_gradient.register_autograd(_backward, setup_context=_save)
-_scale.register_autograd(_no_second_derivative)
+_loss_operator.register_autograd(_no_derivative)  # without it, forward mode takes the derivative for 0
+_gradient_operator.register_autograd(_backward, setup_context=_save)
+_scale_operator.register_autograd(_no_derivative)
 
 
-# torch.vmap: rows are independent of each other, so that a mapped axis is one more axis of the batch
+@_loss_operator.register_vmap
+def _(info: Any, in_dims: tuple[Any, ...], *arguments: Any) -> tuple[Tensor, int]:
+    (loss, *_), _ = _mapped(_operate, info, in_dims, *arguments[:4], _Call(arguments[4], False, False))
+    return loss, 0
 
 
-def _to_front(tensors: Sequence[Any], in_dims: Sequence[int | None], size: int) -> list[Any]:
-    """Return the tensors with the mapped axis first, repeated along it where a tensor is not mapped."""
-    return [
-        tensor if tensor is None else tensor.expand(size, *tensor.shape) if dim is None else tensor.movedim(dim, 0)
-        for tensor, dim in zip(tensors, in_dims, strict=True)
-    ]
+@_gradient_operator.register_vmap
+def _(info: Any, in_dims: tuple[Any, ...], *arguments: Any) -> tuple[Any, Any]:
+    return _mapped(_operate, info, in_dims, *arguments[:4], _Call(arguments[4], True, arguments[5]))
 
 
-def _mapped(operator: Callable[..., Any], info: Any, in_dims: tuple[int | None, ...], arguments: Sequence[Any]) -> Any:
-    """Return what the operator gives for each slice; a reduction ends at the slice, hence the calls one by one."""
-    tensors, reduction = _to_front(arguments[:-1], in_dims[:-1], info.batch_size), arguments[-1]
-    if reduction == "none":
-        return operator(*tensors, reduction)
-    return [
-        operator(*(None if tensor is None else tensor[i] for tensor in tensors), reduction)
-        for i in range(info.batch_size)
-    ]
+class _CompiledLoss(torch.autograd.Function):
+    """`_Loss` on other devices than the CPU, for TorchDynamo, which takes no Function with a jvp of its own."""
 
+    @staticmethod
+    def forward(
+        ctx: Any,
+        raw: Tensor,
+        x: Tensor,
+        pen: Tensor | None,
+        weight: None,
+        call: _Call,
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        outputs = _Loss.forward(raw, x, pen, weight, call)
+        ctx.save_for_backward(*outputs[1:])
+        ctx.mark_non_differentiable(*outputs[1:])
+        ctx.set_materialize_grads(False)
+        return outputs
 
-@_loss.register_vmap
-def _(info: Any, in_dims: tuple[int | None, ...], *arguments: Any) -> tuple[Tensor, int]:
-    # a mapped tensor does not tell whether it requires grad, what it is mapped from does
-    losses = _mapped(_loss_fit_for_autograd, info, in_dims, arguments)
-    return losses if isinstance(losses, Tensor) else torch.stack(losses), 0
-
-
-@_loss_and_gradient.register_vmap
-def _(info: Any, in_dims: tuple[int | None, ...], *arguments: Any) -> tuple[tuple[Tensor, ...], tuple[int, int]]:
-    results = _mapped(_loss_and_gradient, info, in_dims, arguments)
-    return results if isinstance(results, tuple) else tuple(map(torch.stack, zip(*results, strict=True))), (0, 0)
-
-
-@_scale.register_vmap
-def _(info: Any, in_dims: tuple[int | None, ...], *tensors: Tensor) -> tuple[Tensor, int]:
-    gradient, upstream, loss = _to_front(tensors, in_dims, info.batch_size)
-    # a factor a slice stands for all rows of the slice
-    shape = *upstream.shape, *[1] * (gradient.ndim - 1 - upstream.ndim)
-    return _scale(gradient, upstream.reshape(shape), loss), 0
+    @staticmethod
+    def backward(ctx: Any, upstream: Tensor, *_: None) -> tuple[Tensor | None, ...]:
+        scaled = (
+            _portable.scale(torch, gradient, upstream) if need else None
+            for need, gradient in zip(ctx.needs_input_grad[:2], ctx.saved_tensors, strict=True)
+        )
+        return *scaled, None, None, None
