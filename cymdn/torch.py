@@ -11,6 +11,7 @@ their graphs for the CPU stand at the end.
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from operator import index
 from typing import Any
 
 import numpy as np
@@ -224,7 +225,7 @@ def _loss(raw: Tensor, x: Tensor, pen: Tensor | None, weight: Tensor | None, red
         except RuntimeError:  # torch.func asks for a Function with setup_context; another error comes again
             return _Loss.apply(raw, x, pen, weight, call)[0]
     # the width is a constant of every graph; TorchDynamo cannot divide a symbolic one
-    shape = *raw.shape[:-1], *map(int, raw.shape[-1:])
+    shape = *raw.shape[:-1], *map(index, raw.shape[-1:])
     _mdn.check_layout(shape, *(None if t is None else tuple(t.shape) for t in (x, pen, weight)))
     if reduction == "mean" and math.prod(shape[:-1]) == 0:
         _mdn.factor_and_divisor(0, None)  # which refuses; float() would fix a symbolic size
@@ -410,7 +411,10 @@ def _scale(gradient: Tensor, upstream: Tensor) -> Tensor:
     """
     if gradient.device.type == "cpu" and not torch.is_grad_enabled():
         try:
-            usual = bool((upstream.isfinite() & (upstream != 0)).all())
+            if upstream.ndim == 0:
+                usual = 0.0 < abs(upstream.item()) < math.inf
+            else:
+                usual = bool((upstream.isfinite() & (upstream != 0)).all())
         except RuntimeError:  # under torch.vmap nobody knows
             usual = False
         if usual:
