@@ -127,9 +127,13 @@ def reduce_losses(xp: Any, losses: Any, sample_weight: Any, reduction: str) -> A
 
 
 def scale(xp: Any, gradient: Any, upstream: Any) -> Any:
-    """Return rows (..., k) of a gradient times factors (...), where 0 is 0 whatever the other factor: the chain rule."""
-    factors = upstream[..., None]
-    return xp.where((gradient == 0) | (factors == 0), 0.0, gradient * factors)
+    """Return rows (..., k) of a gradient times factors (...): the chain rule."""
+    return product(xp, gradient, upstream[..., None])
+
+
+def product(xp: Any, one: Any, other: Any) -> Any:
+    """Return a product in which 0 is 0, whatever the other factor, and which has the derivatives of a product."""
+    return xp.where((other == 0) & ~xp.isfinite(one), 0.0, one) * xp.where((one == 0) & ~xp.isfinite(other), 0.0, other)
 
 
 def x_gradient_of_kernel(

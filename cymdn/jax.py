@@ -1,6 +1,6 @@
 """The loss of a mixture density network as a JAX function: jit, grad and vmap go through it. Needs the extra `jax`."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial, reduce
 from math import prod
@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from cymdn import _mdn
+from cymdn import _mdn, _portable
 from cymdn._arrays import check_numbers
 from cymdn._mdn import Reduction
 
@@ -29,6 +29,8 @@ __all__ = ["mdn_loss"]
 
 # Numbers up to which cymdn's results are copied into XLA's memory: that takes less time than checking this as `out`.
 COPIED = 2**16
+# Rows below which the arithmetic is left to XLA on the CPU too: the way to the kernels and back takes 100 us and more
+FEW = 200
 
 
 def mdn_loss(
@@ -139,15 +141,20 @@ def _as_array(name: str, value: Array | ArrayLike) -> Array:
 
 def _as_floats(name: str, value: Array | ArrayLike) -> Array:
     array = _as_array(name, value)
+    if array.dtype in (jnp.float16, jnp.bfloat16):
+        return array.astype(jnp.float32)
     if array.dtype not in (np.float32, np.float64):
         raise TypeError(
-            f"{name}: expected dtype float32 or float64, got {array.dtype}; convert it: {name}.astype(jnp.float32)"
+            f"{name}: expected dtype float32, float64, float16 or bfloat16, got {array.dtype}; "
+            f"convert it: {name}.astype(jnp.float32)"
         )
     return array
 
 
 def _as_numbers(name: str, value: Array | ArrayLike) -> Array:
     array = _as_array(name, value)
+    if array.dtype == jnp.bfloat16:
+        return array.astype(jnp.float32)
     if array.dtype.kind not in "biuf":  # the kinds of NumPy, not those that JAX adds
         raise TypeError(
             f"{name}: expected real numbers of a dtype of NumPy, got {array.dtype}; "
@@ -163,6 +170,7 @@ class _Static(NamedTuple):
     batch_shape: tuple[int, ...]
     pens: int
     components: int
+    x_wanted: bool = False  # whether the gradient with respect to x is computed with that to raw
 
 
 @partial(jax.jit, static_argnums=0)
@@ -182,80 +190,112 @@ def _vary_alike(arrays: Sequence[Array], examples: Sequence[Array | None]) -> li
     return [jnp.where(never, 0, array) for array in arrays]
 
 
-# The loss, and the loss with its gradient, which is what becomes of the loss where it is differentiated
+# Reverse mode: the rules of a custom_vjp, for only these can give a row that has no part in the result gradient 0
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(0,))
 def _loss(static: _Static, raw: Array, x: Array, pen: Array | None, sample_weight: Array | None) -> Array:
-    (loss,) = _call(static, raw, x, pen, sample_weight, gradient=False)
+    (loss,) = _evaluate(static, raw, x, pen, sample_weight, gradients=False)
     return loss
 
 
-@partial(jax.custom_vjp, nondiff_argnums=(0,))
-def _loss_and_gradient(
+def _forward(static: _Static, raw: Any, x: Any, pen: Any, sample_weight: Any) -> tuple[Array, tuple[Array, ...]]:
+    """Loss and gradients; each argument knows whether it depends on what is differentiated."""
+    _check_constant(*(argument is not None and argument.perturbed for argument in (pen, sample_weight)))
+    static = static._replace(x_wanted=x.perturbed)
+    values = (None if argument is None else argument.value for argument in (raw, x, pen, sample_weight))
+    loss, *gradients = _loss_and_gradients(static, *values)
+    # JAX keeps one structure of what is saved for all combinations of perturbed arguments: always two arrays
+    return loss, (gradients[0], gradients[1] if x.perturbed else jnp.zeros_like(x.value))
+
+
+def _backward(
+    static: _Static, gradients: tuple[Array, ...], upstream: Array | SymbolicZero
+) -> tuple[Array | None, ...]:
+    if isinstance(upstream, SymbolicZero):
+        return None, None, None, None
+    raw_gradient, x_gradient = (_portable.scale(jnp, gradient, upstream) for gradient in gradients)
+    return raw_gradient, x_gradient, None, None
+
+
+_loss.defvjp(_forward, _backward, symbolic_zeros=True)
+
+
+# What the rules above compute is differentiated again by a custom_jvp, in jax.numpy, and so are its derivatives
+
+
+@partial(jax.custom_jvp, nondiff_argnums=(0,))
+def _loss_and_gradients(
     static: _Static, raw: Array, x: Array, pen: Array | None, sample_weight: Array | None
-) -> tuple[Array, Array]:
-    loss, gradient = _call(static, raw, x, pen, sample_weight, gradient=True)
-    return loss, gradient
+) -> list[Array]:
+    return _evaluate(static, raw, x, pen, sample_weight, gradients=True)
 
 
-def _forward(static: _Static, raw: Any, x: Any, pen: Any, sample_weight: Any) -> tuple[Array, Array]:
-    """Loss and gradient; each argument knows whether it depends on what is differentiated."""
-    if pen is not None and pen.perturbed:
+def _tangents(static: _Static, primals: Sequence[Any], tangents: Sequence[Any]) -> tuple[list[Array], list[Array]]:
+    raw, x, pen, sample_weight = primals
+    of_raw, of_x, *others = tangents
+    _check_constant(*(tangent is not None and not isinstance(tangent, SymbolicZero) for tangent in others))
+    of_raw, of_x = (
+        jnp.zeros_like(primal) if isinstance(tangent, SymbolicZero) else tangent
+        for primal, tangent in ((raw, of_raw), (x, of_x))
+    )
+    outputs = _loss_and_gradients(static._replace(x_wanted=True), raw, x, pen, sample_weight)
+    slope = sum(jnp.sum(_portable.product(jnp, *pair), -1) for pair in zip(outputs[1:], (of_raw, of_x), strict=True))
+    slope = slope if static.reduction == "none" else jnp.sum(slope)
+
+    def gradients(raw: Array, x: Array) -> list[Array]:
+        return _evaluate_portably(static, raw, x, pen, sample_weight, gradients=True)[1:]
+
+    _, second = jax.jvp(gradients, (raw, x), (of_raw, of_x))
+    return outputs[: 2 + static.x_wanted], [slope, *second]
+
+
+_loss_and_gradients.defjvp(_tangents, symbolic_zeros=True)
+
+
+def _check_constant(pen: bool, sample_weight: bool) -> None:
+    """Refuse derivatives with respect to arguments that have none."""
+    if pen:
         raise TypeError("pen: has no derivative here; pass jax.lax.stop_gradient(pen)")
-    if sample_weight is not None and sample_weight.perturbed:
+    if sample_weight:
         raise TypeError(
             "sample_weight: has no derivative here; pass jax.lax.stop_gradient(sample_weight), or multiply the losses "
             'of reduction="none" by it'
         )
-    values = (None if argument is None else argument.value for argument in (raw, x, pen, sample_weight))
-    both: tuple[Array, Array] = _loss_and_gradient(static, *values)
-    return both
 
 
-def _backward(static: _Static, gradient: Array, upstream: Array | SymbolicZero) -> tuple[Array | None, ...]:
-    if isinstance(upstream, SymbolicZero):
-        return None, None, None, None
-    return *_pull_back(static, gradient, upstream), None, None
+# The numbers: loss, gradient with respect to raw, and to x if wanted
 
 
-def _forward_both(static: _Static, raw: Any, x: Any, pen: Any, sample_weight: Any) -> tuple[tuple[Array, Array], Array]:
-    loss, gradient = _forward(static, raw, x, pen, sample_weight)
-    return (loss, gradient), gradient
+def _evaluate(
+    static: _Static, raw: Array, x: Array, pen: Array | None, sample_weight: Array | None, *, gradients: bool
+) -> list[Array]:
+    portably = partial(_evaluate_portably, static, gradients=gradients)
+    if prod(static.batch_shape) < FEW:
+        return portably(raw, x, pen, sample_weight)
+    by_kernels = partial(_evaluate_by_kernels, static, gradients=gradients)
+    outputs: list[Array] = jax.lax.platform_dependent(raw, x, pen, sample_weight, cpu=by_kernels, default=portably)
+    return outputs
 
 
-def _backward_both(
-    static: _Static, gradient: Array, upstream: tuple[Array | SymbolicZero, Array | SymbolicZero]
-) -> tuple[Array | None, ...]:
-    upstream_loss, upstream_gradient = upstream
-    if not isinstance(upstream_gradient, SymbolicZero):
-        raise NotImplementedError("cymdn.jax.mdn_loss has no second derivative")
-    return _backward(static, gradient, upstream_loss)
+def _evaluate_portably(
+    static: _Static, raw: Array, x: Array, pen: Array | None, sample_weight: Array | None, *, gradients: bool
+) -> list[Array]:
+    pen, weight = (None if array is None else array.astype(raw.dtype) for array in (pen, sample_weight))
+    losses, *of_rows = _portable.rows(jnp, raw, x, pen, gradients)
+    loss = _portable.reduce_losses(jnp, losses, weight, static.reduction)
+    if not gradients:
+        return [loss]
+    weight = jnp.ones_like(losses) if weight is None else weight
+    factors = _portable.row_factors(jnp, weight, static.reduction)
+    return [loss, *(_portable.scale(jnp, rows, factors) for rows in of_rows[: 1 + static.x_wanted])]
 
 
-_loss.defvjp(_forward, _backward, symbolic_zeros=True)
-_loss_and_gradient.defvjp(_forward_both, _backward_both, symbolic_zeros=True)
-
-
-@partial(jax.jit, static_argnums=0)
-def _pull_back(static: _Static, gradient: Array, upstream: Array) -> tuple[Array, Array]:
-    """Gradients with respect to raw and x."""
-    scale = upstream[..., None]
-    # what has no part in the result has no gradient, even where its own is inf or NaN
-    raw_gradient = jnp.where(scale == 0, 0, scale * gradient)
-    first = static.pens + static.components
-    mean_gradient = raw_gradient[..., first : first + 2 * static.components]
-    # a derivative beyond the dtype counts as its largest number, since inf - inf would be NaN
-    largest = jnp.finfo(gradient.dtype).max
-    mean_gradient = mean_gradient.clip(-largest, largest).reshape(*static.batch_shape, 2, static.components)
-    return raw_gradient, -mean_gradient.sum(axis=-1)
-
-
-def _call(
-    static: _Static, raw: Array, x: Array, pen: Array | None, sample_weight: Array | None, *, gradient: bool
+def _evaluate_by_kernels(
+    static: _Static, raw: Array, x: Array, pen: Array | None, sample_weight: Array | None, *, gradients: bool
 ) -> list[Array]:
     loss_shape = static.batch_shape if static.reduction == "none" else ()
-    shapes = [loss_shape, raw.shape] if gradient else [loss_shape]
+    shapes = [loss_shape, raw.shape, x.shape][: 1 + (1 + static.x_wanted) * gradients]
     results = [jax.ShapeDtypeStruct(shape, raw.dtype) for shape in shapes]
     callback = _Callback(static.reduction, static.batch_shape)
     arrays = buffer_callback(callback, results, vmap_method="expand_dims")(raw, x, pen, sample_weight)
@@ -267,7 +307,7 @@ def _call(
 
 @dataclass(frozen=True)
 class _Callback:
-    """Fills the loss, and the gradient where there is an output for it. Equal ones share what JAX has compiled."""
+    """Fills the loss, and the gradients for which there are outputs. Equal ones share what JAX has compiled."""
 
     reduction: Reduction
     batch_shape: tuple[int, ...]
@@ -299,7 +339,7 @@ def _stretch(array: NDArray[Any], mapped: tuple[int, ...]) -> NDArray[Any]:
 
 
 def _score(reduction: Reduction, arrays: Sequence[NDArray[Any] | None], results: Sequence[NDArray[Any]]) -> None:
-    """Fill the loss, and the gradient if wanted, from raw, x, pen and weights; with NaN where weights are not such."""
+    """Fill the results from raw, x, pen and weights; with NaN where weights are not such."""
     try:
         _fill(reduction, arrays, results)
     except ValueError:
@@ -315,11 +355,16 @@ def _score(reduction: Reduction, arrays: Sequence[NDArray[Any] | None], results:
 
 def _fill(reduction: Reduction, arrays: Sequence[NDArray[Any] | None], results: Sequence[NDArray[Any]]) -> None:
     *arguments, weight = arrays
-    function: Callable[..., Any] = _mdn.mdn_loss if len(results) == 1 else _mdn.mdn_loss_and_gradient
-    call = partial(function, *arguments, sample_weight=weight, reduction=reduction, workers=-1)
-    if results[-1].size > COPIED:
-        call(out=tuple(results))
-    elif len(results) == 1:
-        results[0][...] = call()
+    keywords: Any = {"sample_weight": weight, "reduction": reduction, "workers": -1}
+    if len(results) == 1:
+        loss = results[0]
+        loss[...] = _mdn.mdn_loss(*arguments, **keywords)
+        return
+    both = tuple(results[:2])
+    if both[1].size > COPIED:
+        _mdn.mdn_loss_and_gradient(*arguments, out=both, **keywords)
     else:
-        results[0][...], results[1][...] = call()
+        for result, computed in zip(both, _mdn.mdn_loss_and_gradient(*arguments, **keywords), strict=True):
+            result[...] = computed
+    if len(results) == 3:
+        results[2][...] = _portable.x_gradient_of_kernel(*arguments, **keywords)

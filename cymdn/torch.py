@@ -310,7 +310,7 @@ class _Loss(torch.autograd.Function):
             )
         gradients = _differentiable_gradients(*ctx.saved_tensors, ctx.call.reduction)
         tangent = sum(
-            torch.where((gradient == 0) | (direction == 0), 0.0, gradient * direction).sum(-1)
+            _portable.product(torch, gradient, direction).sum(-1)
             for gradient, direction in zip(gradients, (raw_tangent, x_tangent), strict=True)
             if direction is not None
         )
