@@ -54,10 +54,10 @@ def rows(xp: Any, raw: Any, x: Any, pen: Any = None, derivatives: bool = True) -
     k1 = bounded(kappa * (v - t * u) + cross * u, far)
     log_kappa = xp.log(kappa) + xp.abs(a - inner_a)
 
-    z = z - _constant(xp.amax(z, -1, keepdims=True))
+    z = z - constant(xp.amax(z, -1, keepdims=True))
     log_scale = xp.clip(z - log_s0 - log_s1 + log_kappa, None, largest)
     s = log_scale - (0.5 * u * u + 0.5 * k1 * k1)
-    top = _constant(xp.clip(xp.amax(s, -1, keepdims=True), -largest, None))
+    top = constant(xp.clip(xp.amax(s, -1, keepdims=True), -largest, None))
     power, weight = xp.exp(s - top), xp.exp(z)
     total, weights = xp.sum(power, -1, keepdims=True), xp.sum(weight, -1, keepdims=True)
     loss = LOG_TWO_PI - (top + (xp.log(total) - xp.log(weights)))[..., 0]
@@ -80,7 +80,7 @@ def rows(xp: Any, raw: Any, x: Any, pen: Any = None, derivatives: bool = True) -
     scale = 2.0 ** -m.bit_length()  # no sum of m numbers overflows, none of them is inf: no inf - inf
     x_gradient = xp.stack([xp.sum(bounded(d) * scale, -1) / scale for d in (d_mean0, d_mean1)], -1)
     # the gradient of an infinite loss is 0, that of NaN is NaN
-    column = _constant(loss)[..., None]
+    column = constant(loss)[..., None]
     fallback = xp.where(column == math.inf, 0.0, math.nan)
     usual = (column == column) & (column != math.inf)
     return loss, xp.where(usual, gradient, fallback), xp.where(usual, x_gradient, fallback)
@@ -96,7 +96,7 @@ def _pens(xp: Any, logits: Any, pen: Any) -> tuple[Any, list[Any]]:
         size = xp.abs(logit)
         loss = size * xp.where(logit > 0, 1 - target, target) + xp.log1p(xp.exp(-size))
         return loss, [(_sigmoid(xp, logit) - pen)[..., None]]
-    logits = logits - _constant(xp.amax(logits, -1, keepdims=True))
+    logits = logits - constant(xp.amax(logits, -1, keepdims=True))
     power = xp.exp(logits)
     total = xp.sum(power, -1, keepdims=True)
     loss = xp.sum(xp.where(pen == 0, 0.0, target * (xp.log(total) - logits)), -1)
@@ -166,7 +166,7 @@ def x_gradient_of_kernel(
     return narrow
 
 
-def _constant(array: Any) -> Any:
+def constant(array: Any) -> Any:
     """Return an array that the framework does not differentiate."""
     if hasattr(array, "detach"):
         return array.detach()

@@ -16,8 +16,10 @@ from typing import Any
 
 import numpy as np
 
-from cymdn import _dispatch, _mdn, _portable
-from cymdn._mdn import REDUCTIONS, Reduction
+from cymdn import BivariateMixture, _dispatch, _mdn, _portable, _portable_draws
+from cymdn._arrays import check_count, check_size
+from cymdn._mdn import PARAMETERS, REDUCTIONS, Reduction
+from cymdn._sampling import MdnSample, Pens, check_pens, check_width
 
 try:
     import torch
@@ -28,7 +30,7 @@ except ModuleNotFoundError as _error:
         raise
     raise ImportError('cymdn.torch needs PyTorch: python -m pip install "cymdn[torch]"', name="torch") from _error
 
-__all__ = ["MDNLoss", "mdn_loss"]
+__all__ = ["MDNHead", "MDNLoss", "mdn_loss", "mdn_sample"]
 
 FLOATS = (torch.float32, torch.float64)
 HALVES = (torch.float16, torch.bfloat16)
@@ -168,6 +170,241 @@ class MDNLoss(nn.Module):
     def extra_repr(self) -> str:
         """Return what stands between the parentheses of the module's repr."""
         return f"reduction={self.reduction!r}"
+
+
+def mdn_sample(
+    raw: Tensor,
+    *,
+    pen: Pens = 0,
+    bias: float = 0.0,
+    temperature: _portable_draws.Temperature = 1.0,
+    size: int | tuple[int, ...] | None = None,
+    generator: torch.Generator | None = None,
+    reparameterized: bool = False,
+) -> MdnSample:
+    r"""Draw points, and pen states, from raw network output.
+
+    Parameters
+    ----------
+    raw : Tensor, shape (..., P + 6 M)
+        Raw output of the network, as in `mdn_loss`, on any device.
+    pen : {0, 1, 3}, optional
+        The number P of pen logits: none, one for the end of a stroke, or three for pen states.
+    bias : float, optional
+        Probability bias b >= 0 of Graves: standard deviations are multiplied by exp(-b), mixture logits by 1 + b.
+    temperature : float or pair of floats, optional
+        Temperature T >= 0 of sketch-rnn: mixture and pen logits are divided by T, variances multiplied by T. A pair is
+        the temperature of the logits and that of the variances. 0 is greedy: the mean of the heaviest component, the
+        likeliest pen.
+    size : int or tuple of int, optional
+        Axes to put before those of `raw`: so many draws from each row.
+    generator : torch.Generator, optional
+        Where randomness comes from, on the device of `raw`; PyTorch's default one without it. `torch.compile` takes
+        none into a graph.
+    reparameterized : bool, optional
+        Whether points are differentiable with respect to `raw`: as functions of the parameters of the component that
+        was drawn, for the normal numbers that were drawn. The choice of a component has no such derivative: the logits
+        get none.
+
+    Returns
+    -------
+    MdnSample
+        Named tuple `(x, pen, component)` of tensors, as `cymdn.mdn_sample` returns it: `x` of shape (\*size, ..., 2)
+        and `pen`, which is None, of shape (\*size, ...) or one-hot of shape (\*size, ..., 3), float64 if `raw` is, else
+        float32; `component` int64.
+
+    Raises
+    ------
+    TypeError
+        `raw` is not a tensor of floats; `bias` or `temperature` is not a real number, `size` not of its kind.
+    ValueError
+        The shape of `raw` does not fit; `pen` is none of the three; `bias` or `temperature` is negative or not finite.
+
+    See Also
+    --------
+    cymdn.mdn_sample : The same for NumPy arrays, with other random numbers.
+
+    Notes
+    -----
+    A NaN among the mixture logits of a row gives NaN points of component -1, as does inf; one in a component NaN points
+    where that is drawn; one among the pen logits NaN pens. None touches another row.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from cymdn.torch import mdn_sample
+    >>> raw = torch.zeros(1, 1 + 6 * 20)  # one step of a network: pen logit, 20 components
+    >>> x, pen, component = mdn_sample(raw, pen=1, bias=0.5, generator=torch.Generator().manual_seed(7))
+    >>> x.shape, pen.shape, component.shape
+    (torch.Size([1, 2]), torch.Size([1]), torch.Size([1]))
+    """
+    check_pens(pen)
+    raw = _for_arithmetic("raw", raw)
+    check_width(tuple(raw.shape), pen)
+    sharpening = _portable_draws.check_sharpening(bias, temperature)
+    shape = (*check_size("size", size), *raw.shape[:-1])
+    components = (raw.shape[-1] - pen) // PARAMETERS
+    raw = raw.expand(*shape, raw.shape[-1]) if reparameterized else raw.detach().expand(*shape, raw.shape[-1])
+
+    def draw(logits: Tensor, factor: float | None) -> Tensor:
+        noise = None if factor is None else torch.empty_like(logits, memory_format=torch.contiguous_format)
+        scores = _portable_draws.scores(
+            torch, logits, factor, None if noise is None else noise.exponential_(generator=generator)
+        )
+        return torch.where(scores.isnan().any(-1), -1, scores.argmax(-1))
+
+    component = draw(raw[..., pen : pen + components], sharpening.logits)
+    options: Any = {"generator": generator, "dtype": raw.dtype, "device": raw.device}
+    x = _portable_draws.points(torch, raw, pen, component, torch.randn((*shape, 2), **options), sharpening)
+    pens = None
+    if pen == 1:
+        logit, factor = raw[..., 0].detach(), sharpening.pen_logits
+        pens = logit > 0 if factor is None else torch.rand(shape, **options) > torch.sigmoid(-logit * factor)
+        pens = torch.where(logit.isnan(), math.nan, pens.to(raw.dtype))
+    elif pen == 3:
+        state = draw(raw[..., :3], sharpening.pen_logits)[..., None]
+        pens = (state == torch.arange(3, device=raw.device)).to(raw.dtype)
+        pens = torch.where(state < 0, math.nan, pens)
+    return MdnSample(x, pens, component)  # type: ignore[arg-type]
+
+
+class MDNHead(nn.Module):
+    """A linear layer whose output is that of a mixture density network, with loss, draws and distribution.
+
+    The layer works in units of the data: means are `offset + scale * output` and log stddevs `log(scale) + output`, so
+    that training does not depend on the scale of the points. `init_from` sets these from data.
+
+    Parameters
+    ----------
+    in_features : int
+        Size of the last axis of its input.
+    n_components : int
+        The number M of Gaussians.
+    pen : {0, 1, 3}, optional
+        The number P of pen logits.
+
+    Attributes
+    ----------
+    linear : torch.nn.Linear
+        The layer, of P + 6 M outputs.
+    offset, scale : Tensor, shape (P + 6 M)
+        Buffers: raw output is ``linear(h) * scale + offset``.
+
+    Raises
+    ------
+    TypeError, ValueError
+        A number is not a positive integer, or `pen` none of the three.
+
+    See Also
+    --------
+    mdn_loss : The loss, and the layout of raw output.
+
+    Notes
+    -----
+    It starts with small weights, equal mixture weights, no correlation, means spread over the data and standard
+    deviations that let the components overlap. So the first loss is near that of one Gaussian fitted to the data, and
+    no component is out of reach. Raw output is float32 under autocast.
+
+    Examples
+    --------
+    Points 1000 apart, at pixel 5000:
+
+    >>> import torch
+    >>> from cymdn.torch import MDNHead
+    >>> _ = torch.manual_seed(0)
+    >>> h = torch.randn(500, 8)
+    >>> x = 5000 + 1000 * (h[:, :2] + 0.1 * torch.randn(500, 2))
+    >>> head = MDNHead(8, 3)
+    >>> head.init_from(x)
+    >>> loss = head.loss(h, x)
+    >>> head.sample(h, size=10).x.shape, head.mixture(h[:1]).n_components
+    (torch.Size([10, 500, 2]), 3)
+    """
+
+    offset: Tensor
+    scale: Tensor
+
+    def __init__(self, in_features: int, n_components: int, pen: Pens = 0) -> None:
+        super().__init__()
+        check_pens(pen)
+        self.n_components, self.pen = check_count("n_components", n_components, 1), pen
+        width = pen + PARAMETERS * self.n_components
+        self.linear = nn.Linear(check_count("in_features", in_features, 1), width)
+        self.register_buffer("offset", torch.zeros(width))
+        self.register_buffer("scale", torch.ones(width))
+        angle = torch.arange(self.n_components) * (math.pi * (3 - math.sqrt(5)))  # a sunflower's seeds
+        radius = 1.5 * torch.sqrt((torch.arange(self.n_components) + 0.5) / self.n_components)
+        self._start(radius * torch.cos(angle), radius * torch.sin(angle))
+
+    @torch.no_grad()
+    def _start(self, mean0: Tensor, mean1: Tensor) -> None:
+        """Set weights and bias, means in units of the data."""
+        self.linear.weight *= 0.1
+        self.linear.bias.zero_()
+        planes = self.linear.bias[self.pen :].view(PARAMETERS, self.n_components)
+        planes[1], planes[2] = mean0, mean1
+        planes[3:5] = -0.25 * math.log(self.n_components)
+
+    @torch.no_grad()
+    def init_from(self, x: Tensor) -> None:
+        """Take units, and means, from points (..., 2): as many of them as will be predicted, or a sample.
+
+        Parameters
+        ----------
+        x : Tensor, shape (..., 2)
+            The points; rows that are not finite are left out.
+
+        Raises
+        ------
+        ValueError
+            There is no finite row.
+        """
+        points = x.detach().reshape(-1, 2).to(self.linear.bias)
+        points = points[points.isfinite().all(-1)]
+        if not len(points):
+            raise ValueError(f"x: expected at least one finite row, got shape {tuple(x.shape)}")
+        middle, spread = points.mean(0), points.std(0, correction=0)
+        spread = torch.where(spread > 0, spread, 1.0)  # of points that are all one
+        means = ((points - middle) / spread)[torch.randint(len(points), (self.n_components,))]
+        self.linear.reset_parameters()
+        self._start(*means.T)
+        for row, unit in ((1, middle), (3, spread.log())):
+            for axis in (0, 1):
+                first = self.pen + (row + axis) * self.n_components
+                self.offset[first : first + self.n_components] = unit[axis]
+        for axis in (0, 1):
+            first = self.pen + (1 + axis) * self.n_components
+            self.scale[first : first + self.n_components] = spread[axis]
+
+    def forward(self, h: Tensor) -> Tensor:
+        """Return raw output (..., P + 6 M) for input (..., in_features)."""
+        output = self.linear(h)
+        return (output.float() if output.dtype in HALVES else output) * self.scale + self.offset
+
+    def loss(
+        self,
+        h: Tensor,
+        x: Tensor,
+        pen: Tensor | None = None,
+        *,
+        sample_weight: Tensor | None = None,
+        reduction: Reduction = "mean",
+    ) -> Tensor:
+        """Return `mdn_loss` of points x and pens for input h."""
+        return mdn_loss(self(h), x, pen, sample_weight=sample_weight, reduction=reduction)
+
+    def sample(self, h: Tensor, **keywords: Any) -> MdnSample:
+        """Return `mdn_sample` for input h, with its keywords but `pen`."""
+        return mdn_sample(self(h), pen=self.pen, **keywords)
+
+    @torch.no_grad()
+    def mixture(self, h: Tensor, **keywords: Any) -> BivariateMixture:
+        """Return the distributions for input h; keywords are those of `BivariateMixture.from_network_output`."""
+        return BivariateMixture.from_network_output(self(h).cpu().numpy(), pen=self.pen, **keywords)
+
+    def extra_repr(self) -> str:
+        """Return what stands between the parentheses of the module's repr."""
+        return f"n_components={self.n_components}, pen={self.pen}"
 
 
 # Checks of what only tensors have; those of shapes and values are made where they are used
