@@ -10,9 +10,10 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from cymdn import _mdn, _portable
-from cymdn._arrays import check_numbers
-from cymdn._mdn import Reduction
+from cymdn import _mdn, _portable, _portable_draws
+from cymdn._arrays import check_numbers, check_size
+from cymdn._mdn import PARAMETERS, Reduction
+from cymdn._sampling import MdnSample, Pens, check_pens, check_width
 
 try:
     import jax
@@ -25,7 +26,7 @@ except ModuleNotFoundError as _error:
         raise
     raise ImportError('cymdn.jax needs JAX: python -m pip install "cymdn[jax]"', name="jax") from _error
 
-__all__ = ["mdn_loss"]
+__all__ = ["mdn_loss", "mdn_sample"]
 
 # Numbers up to which cymdn's results are copied into XLA's memory: that takes less time than checking this as `out`.
 COPIED = 2**16
@@ -45,10 +46,10 @@ def mdn_loss(
 
     Parameters
     ----------
-    raw : array, shape (..., P + 6 M), float32 or float64
-        Raw output of the network. Along the last axis: P pen logits, then M each of mixture logits, mean 0, mean 1,
+    raw : array, shape (..., P + 6 M), float32, float64, float16 or bfloat16
+        Raw output of the network. Half precision is taken as float32. Along the last axis: P pen logits, then M each of mixture logits, mean 0, mean 1,
         log stddev 0, log stddev 1, atanh correlation.
-    x : array, shape (..., 2), float32 or float64
+    x : array, shape (..., 2), of the same
         The points to be predicted.
     pen : array, shape (...) or (..., 3), optional
         None: P is 0. Of shape (...): P is 1, and `pen` in [0, 1] is the probability (mostly 0 or 1) that the stroke
@@ -64,17 +65,15 @@ def mdn_loss(
     Returns
     -------
     Array
-        Without axes, or for "none" of shape (...), in nats. float32 if `raw` and `x` are, else float64.
+        Without axes, or for "none" of shape (...), in nats. float64 if `raw` or `x` is, else float32.
 
     Raises
     ------
     TypeError
-        `raw` or `x` is neither float32 nor float64, another array not of real numbers of at most 64 bits; `pen` or
-        `sample_weight` depends on what is differentiated.
+        `raw` or `x` is not of floats, another array not of real numbers of at most 64 bits; `pen` or `sample_weight`
+        depends on what is differentiated; the loss itself is differentiated in forward mode.
     ValueError
         A shape does not fit; `reduction` is none of the three; it is "mean" and there are no rows.
-    NotImplementedError
-        A derivative of the gradient is asked for.
 
     See Also
     --------
@@ -82,20 +81,25 @@ def mdn_loss(
 
     Notes
     -----
-    Loss and gradient are those of `cymdn.mdn_loss_and_gradient`, bit for bit, but that what JAX computes from them may
-    flush numbers below the smallest normal one to zero. The gradient is with respect to `raw` and `x`; it is computed
-    along with the loss where JAX asks for it, and else only the loss. A row whose loss has no part in the result, as in
-    ``jnp.where(mask, loss, 0)``, has gradient 0, whatever it holds.
+    On the CPU, from 200 rows on, loss and gradient are those of `cymdn.mdn_loss_and_gradient`, bit for bit, but that
+    what JAX computes from them may flush numbers below the smallest normal one to zero. For fewer rows, where the way
+    to the kernels would take longer than the arithmetic, and on GPU and TPU they are computed in jax.numpy: in the
+    dtype of the arguments, with errors of at most 8 eps of the terms, by the same contract. The number of rows is that
+    which a function is traced with, without the axes of `jax.vmap`.
+
+    The gradient is with respect to `raw` and `x`; it is computed along with the loss where JAX asks for it, and else
+    only the loss. A row whose loss has no part in the result, as in ``jnp.where(mask, loss, 0)``, has gradient 0,
+    whatever it holds.
+
+    Gradients can be differentiated, in forward and reverse mode, to any order: `jax.hessian`, `jax.jacrev` twice. The
+    loss itself has no forward mode, `jax.jvp` and `jax.jacfwd` raise a TypeError of JAX's: JAX takes one rule or the
+    other, and no rule of forward mode can give a masked row that holds NaN the gradient 0.
 
     All errors are raised when a function is traced. Values are not known then: where a `sample_weight` is negative or
     not finite, or a "mean" is over a total weight of 0, which `cymdn.mdn_loss` refuses, the result is NaN.
 
-    Reverse mode only, and once: `jax.jvp` and `jax.hessian` raise a TypeError of JAX's.
-
-    Arrays must be on the CPU. XLA calls the compiled kernels in its own thread and on its own memory, so that nothing
-    large is copied; as many threads share a large batch as there are CPUs. The way there leads through Python and costs
-    a small part of the time of a batch of thousands of rows, but more than all arithmetic of some hundred. So hand over
-    whole batches, by leading axes or by `jax.vmap`, rather than a row at each step of a `jax.lax.scan`.
+    On the CPU XLA calls the compiled kernels in its own thread and on its own memory, so that nothing large is copied;
+    as many threads share a large batch as there are CPUs.
 
     This is `jax.experimental.buffer_callback`. The functions of `jax.ffi` would need JAX's headers to compile against,
     and `jax.pure_callback` waits for ever for large arrays where all of XLA's threads are in callbacks, as on one CPU.
@@ -128,6 +132,101 @@ def mdn_loss(
         _mdn.factor_and_divisor(prod(layout.batch_shape), None)
     loss: Array = _loss_of_checked(_Static(reduction, *layout), raw, x, pen, sample_weight)
     return loss
+
+
+def mdn_sample(
+    key: Array,
+    raw: Array | ArrayLike,
+    *,
+    pen: Pens = 0,
+    bias: float = 0.0,
+    temperature: _portable_draws.Temperature = 1.0,
+    size: int | tuple[int, ...] | None = None,
+    reparameterized: bool = False,
+) -> MdnSample:
+    r"""Draw points, and pen states, from raw network output.
+
+    Parameters
+    ----------
+    key : Array
+        A key of `jax.random`.
+    raw : array, shape (..., P + 6 M), of floats
+        Raw output of the network, as in `mdn_loss`.
+    pen : {0, 1, 3}, optional
+        The number P of pen logits: none, one for the end of a stroke, or three for pen states.
+    bias : float, optional
+        Probability bias b >= 0 of Graves: standard deviations are multiplied by exp(-b), mixture logits by 1 + b.
+    temperature : float or pair of floats, optional
+        Temperature T >= 0 of sketch-rnn: mixture and pen logits are divided by T, variances multiplied by T. A pair is
+        the temperature of the logits and that of the variances. 0 is greedy: the mean of the heaviest component, the
+        likeliest pen.
+    size : int or tuple of int, optional
+        Axes to put before those of `raw`: so many draws from each row.
+    reparameterized : bool, optional
+        Whether points are differentiable with respect to `raw`: as functions of the parameters of the component that
+        was drawn, for the normal numbers that were drawn. The logits get no derivative.
+
+    Returns
+    -------
+    MdnSample
+        Named tuple `(x, pen, component)` of arrays, as `cymdn.mdn_sample` returns it: `x` of shape (\*size, ..., 2) and
+        `pen`, which is None, of shape (\*size, ...) or one-hot of shape (\*size, ..., 3), float64 if `raw` is, else
+        float32; `component` of JAX's default integer dtype.
+
+    Raises
+    ------
+    TypeError
+        `raw` is not of floats; `bias` or `temperature` is not a real number, `size` not of its kind.
+    ValueError
+        The shape of `raw` does not fit; `pen` is none of the three; `bias` or `temperature` is negative or not finite.
+
+    See Also
+    --------
+    cymdn.mdn_sample : The same for NumPy arrays, with other random numbers.
+
+    Notes
+    -----
+    `bias`, `temperature` and `size` are Python numbers: static under `jax.jit`. A NaN among the mixture logits of a row
+    gives NaN points of component -1, as does inf; one in a component NaN points where that is drawn; one among the pen
+    logits NaN pens. None touches another row.
+
+    Examples
+    --------
+    >>> import jax
+    >>> import jax.numpy as jnp
+    >>> from cymdn.jax import mdn_sample
+    >>> raw = jnp.zeros((1, 1 + 6 * 20))  # one step of a network: pen logit, 20 components
+    >>> x, pen, component = mdn_sample(jax.random.key(7), raw, pen=1, bias=0.5)
+    >>> x.shape, pen.shape, component.shape
+    ((1, 2), (1,), (1,))
+    """
+    check_pens(pen)
+    raw = _as_floats("raw", raw)
+    check_width(raw.shape, pen)
+    sharpening = _portable_draws.check_sharpening(bias, temperature)
+    shape = (*check_size("size", size), *raw.shape[:-1])
+    raw = jnp.broadcast_to(raw if reparameterized else jax.lax.stop_gradient(raw), (*shape, raw.shape[-1]))
+    for_component, for_point, for_pen = jax.random.split(key, 3)
+    components = (raw.shape[-1] - pen) // PARAMETERS
+
+    def draw(key: Array, logits: Array, factor: float | None) -> Array:
+        noise = None if factor is None else jax.random.exponential(key, logits.shape, logits.dtype)
+        scores = _portable_draws.scores(jnp, logits, factor, noise)
+        return jnp.where(jnp.isnan(scores).any(-1), -1, jnp.argmax(scores, -1))
+
+    component = draw(for_component, raw[..., pen : pen + components], sharpening.logits)
+    normal = jax.random.normal(for_point, (*shape, 2), raw.dtype)
+    x = _portable_draws.points(jnp, raw, pen, component, normal, sharpening)
+    pens = None
+    if pen == 1:
+        logit, factor = jax.lax.stop_gradient(raw[..., 0]), sharpening.pen_logits
+        uniform = jax.random.uniform(for_pen, shape, raw.dtype)
+        pens = logit > 0 if factor is None else uniform > jax.nn.sigmoid(-logit * factor)
+        pens = jnp.where(jnp.isnan(logit), jnp.nan, pens.astype(raw.dtype))
+    elif pen == 3:
+        state = draw(for_pen, raw[..., :3], sharpening.pen_logits)[..., None]
+        pens = jnp.where(state < 0, jnp.nan, (state == jnp.arange(3)).astype(raw.dtype))
+    return MdnSample(x, pens, component)  # type: ignore[arg-type]
 
 
 def _as_array(name: str, value: Array | ArrayLike) -> Array:
