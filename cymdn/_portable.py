@@ -136,34 +136,22 @@ def product(xp: Any, one: Any, other: Any) -> Any:
     return xp.where((other == 0) & ~xp.isfinite(one), 0.0, one) * xp.where((one == 0) & ~xp.isfinite(other), 0.0, other)
 
 
-def x_gradient_of_kernel(
-    raw: NDArray[Any],
-    x: NDArray[Any],
-    pen: NDArray[Any] | None,
-    sample_weight: NDArray[Any] | None,
-    reduction: Any,
-    workers: int | None,
-) -> NDArray[Any]:
-    """Return the gradient with respect to x that belongs to `cymdn.mdn_loss_and_gradient`.
+def x_gradient_of_kernel(arguments: Any, keywords: Any, gradient: NDArray[Any]) -> NDArray[Any]:
+    """Return the gradient with respect to x that belongs to `cymdn.mdn_loss_and_gradient(*arguments, **keywords)`.
 
     It is minus the sum over the means' gradients; float64 ones, for in float32 they overflow where their sum does not.
     """
-    _, gradient = _mdn.mdn_loss_and_gradient(
-        raw.astype(np.float64, copy=False),
-        x.astype(np.float64, copy=False),
-        pen,
-        sample_weight=sample_weight,
-        reduction=reduction,
-        workers=workers,
-    )
+    raw, x, pen = arguments
     pens = count_pens(x, pen)
     m = (raw.shape[-1] - pens) // PARAMETERS
+    if raw.dtype != np.float64:
+        wide = raw.astype(np.float64), x.astype(np.float64), pen
+        _, gradient = _mdn.mdn_loss_and_gradient(*wide, **keywords)
     means = gradient[..., pens + m : pens + 3 * m].reshape(*x.shape, m)
     largest, share = np.finfo(np.float64).max, 2.0 ** -m.bit_length()
     with np.errstate(over="ignore"):
-        sums = (np.clip(means, -largest, largest) * share).sum(-1) / -share
-        narrow: NDArray[Any] = sums.astype(raw.dtype, copy=False)
-    return narrow
+        sums: NDArray[Any] = (np.clip(means, -largest, largest) * share).sum(-1) / -share
+        return sums.astype(raw.dtype, copy=False)
 
 
 def constant(array: Any) -> Any:

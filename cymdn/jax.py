@@ -47,8 +47,9 @@ def mdn_loss(
     Parameters
     ----------
     raw : array, shape (..., P + 6 M), float32, float64, float16 or bfloat16
-        Raw output of the network. Half precision is taken as float32. Along the last axis: P pen logits, then M each of mixture logits, mean 0, mean 1,
-        log stddev 0, log stddev 1, atanh correlation.
+        Raw output of the network. Half precision is taken as float32.
+        Along the last axis: P pen logits, then M each of mixture logits, mean 0, mean 1, log stddev 0, log stddev 1,
+        atanh correlation.
     x : array, shape (..., 2), of the same
         The points to be predicted.
     pen : array, shape (...) or (..., 3), optional
@@ -466,4 +467,4 @@ def _fill(reduction: Reduction, arrays: Sequence[NDArray[Any] | None], results: 
         for result, computed in zip(both, _mdn.mdn_loss_and_gradient(*arguments, **keywords), strict=True):
             result[...] = computed
     if len(results) == 3:
-        results[2][...] = _portable.x_gradient_of_kernel(*arguments, **keywords)
+        results[2][...] = _portable.x_gradient_of_kernel(arguments, keywords, both[1])

@@ -18,7 +18,7 @@ import numpy as np
 
 from cymdn import BivariateMixture, _dispatch, _mdn, _portable, _portable_draws
 from cymdn._arrays import check_count, check_size
-from cymdn._mdn import PARAMETERS, REDUCTIONS, Reduction
+from cymdn._mdn import PARAMETERS, Reduction
 from cymdn._sampling import MdnSample, Pens, check_pens, check_width
 
 try:
@@ -50,10 +50,10 @@ def mdn_loss(
     Parameters
     ----------
     raw : Tensor, shape (..., P + 6 M)
-        Raw output of the network, float32 or float64, on the CPU. Along the last axis: P pen logits, then M each of
-        mixture logits, mean 0, mean 1, log stddev 0, log stddev 1, atanh correlation.
+        Raw output of the network: float32, float64, float16 or bfloat16, on any device. Along the last axis: P pen
+        logits, then M each of mixture logits, mean 0, mean 1, log stddev 0, log stddev 1, atanh correlation.
     x : Tensor, shape (..., 2)
-        The points to be predicted, of the dtype of `raw`.
+        The points to be predicted, of the dtype of `raw`; half precision counts as float32 in both.
     pen : Tensor, shape (...) or (..., 3), optional
         None: P is 0. Of shape (...): P is 1, and `pen` in [0, 1] is the probability (mostly 0 or 1) that the stroke
         ends, predicted as sigmoid of the pen logit. Of shape (..., 3): P is 3, and `pen` is the one-hot pen state,
@@ -67,17 +67,19 @@ def mdn_loss(
     Returns
     -------
     Tensor
-        Without axes, or for "none" of shape (...), in nats; of the dtype of `raw`.
+        Without axes, or for "none" of shape (...), in nats; float64 if `raw` is, else float32.
 
     Raises
     ------
     TypeError
-        An argument is not a tensor, not on the CPU, not strided, or of a dtype that is not taken.
+        An argument is not a tensor, not strided, on another device than `raw`, or of a dtype that is not taken.
     ValueError
-        A shape does not fit; a `sample_weight` is negative or not finite; `reduction` is none of the three; it is
-        "mean" and there are no rows, or their total weight is 0; `pen` or `sample_weight` requires grad.
+        A shape does not fit; `reduction` is none of the three; it is "mean" and there are no rows; `pen` or
+        `sample_weight` requires grad. On the CPU: a `sample_weight` is negative or not finite, or the "mean" is over a
+        total weight of 0.
     NotImplementedError
-        A second derivative is asked for, or one in forward mode.
+        Forward mode within forward mode is asked for, which PyTorch would get wrong; forward mode in a compiled graph
+        of the CPU; a derivative with respect to `pen` or `sample_weight`.
 
     See Also
     --------
@@ -86,23 +88,28 @@ def mdn_loss(
 
     Notes
     -----
-    The loss and its gradient with respect to `raw` have the bits of `cymdn.mdn_loss_and_gradient`, and its contract: a
-    row whose loss is inf has gradient 0, as has a row of weight 0. So has a row whose loss the rest of the program
-    multiplies by 0, whatever it holds, and a gradient of 0 stays 0 if the rest of the program multiplies it by inf:
-    finite tensors never give NaN.
-
-    The gradient with respect to `x` is, from log N's dependence on x - mean, the negative sum of those with respect to
-    the means, summed in float64.
+    On the CPU the loss and its gradient with respect to `raw` have the bits of `cymdn.mdn_loss_and_gradient`; of half
+    precision, those of its numbers in float32. Elsewhere they are computed by PyTorch's operations, in float64 for
+    float64 and else in float32, with errors of at most 8 eps of the terms. The contract is the same: a row whose loss
+    is inf has gradient 0, as has a row of weight 0. So has a row whose loss the rest of the program multiplies by 0,
+    whatever it holds, and a gradient of 0 stays 0 if the rest of the program multiplies it by inf: finite tensors never
+    give NaN. Off the CPU the values of weights are not looked at, for that would wait for the device: weights that are
+    none, and a "mean" of total weight 0, give NaN.
 
     The gradient is computed with the loss, and only if `raw` or `x` requires grad while grad mode is on. It takes as
-    much memory as `raw`, until the backward pass. Contiguous tensors are not copied. Large batches are shared among
-    `torch.get_num_threads()` threads, at most one a CPU; the result has the same bits for any number.
+    much memory as `raw` in the dtype of the arithmetic, until the backward pass. On the CPU contiguous tensors are not
+    copied, and large batches are shared among `torch.get_num_threads()` threads, at most one a CPU; the result has the
+    same bits for any number.
 
-    `torch.compile` and `torch.export` put the call into their graph as one operator; a program that loads such a graph
-    has to import `cymdn.torch`. Under `torch.vmap`, "none" stays one call; "mean" and "sum" become one a slice. There
-    is no forward-mode derivative. PyTorch itself (seen with 2.13) refuses registered operators under `torch.func.grad`
-    and its kin, and asks for `setup_context`: use `torch.autograd.grad`. Under `torch.autocast` the output of a layer
-    may be bfloat16: pass ``raw.float()``.
+    Gradients can be differentiated, to any order: ``create_graph=True``, `torch.func.grad`, `jacrev`, `jacfwd`,
+    `hessian`, `jvp`, `vmap` of these and these of `vmap`. Second derivatives are always computed by PyTorch's
+    operations; those of a row with components out of reach of the dtype may be NaN. Under `torch.vmap`, "none" is one
+    call, as is a slice of one row; "mean" and "sum" of more rows are one a slice.
+
+    `torch.compile` and `torch.export` put the call into their graph, on the CPU as one operator: a program that loads
+    such a graph has to import `cymdn.torch`. On other devices `torch.compile` fuses the operations; a gradient taken by
+    `torch.func` inside of a compiled function is PyTorch's own there, which is NaN where a component underflows, and on
+    the CPU it is refused: compile what is inside of `torch.func` instead.
 
     Examples
     --------
@@ -157,8 +164,7 @@ class MDNLoss(nn.Module):
 
     def __init__(self, reduction: Reduction = "mean") -> None:
         super().__init__()
-        if reduction not in REDUCTIONS:
-            raise ValueError(f"reduction: expected one of {', '.join(map(repr, REDUCTIONS))}, got {reduction!r}")
+        _mdn.check_reduction(reduction)
         self.reduction: Reduction = reduction
 
     def forward(
@@ -514,8 +520,11 @@ class _Loss(torch.autograd.Function):
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
         raw, x, pen, weight, ctx.call = inputs
         gradients = output[1:]
-        ctx.save_for_backward(raw, x, pen, weight, *gradients)
-        ctx.save_for_forward(raw, x, pen, weight, *gradients)
+        ctx.save_for_backward(raw, x, *gradients)
+        ctx.save_for_forward(raw, x, *gradients)
+        # not saved: only second derivatives need them, and a buffer of masks may have other contents before backward
+        ctx.targets = pen, weight
+        ctx.versions = list(map(_version, ctx.targets))
         ctx.mark_non_differentiable(*gradients)
         ctx.set_materialize_grads(False)  # else zeros would be made, as many as there are in the gradients
 
@@ -524,10 +533,10 @@ class _Loss(torch.autograd.Function):
         if upstream is None:
             return (None,) * 5
         needs = ctx.needs_input_grad[:2]
-        *inputs, gradient, x_gradient = ctx.saved_tensors
-        there = gradient.shape == inputs[0].shape, x_gradient.shape == inputs[1].shape
+        raw, x, gradient, x_gradient = ctx.saved_tensors
+        there = gradient.shape == raw.shape, x_gradient.shape == x.shape
         if torch.is_grad_enabled() or any(need > have for need, have in zip(needs, there, strict=True)):
-            gradient, x_gradient = _differentiable_gradients(*ctx.saved_tensors, ctx.call.reduction)
+            gradient, x_gradient = _differentiable_gradients(ctx)
         scaled = (
             _scale(of_rows, upstream) if need else None
             for need, of_rows in zip(needs, (gradient, x_gradient), strict=True)
@@ -545,7 +554,7 @@ class _Loss(torch.autograd.Function):
                 "outer derivative through a torch.autograd.Function; use reverse mode for one of the two, as "
                 "torch.func.hessian does"
             )
-        gradients = _differentiable_gradients(*ctx.saved_tensors, ctx.call.reduction)
+        gradients = _differentiable_gradients(ctx)
         tangent = sum(
             _portable.product(torch, gradient, direction).sum(-1)
             for gradient, direction in zip(gradients, (raw_tangent, x_tangent), strict=True)
@@ -605,18 +614,19 @@ class _Gradients(torch.autograd.Function):
         return _Gradients.apply(*_to_front(tensors, in_dims, info.batch_size)), (0, 0)
 
 
-def _differentiable_gradients(
-    raw: Tensor,
-    x: Tensor,
-    pen: Tensor | None,
-    weight: Tensor | None,
-    gradient: Tensor,
-    x_gradient: Tensor,
-    reduction: Reduction,
-) -> tuple[Tensor, Tensor]:
+def _differentiable_gradients(ctx: Any) -> tuple[Tensor, Tensor]:
+    raw, x, *gradients = ctx.saved_tensors
+    pen, weight = ctx.targets
+    if ctx.versions != list(map(_version, ctx.targets)):
+        raise RuntimeError("mdn_loss: pen or sample_weight was modified in place before it was differentiated again")
     weight = torch.ones_like(raw[..., 0]).detach() if weight is None else weight.to(raw.dtype)
-    factors = _portable.row_factors(torch, weight, reduction)
-    return _Gradients.apply(raw, x, pen, factors, gradient, x_gradient)
+    factors = _portable.row_factors(torch, weight, ctx.call.reduction)
+    return _Gradients.apply(raw, x, pen, factors, *gradients)
+
+
+def _version(tensor: Tensor | None) -> int | None:
+    """Return how often a tensor was modified in place; nobody counts that of one made in inference mode."""
+    return None if tensor is None or tensor.is_inference() else tensor._version
 
 
 def _hessian_times(
@@ -634,7 +644,8 @@ def _hessian_times(
 
     _, product = torch.func.vjp(gradients, raw, x)
     vector = (
-        torch.zeros_like(like) if part is None else part for part, like in zip((raw_part, x_part), (raw, x), strict=True)
+        torch.zeros_like(like) if part is None else part
+        for part, like in zip((raw_part, x_part), (raw, x), strict=True)
     )
     first, second = (_portable.scale(torch, rows, factors) for rows in product(tuple(vector)))
     return first, second
@@ -715,7 +726,9 @@ def _calculate(
         loss = _mdn.mdn_loss(*arrays, **keywords)
         return torch.from_numpy(np.asarray(loss)), raw.new_empty(0), raw.new_empty(0)
     loss, gradient = _mdn.mdn_loss_and_gradient(*arrays, **keywords)
-    x_gradient = _portable.x_gradient_of_kernel(*arrays, **keywords) if call.x_wanted else np.empty(0, loss.dtype)
+    x_gradient = (
+        _portable.x_gradient_of_kernel(arrays, keywords, gradient) if call.x_wanted else np.empty(0, loss.dtype)
+    )
     return torch.from_numpy(np.asarray(loss)), torch.from_numpy(gradient), torch.from_numpy(x_gradient)
 
 
