@@ -40,13 +40,14 @@ def scores(xp: Any, logits: Any, factor: float | None, exponential: Any) -> Any:
 
     exponential: numbers from the standard exponential distribution, of the shape of the result; None for the mode.
     """
-    logits = constant(logits)
-    logits = logits - xp.amax(logits, -1, keepdims=True)
-    if factor is None:
-        return logits
     limits = xp.finfo(logits.dtype)
-    # argmax of -log(E / weight); a product with the finite factor, for 0 * inf is NaN
-    return min(factor, float(limits.max)) * logits - xp.log(xp.clip(exponential, float(limits.tiny), None))
+    tiny, largest = float(limits.tiny), float(limits.max)
+    factor = 1.0 if factor is None else min(max(factor, tiny), largest)
+    # factors below 1 before the difference, which may overflow, others after it: no 0 * inf, no inf - inf
+    logits = constant(logits) * min(factor, 1.0)
+    logits = (logits - xp.amax(logits, -1, keepdims=True)) * max(factor, 1.0)
+    # argmax of -log(E / weight)
+    return logits if exponential is None else logits - xp.log(xp.clip(exponential, tiny, None))
 
 
 def points(xp: Any, raw: Any, pens: int, component: Any, normal: Any, sharpening: Sharpening) -> Any:
