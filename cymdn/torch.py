@@ -109,7 +109,7 @@ def mdn_loss(
     `torch.compile` and `torch.export` put the call into their graph, on the CPU as one operator: a program that loads
     such a graph has to import `cymdn.torch`. On other devices `torch.compile` fuses the operations; a gradient taken by
     `torch.func` inside of a compiled function is PyTorch's own there, which is NaN where a component underflows, and on
-    the CPU it is refused: compile what is inside of `torch.func` instead.
+    the CPU it is refused: apply `torch.func` to the compiled function instead.
 
     Examples
     --------

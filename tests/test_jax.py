@@ -1,4 +1,8 @@
-"""cymdn.jax: the numbers of cymdn.mdn_loss_and_gradient, through JAX's transformations, or a clear error."""
+"""cymdn.jax: the numbers of cymdn.mdn_loss_and_gradient, through JAX's transformations, or a clear error.
+
+A few rows are computed by jax.numpy, many by the kernels on the CPU. The problems here are small, so that most tests
+switch the former off; those with the fixture `few` do not.
+"""
 
 import doctest
 import math
@@ -20,11 +24,29 @@ from test_crosschecks import plain_losses  # noqa: E402
 
 import cymdn  # noqa: E402
 import cymdn.jax  # noqa: E402
-from cymdn.jax import mdn_loss  # noqa: E402
+from cymdn.jax import mdn_loss, mdn_sample  # noqa: E402
 
 REDUCTIONS = ("none", "sum", "mean")
 MODES = {"as it is": lambda function: function, "jit": jax.jit}
 NAN, INF = np.nan, np.inf
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _kernels_for_any_number_of_rows():
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(cymdn.jax, "FEW", 0)
+        jax.clear_caches()
+        yield
+    jax.clear_caches()
+
+
+@pytest.fixture
+def few(monkeypatch):
+    """Rows below this number are computed by jax.numpy: more than in any problem here."""
+    monkeypatch.setattr(cymdn.jax, "FEW", 10**9)
+    jax.clear_caches()  # of functions traced with the other choice
+    yield
+    jax.clear_caches()
 
 
 @pytest.fixture(params=[np.float32, np.float64])
@@ -406,14 +428,11 @@ def test_shapes_are_refused_in_the_words_of_cymdn(name):
             mode(lambda arguments: mdn_loss(**arguments, **reduction))(arguments)
 
 
+FLOATS = "float32, float64, float16 or bfloat16"
 BAD_DTYPES = {
-    "raw float16": ("raw", np.float16, "raw: expected dtype float32 or float64, got float16; convert it: raw.astype("),
-    "raw bfloat16": ("raw", jnp.bfloat16, "raw: expected dtype float32 or float64, got bfloat16; convert it: raw.ast"),
-    "raw integers": ("raw", np.int32, "raw: expected dtype float32 or float64, got int32; convert it: raw.astype(jnp"),
-    "raw complex": ("raw", np.complex64, "raw: expected dtype float32 or float64, got complex64"),
-    "x float16": ("x", np.float16, "x: expected dtype float32 or float64, got float16; convert it: x.astype("),
-    "x integers": ("x", np.int8, "x: expected dtype float32 or float64, got int8; convert it"),
-    "pen bfloat16": ("pen", jnp.bfloat16, "pen: expected real numbers of a dtype of NumPy, got bfloat16; convert it"),
+    "raw integers": ("raw", np.int32, f"raw: expected dtype {FLOATS}, got int32; convert it: raw.astype(jnp.float32)"),
+    "raw complex": ("raw", np.complex64, f"raw: expected dtype {FLOATS}, got complex64"),
+    "x integers": ("x", np.int8, f"x: expected dtype {FLOATS}, got int8; convert it"),
     "weights complex": (
         "sample_weight",
         np.complex64,
@@ -469,32 +488,185 @@ def gradient_of(raw):
     return jax.grad(mdn_loss)(raw, x, pen)
 
 
-SECOND_DERIVATIVES = {
-    "grad of grad": lambda raw: jax.grad(lambda raw: (gradient_of(raw) ** 2).sum())(raw),
-    "jacrev of grad": jax.jacrev(gradient_of),
-    "vmap of grad of grad": lambda raw: jax.vmap(jax.grad(lambda raw: gradient_of(raw).sum()))(raw[None]),
-    "vjp of value and grad": lambda raw: jax.vjp(jax.value_and_grad(lambda r: mdn_loss(r, problem()[1])), raw[:, 1:])[
-        1
-    ]((jnp.float32(1), raw[:, 1:])),
-}
+# Derivatives of any order, against those of the same formulas left to JAX
+
+
+def by_hand(raw, x, pen, sample_weight=None, reduction="mean"):
+    losses = plain_losses(
+        jnp, lambda t: jax.scipy.special.logsumexp(t, axis=-1), lambda z: jnp.logaddexp(z, 0.0), raw, x, pen
+    )
+    losses = losses if sample_weight is None else losses * sample_weight
+    total = losses.size if sample_weight is None else sample_weight.sum()
+    return {"none": losses, "sum": losses.sum(), "mean": losses.sum() / total}[reduction]
+
+
+def derivatives(loss, raw, x, pen, weight):
+    """By name, what a loss (raw, x, pen, **keywords) gives under a transformation."""
+    weighted = {"sample_weight": weight, "reduction": "none"}
+    stacks = jnp.stack([raw, raw + 1]), jnp.stack([x, x - 1])
+
+    def mean(raw, x):
+        return loss(raw, x, pen)
+
+    return {
+        "jacrev": lambda: jax.jacrev(lambda r, y: loss(r, y, pen, **weighted), (0, 1))(raw, x),
+        "hessian": lambda: jax.hessian(mean, (0, 1))(raw, x),
+        "hessian of weighted rows": lambda: jax.hessian(lambda r, y: loss(r, y, pen, **weighted), (0, 1))(raw, x),
+        "jacrev of jacrev": lambda: jax.jacrev(jax.jacrev(mean, 0), 1)(raw, x),
+        "jvp of grad": lambda: jax.jvp(jax.grad(mean), (raw, x), (jnp.cos(raw), jnp.sin(x))),
+        "third": lambda: jax.grad(lambda r: (jax.hessian(mean)(r, x) ** 2).sum())(raw),
+        "grad of the gradient's square": lambda: jax.grad(lambda r: (jax.grad(mean)(r, x) ** 2).sum())(raw),
+        "vjp of value and grad": lambda: jax.vjp(jax.value_and_grad(mean), raw, x)[1]((1.0, jnp.sin(raw))),
+        "vmap(hessian)": lambda: jax.vmap(jax.hessian(mean))(*stacks),
+        "grad(vmap)": lambda: jax.grad(lambda r: jax.vmap(mean)(r, stacks[1]).prod())(stacks[0]),
+        "grad(scan)": lambda: jax.grad(
+            lambda r: jax.lax.scan(lambda total, each: (total + mean(*each), None), 0.0, (r, stacks[1]))[0]
+        )(stacks[0]),
+    }
+
+
+@pytest.mark.parametrize("rows", ["by_numpy", "by_kernels"])
+@pytest.mark.parametrize("name", derivatives(None, *[jnp.zeros(3)] * 4))
+def test_derivative_is_that_of_the_formulas(name, rows, request):
+    if rows == "by_numpy":
+        request.getfixturevalue("few")
+    with jax.enable_x64(True):
+        arguments = [jnp.asarray(a, np.float64) for a in problem((4,), 2, dtype=np.float64)]
+        got, expected = (
+            jax.tree.leaves(jax.jit(derivatives(loss, *arguments)[name])()) for loss in (mdn_loss, by_hand)
+        )
+    for ours, theirs in zip(got, expected, strict=True):
+        # correlations of up to 0.97: 1 - r^2 has lost a digit or two there, derivatives are up to 1e3, second ones 1e5
+        np.testing.assert_allclose(ours, theirs, rtol=1e-9, atol=1e-9)
+
+
+def test_second_derivative_is_there_where_the_first_is_0():
+    raw, x, pen = np.zeros((2, 13), np.float32), np.zeros((2, 2), np.float32), np.zeros(2, np.float32)
+    expected = jax.hessian(by_hand)(raw, x, pen)
+    assert expected.any()
+    np.testing.assert_allclose(jax.hessian(mdn_loss)(raw, x, pen), expected, atol=1e-6)
 
 
 @pytest.mark.parametrize("mode", MODES)
-@pytest.mark.parametrize("name", SECOND_DERIVATIVES)
-def test_a_second_derivative_is_refused(name, mode):
-    with pytest.raises(NotImplementedError, match=r"^cymdn.jax.mdn_loss has no second derivative"):
-        MODES[mode](SECOND_DERIVATIVES[name])(problem()[0])
-
-
-@pytest.mark.parametrize("mode", MODES)
-def test_forward_mode_is_refused_by_jax(mode):
+def test_forward_mode_of_the_loss_is_refused_by_jax(mode):
     raw, x, pen, _ = problem()
-    for function in (
-        lambda raw: jax.jvp(lambda raw: mdn_loss(raw, x, pen), (raw,), (raw,)),
-        jax.hessian(lambda raw: mdn_loss(raw, x, pen)),
-    ):
-        with pytest.raises(TypeError, match="forward-mode"):
-            MODES[mode](function)(raw)
+    with pytest.raises(TypeError, match="forward-mode"):
+        MODES[mode](lambda raw: jax.jvp(lambda raw: mdn_loss(raw, x, pen), (raw,), (raw,)))(raw)
+
+
+@pytest.mark.parametrize("argument", ["pen", "sample_weight"])
+def test_a_gradient_has_no_derivative_with_respect_to(argument):
+    def gradient(value):
+        return jax.grad(lambda raw: mdn_loss(**good(**{"raw": raw, argument: value})))(good()["raw"])
+
+    with pytest.raises(TypeError, match=rf"^{argument}: has no derivative here; pass jax.lax.stop_gradient"):
+        jax.jacfwd(gradient)(good()[argument])
+
+
+# A few rows; other platforms; half precision
+
+
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("pen", PENS)
+@pytest.mark.parametrize("reduction", REDUCTIONS)
+def test_a_few_rows_have_the_numbers_of_cymdn(reduction, pen, mode, few, dtype):
+    raw, x, targets, weight = problem(pen=pen, dtype=dtype)
+
+    def ours(raw, x, targets, weight):
+        return loss_and_gradient(raw, x, targets, sample_weight=weight, reduction=reduction)
+
+    got = MODES[mode](ours)(raw, x, targets, weight)
+    expected = cymdn.mdn_loss_and_gradient(raw, x, targets, sample_weight=weight, reduction=reduction)
+    eps = np.finfo(dtype).eps
+    for ours, theirs in zip(got, expected, strict=True):
+        assert ours.dtype == theirs.dtype
+        # some eps of terms that are up to some 30 times as large as their sum
+        np.testing.assert_allclose(ours, theirs, rtol=100 * eps, atol=100 * eps * abs(theirs).max())
+
+
+@pytest.mark.parametrize("rows", [199, 200])
+def test_the_number_of_rows_decides(rows, monkeypatch):
+    monkeypatch.undo()
+    called = []
+    monkeypatch.setattr(cymdn.jax, "FEW", 200)
+    jax.clear_caches()
+    function = cymdn._mdn.mdn_loss
+    monkeypatch.setattr(cymdn._mdn, "mdn_loss", lambda *a, **k: (called.append(len(a[0])), function(*a, **k))[1])
+    raw, x, pen, _ = problem((rows,))
+    jax.block_until_ready(jax.jit(mdn_loss)(raw, x, pen))
+    assert called == [rows] * (rows >= 200)
+    jax.clear_caches()
+
+
+def test_a_few_rows_keep_the_contract(few):
+    raw, x, pen, weight = problem()
+    weight[1] = 0
+    spoilt = raw.copy()
+    spoilt[1], spoilt[2] = NAN, raw[2]
+    for reduction in REDUCTIONS:
+        got = loss_and_gradient(spoilt, x, pen, sample_weight=weight, reduction=reduction)
+        expected = loss_and_gradient(raw, x, pen, sample_weight=weight, reduction=reduction)
+        for ours, theirs in zip(got, expected, strict=True):
+            np.testing.assert_array_equal(ours, theirs)
+        assert not np.asarray(got[1])[1].any()
+    mask = np.array([True, False, True, True, False, True])
+    masked = jax.grad(lambda raw: jnp.where(mask, mdn_loss(raw, x, pen, reduction="none"), 0).sum())(spoilt)
+    assert not np.asarray(masked)[1].any()
+    assert np.isfinite(masked).all()
+    weight[3] = -1
+    assert np.isnan(mdn_loss(raw, x, pen, sample_weight=weight))
+
+
+@pytest.mark.parametrize("rows", ["few", "by_kernels"])
+def test_a_gradient_of_0_stays_0_whatever_follows(rows, request):
+    if rows == "few":
+        request.getfixturevalue("few")
+    raw, x = jnp.zeros((2, 6)), jnp.array([[1e30, 0.0], [1.0, 0.0]])
+
+    def beyond(raw):  # the loss of row 0 is inf, and so is the derivative of its square
+        return (mdn_loss(raw, x, reduction="none") ** 2).sum()
+
+    gradient = jax.grad(beyond)(raw)
+    np.testing.assert_array_equal(gradient[0], 0)
+    assert np.isfinite(gradient).all()
+    steep = jax.grad(lambda raw: jnp.exp(mdn_loss(raw, jnp.array([[20.0, 0.0]]))))(raw[:1])[0]
+    np.testing.assert_array_equal(steep[[0, 2]], 0)  # logit and mean 1, whose own derivatives are 0
+    assert np.isinf(steep[1])
+
+
+@pytest.mark.parametrize("rows", ["few", "by_kernels"])
+@pytest.mark.parametrize("m", [4, 64])
+def test_opposite_overflowing_derivatives_of_many_components_give_x_no_nan(m, rows, request):
+    if rows == "few":
+        request.getfixturevalue("few")
+    raw = np.zeros((1, 6 * m), np.float32)
+    raw[0, m : 2 * m] = np.where(np.arange(m) < m // 2, 1, -1) * np.float32(40 * np.exp(-88.0))
+    raw[0, 3 * m : 5 * m] = -88.0
+    x_gradient = jax.grad(mdn_loss, 1)(raw, np.zeros((1, 2), np.float32))
+    assert not np.isnan(x_gradient).any()
+
+
+@pytest.mark.parametrize("kind", [jnp.float16, jnp.bfloat16])
+def test_half_precision_is_that_of_its_numbers_in_float32(kind):
+    raw, x, pen, _ = problem()
+    halves = jnp.asarray(raw, kind), jnp.asarray(x, kind)
+    loss, gradient = loss_and_gradient(*halves, pen)
+    expected, of_singles = loss_and_gradient(*(a.astype(jnp.float32) for a in halves), pen)
+    assert (loss.dtype, gradient.dtype) == (jnp.float32, kind)
+    assert loss == expected
+    np.testing.assert_array_equal(gradient, of_singles.astype(kind))
+    assert mdn_loss(raw, x, jnp.asarray(pen, kind)) == mdn_loss(raw, x, pen)
+
+
+@pytest.mark.parametrize("platform", ["cuda", "rocm", "tpu"])
+def test_loss_and_derivatives_are_exported_for(platform):
+    from jax import export
+
+    shapes = [jax.ShapeDtypeStruct(shape, jnp.float32) for shape in ((500, 19), (500, 2), (500,))]
+    for function in (mdn_loss, jax.value_and_grad(mdn_loss, (0, 1)), jax.hessian(mdn_loss)):
+        program = export.export(jax.jit(function), platforms=[platform])(*shapes)
+        assert program.platforms == (platform,)
+        assert "callback" not in program.mlir_module()
 
 
 @pytest.mark.parametrize("mode", MODES)
@@ -512,6 +684,66 @@ def test_a_first_derivative_through_a_gradient_is_none_of_the_second(mode):
     slope = MODES[mode](jax.grad(gradient_in_the_direction_of_itself))(1.0)
     # a sum of 114 squares
     np.testing.assert_allclose(slope, (expected.astype(np.float64) ** 2).sum(), rtol=114 * np.finfo(np.float32).eps)
+
+
+# Draws
+
+
+@pytest.mark.parametrize(("bias", "temperature"), [(0.0, 1.0), (0.5, 0.7)])
+@pytest.mark.parametrize("pens", [0, 1, 3])
+def test_draws_are_those_of_numpy(pens, bias, temperature):
+    n, keywords = 100_000, {"pen": pens, "bias": bias, "temperature": temperature, "size": 100_000}
+    raw = np.random.default_rng(0).normal(size=(2, pens + 18)).astype(np.float32)
+    ours = jax.jit(lambda key, raw: mdn_sample(key, raw, **keywords))(jax.random.key(1), raw)
+    theirs = cymdn.mdn_sample(raw, rng=1, **keywords)
+    assert type(ours) is type(theirs)
+    # differences in their standard errors: some 100 numbers, of which one exceeds 5.5 by chance once in 2.6e5 runs, if
+    # all is right; and the seeds are fixed
+    a, b = np.asarray(ours.x, float), theirs.x.astype(float)
+    for f in (lambda x: x, lambda x: x[..., 0] * x[..., 1], np.square):
+        difference = (f(a).mean(0) - f(b).mean(0)) / np.sqrt((f(a).var(0) + f(b).var(0)) / n)
+        assert (abs(difference) < 5.5).all()
+    drawn = [np.stack([np.bincount(c, minlength=3) for c in np.asarray(d.component).T]) for d in (ours, theirs)]
+    assert (abs(drawn[0] - drawn[1]) < 5.5 * np.sqrt(drawn[0] + drawn[1])).all()
+    if pens:
+        p = theirs.pen.mean(0)
+        assert (abs(np.asarray(ours.pen).mean(0) - p) <= 5.5 * np.sqrt(2 * p * (1 - p) / n)).all()
+        assert set(np.ravel(ours.pen).tolist()) == {0.0, 1.0}
+    else:
+        assert ours.pen is None
+
+
+def test_greedy_draws_and_rows_with_nan():
+    raw, key = np.random.default_rng(0).normal(size=(4, 21)).astype(np.float32), jax.random.key(0)
+    x, pen, component = mdn_sample(key, raw, pen=3, temperature=0.0)
+    j = raw[:, 3:6].argmax(-1)
+    np.testing.assert_array_equal(component, j)
+    np.testing.assert_array_equal(x, np.stack([raw[range(4), 6 + j], raw[range(4), 9 + j]], -1))
+    np.testing.assert_array_equal(np.argmax(pen, -1), raw[:, :3].argmax(-1))
+    raw[0, 4], raw[1, 0], raw[2, 3:6] = NAN, NAN, -INF
+    x, pen, component = mdn_sample(key, raw, pen=3, size=10)
+    assert (component[:, [0, 2]] == -1).all()
+    assert np.isnan(x).all(-1).any(0).tolist() == [True, False, True, False]
+    assert np.isnan(pen).all(-1).any(0).tolist() == [False, True, False, False]
+
+
+def test_reparameterised_draws_have_the_gradient_of_the_drawn_component():
+    raw, key = np.random.default_rng(0).normal(size=(4, 13)).astype(np.float32), jax.random.key(0)
+    drawn = np.eye(2)[mdn_sample(key, raw, pen=1).component]
+    gradient = jax.grad(lambda raw: mdn_sample(key, raw, pen=1, reparameterized=True).x.sum())(raw)
+    np.testing.assert_array_equal(gradient[:, 3:5], drawn)
+    assert not np.asarray(gradient)[:, :3].any()
+    assert not np.asarray(jax.grad(lambda raw: mdn_sample(key, raw, pen=1).x.sum())(raw)).any()
+
+
+def test_bad_argument_of_a_draw_is_refused_by_name():
+    raw, key = np.zeros((2, 13), np.float32), jax.random.key(0)
+    with pytest.raises(ValueError, match=r"^raw: expected shape"):
+        mdn_sample(key, raw, pen=3)
+    with pytest.raises(ValueError, match=r"^temperature: "):
+        mdn_sample(key, raw, pen=1, temperature=-1.0)
+    with pytest.raises(TypeError, match=r"^raw: expected dtype"):
+        mdn_sample(key, raw.astype(int), pen=1)
 
 
 # Processes of their own: one CPU, several devices
@@ -549,8 +781,10 @@ print("done")
     assert result.stdout == "done\n", result.stderr
 
 
-def test_on_several_devices_each_has_the_loss_of_its_rows():
-    program = """
+@pytest.mark.parametrize("few", [0, 200])
+def test_on_several_devices_each_has_the_loss_of_its_rows(few):
+    program = f"import cymdn.jax; few = cymdn.jax.FEW = {few}"
+    program += """
 import jax, jax.numpy as jnp, numpy as np, cymdn
 from jax.sharding import Mesh, PartitionSpec as P
 from cymdn.jax import mdn_loss
@@ -572,9 +806,9 @@ loss, expected = cymdn.mdn_loss_and_gradient(raw, x, pen)
 np.testing.assert_allclose(value, loss, rtol=1e-6)  # two roundings more
 np.testing.assert_allclose(gradient, (expected * raw).sum(), rtol=1e-5)  # a sum of 152 products
 own = on_each(jax.grad(mean, argnums=1), specs, rows)(jnp.float32(1), raw, x, pen)
-np.testing.assert_array_equal(own, expected)  # halves and quarters are exact
+np.testing.assert_allclose(own, expected, rtol=1e-4 if few else 0, atol=1e-6 if few else 0)  # else exact: halves
 sharded = [jax.device_put(array, jax.sharding.NamedSharding(mesh, rows)) for array in (raw, x, pen)]
-assert jax.jit(mdn_loss)(*sharded) == loss
+np.testing.assert_allclose(jax.jit(mdn_loss)(*sharded), loss, rtol=1e-6 if few else 0)
 try:
     on_each(mdn_loss, (rows,) * 3, P())(raw, x, pen)
 except ValueError as error:
@@ -588,11 +822,12 @@ except ValueError as error:
 # Documentation
 
 
-def test_only_the_loss_is_public():
-    assert cymdn.jax.__all__ == ["mdn_loss"]
+def test_public_names():
+    assert cymdn.jax.__all__ == ["mdn_loss", "mdn_sample"]
 
 
-def test_example_runs():
-    (test,) = doctest.DocTestFinder(recurse=False).find(mdn_loss, "mdn_loss", globs={})
+@pytest.mark.parametrize("function", [mdn_loss, mdn_sample])
+def test_example_runs(function):
+    (test,) = doctest.DocTestFinder(recurse=False).find(function, function.__name__, globs={})
     assert test.examples
     assert doctest.DocTestRunner().run(test).failed == 0

@@ -819,7 +819,9 @@ def test_compiled_vmap_is_that_of_the_calls(compiler):
     raw, x, pen = (t.detach() for t in network_output(batch=(4, 3)))
     for reduction in REDUCTIONS:
         mapped = compiler(vmap(lambda *row: mdn_loss(*row, reduction=reduction)), backend="aot_eager")(raw, x, pen)  # noqa: B023
-        assert_same_tensor(mapped, torch.stack([mdn_loss(*row, reduction=reduction) for row in zip(raw, x, pen)]))
+        assert_same_tensor(
+            mapped, torch.stack([mdn_loss(*row, reduction=reduction) for row in zip(raw, x, pen, strict=True)])
+        )
 
 
 def test_forward_mode_in_a_compiled_graph_of_the_cpu_is_refused(compiler):
