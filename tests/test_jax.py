@@ -530,6 +530,8 @@ def derivatives(loss, raw, x, pen, weight):
 def test_derivative_is_that_of_the_formulas(name, rows, request):
     if rows == "by_numpy":
         request.getfixturevalue("few")
+    elif name == "third":
+        pytest.skip("takes a while to compile, and differs from the second ones in jax.numpy only")
     with jax.enable_x64(True):
         arguments = [jnp.asarray(a, np.float64) for a in problem((4,), 2, dtype=np.float64)]
         got, expected = (
@@ -542,9 +544,9 @@ def test_derivative_is_that_of_the_formulas(name, rows, request):
 
 def test_second_derivative_is_there_where_the_first_is_0():
     raw, x, pen = np.zeros((2, 13), np.float32), np.zeros((2, 2), np.float32), np.zeros(2, np.float32)
-    expected = jax.hessian(by_hand)(raw, x, pen)
+    expected = jax.jit(jax.hessian(by_hand))(raw, x, pen)
     assert expected.any()
-    np.testing.assert_allclose(jax.hessian(mdn_loss)(raw, x, pen), expected, atol=1e-6)
+    np.testing.assert_allclose(jax.jit(jax.hessian(mdn_loss))(raw, x, pen), expected, atol=1e-6)
 
 
 @pytest.mark.parametrize("mode", MODES)
@@ -629,7 +631,7 @@ def test_a_gradient_of_0_stays_0_whatever_follows(rows, request):
     gradient = jax.grad(beyond)(raw)
     np.testing.assert_array_equal(gradient[0], 0)
     assert np.isfinite(gradient).all()
-    steep = jax.grad(lambda raw: jnp.exp(mdn_loss(raw, jnp.array([[20.0, 0.0]]))))(raw[:1])[0]
+    steep = np.asarray(jax.grad(lambda raw: jnp.exp(mdn_loss(raw, jnp.array([[20.0, 0.0]]))))(raw[:1])[0])
     np.testing.assert_array_equal(steep[[0, 2]], 0)  # logit and mean 1, whose own derivatives are 0
     assert np.isinf(steep[1])
 
