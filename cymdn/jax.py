@@ -455,7 +455,8 @@ def _score(reduction: Reduction, arrays: Sequence[NDArray[Any] | None], results:
 
 
 def _fill(reduction: Reduction, arrays: Sequence[NDArray[Any] | None], results: Sequence[NDArray[Any]]) -> None:
-    *arguments, weight = arrays
+    arguments: Any = arrays[:3]
+    weight = arrays[3]
     keywords: Any = {"sample_weight": weight, "reduction": reduction, "workers": -1}
     if len(results) == 1:
         loss = results[0]

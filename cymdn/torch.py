@@ -469,7 +469,7 @@ def _loss(raw: Tensor, x: Tensor, pen: Tensor | None, weight: Tensor | None, red
             return _Loss.apply(raw, x, pen, weight, call)[0]
     # the width is a constant of every graph; TorchDynamo cannot divide a symbolic one
     shape = *raw.shape[:-1], *map(index, raw.shape[-1:])
-    _mdn.check_layout(shape, *(None if t is None else tuple(t.shape) for t in (x, pen, weight)))
+    _mdn.check_layout(shape, tuple(x.shape), *(None if t is None else tuple(t.shape) for t in (pen, weight)))
     if reduction == "mean" and math.prod(shape[:-1]) == 0:
         _mdn.factor_and_divisor(0, None)  # which refuses; float() would fix a symbolic size
     pen, weight = (None if t is None else t.to(raw.dtype) for t in (pen, weight))
@@ -716,7 +716,7 @@ def _calculate(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Return the loss and the gradients that are wanted."""
     # the same memory; forced, for a tensor may require grad or carry a minus sign that is yet to be applied
-    arrays = [None if tensor is None else tensor.numpy(force=True) for tensor in (raw, x, pen, weight)]
+    arrays: Any = [None if tensor is None else tensor.numpy(force=True) for tensor in (raw, x, pen, weight)]
     keywords: Any = {
         "sample_weight": arrays.pop(),
         "reduction": call.reduction,
