@@ -38,15 +38,23 @@ def check_arguments(cores: dict[str, Core], values: Sequence[ArrayLike], *, batc
     `cores` has the arguments' names and the axes that they must end in. With `batch_axis`, each argument has exactly
     one axis before these, called so in messages; else any number of them.
     """
-    arrays = convert_arguments(list(cores), values)
-    return Checked(arrays, arrays[0].dtype, *check_shapes(cores, [a.shape for a in arrays], batch_axis=batch_axis))
+    numeric = check_numeric(list(cores), values)
+    shapes = check_shapes(cores, [array.shape for array in numeric], batch_axis=batch_axis)
+    arrays = convert(numeric)
+    return Checked(arrays, arrays[0].dtype, *shapes)
 
 
-def convert_arguments(names: Sequence[str], values: Sequence[ArrayLike]) -> Sequence[FloatArray]:
-    """Convert array arguments to one float dtype."""
+def check_numeric(names: Sequence[str], values: Sequence[ArrayLike]) -> Sequence[NDArray[Any]]:
+    """Return array arguments as arrays of real numbers; an array is not copied, whatever its dtype and layout."""
     if are_plain(values):
         return values  # type: ignore[return-value]
-    numeric = [_as_numeric(name, value) for name, value in zip(names, values, strict=True)]
+    return [_as_numeric(name, value) for name, value in zip(names, values, strict=True)]
+
+
+def convert(numeric: Sequence[NDArray[Any]]) -> Sequence[FloatArray]:
+    """Convert arrays to one float dtype. Shapes are checked before: a copy of the wrong ones may need any memory."""
+    if are_plain(numeric):
+        return numeric
     dtype = np.result_type(*(array.dtype for array in numeric), np.float32)
     return [_for_kernel(array, dtype) for array in numeric]
 
@@ -187,11 +195,6 @@ def check_flag(name: str, value: object) -> bool:
         return bool(value)
     except ValueError:
         raise TypeError(f"{name}: expected a bool, got {type(value).__name__}") from None
-
-
-def repeat_rows(array: FloatArray, rows: int) -> FloatArray:
-    """Return `array` with its one row repeated, or as it is where it has `rows` rows already."""
-    return array if array.shape[0] == rows else np.repeat(array, rows, axis=0)
 
 
 def _flat(arrays: tuple[object, ...]) -> Iterator[object]:

@@ -9,16 +9,15 @@ from numpy.typing import ArrayLike, NDArray
 
 from cymdn import _distribution_kernels, _fit
 from cymdn._arrays import Checked, FloatArray, check_arguments, check_each, check_size
-from cymdn._dispatch import check_workers, run_points_and_mixtures
+from cymdn._layout import PARAMETERS, RAW, components_of, pack, planes
+from cymdn._running import check_workers, run_over_batch
 from cymdn._sampling import (
-    PARAMETERS,
     Pens,
     Seed,
     Sharpening,
     check_pens,
     check_rng,
     check_sharpening,
-    check_width,
     draw,
 )
 from cymdn._univariate import (
@@ -115,7 +114,7 @@ class BivariateMixture:
         _check_finite("means", m)
         check_each("stddevs", s, np.isfinite(s) & (s > 0), "finite numbers > 0")
         check_each("correlations", r, (r > -1) & (r < 1), "numbers between -1 and 1")
-        self._set(_pack(checked.batch_shape, w, m, s, r), False, checked.dtype)
+        self._set(pack(checked.batch_shape, w, m[..., 0], m[..., 1], s[..., 0], s[..., 1], r), False, checked.dtype)
 
     @classmethod
     def from_network_output(
@@ -150,14 +149,14 @@ class BivariateMixture:
         BivariateMixture(n_components=20, batch_shape=(5,), dtype=float64)
         """
         check_pens(pen)
-        checked = check_arguments({"raw": ("P + 6 M",)}, (raw,))
+        checked = check_arguments(RAW, (raw,))
         (array,) = checked.arrays
-        check_width(array.shape, pen)
+        components_of(array.shape, pen)
         _check_finite("raw", array)
         parameters = array[..., pen:].astype(np.float64)
         sharpening = check_sharpening(bias, temperature)
         if sharpening != Sharpening():
-            logits, _, _, log_stddev0, log_stddev1, _ = _planes(parameters)
+            logits, _, _, log_stddev0, log_stddev1, _ = planes(parameters)
             with np.errstate(over="ignore"):
                 logits -= logits.max(axis=-1, keepdims=True)  # first, so that no product overflows to inf - inf
                 logits *= sharpening.logits
@@ -699,7 +698,7 @@ class BivariateMixture:
         self._dtype = dtype
 
     def _plane(self, k: int) -> Doubles:
-        return _planes(self._parameters)[k]
+        return planes(self._parameters)[k]
 
     def _stacked(self, k: int) -> Doubles:
         """Return planes k and k + 1 as pairs (..., M, 2)."""
@@ -763,7 +762,7 @@ class BivariateMixture:
         self, name: str, checked: Checked, outputs: list[FloatArray | None], workers: int | None, **options: bool
     ) -> None:
         options["unconstrained"] = self._unconstrained
-        run_points_and_mixtures(name, checked, outputs, check_workers(workers), **options)
+        run_over_batch(name, checked, outputs, check_workers(workers), **options)
 
     def _evaluate(
         self, x: ArrayLike, workers: int | None, output: int, core: tuple[int, ...] = (), **options: bool
@@ -831,19 +830,3 @@ def _check_weights(weights: FloatArray) -> None:
     check_each("weights", weights, np.isfinite(weights) & (weights >= 0), "finite numbers >= 0")
     total = weights.sum(axis=-1, dtype=np.float64)
     check_each("weights", total, np.abs(total - 1.0) <= SUM_TOLERANCE, "a sum of 1 over the components")
-
-
-def _planes(parameters: Doubles) -> list[Doubles]:
-    """Return views (..., M) of packed parameters: weights, means 0, means 1, stddevs 0, stddevs 1, correlations."""
-    m = parameters.shape[-1] // PARAMETERS
-    return [parameters[..., k * m : (k + 1) * m] for k in range(PARAMETERS)]
-
-
-def _pack(
-    batch_shape: tuple[int, ...], weights: FloatArray, means: FloatArray, stddevs: FloatArray, correlations: FloatArray
-) -> Doubles:
-    parameters = np.empty((*batch_shape, PARAMETERS * weights.shape[-1]))
-    planes = [weights, means[..., 0], means[..., 1], stddevs[..., 0], stddevs[..., 1], correlations]
-    for plane, values in zip(_planes(parameters), planes, strict=True):
-        plane[...] = values
-    return parameters

@@ -1,559 +1,478 @@
-"""The loops over components and points. They return no numbers, allocate nothing and raise nothing.
+"""The kernels: blocks of components are read, prepared, evaluated, reduced, differentiated and written.
 
-Why it looks like this:
-
-- The formulas stand in _bivariate.pxd, one component at one point; here are only loops over them.
-- Arrays come as C-contiguous memoryviews of one fused type, `real`; all arithmetic is double, so float32 results are
-  float64 results rounded once.
-- Work goes in blocks of at most BLOCK components. A block's points are first spread over its components (`spread`),
-  so that one flat loop runs over rows and components alike and the number of components in a row does not matter to
-  its speed.
-- GCC and Clang turn these flat loops into vector code if outputs cannot overlap anything (`real_out` is
-  restrict-qualified, the caller guarantees it), nothing branches and every call is inlined.
-- A block's first and last elements are taken through the memoryview: in the build with bounds checks, each access to a
-  block is thereby checked at both ends of the contiguous run that it is.
+They return no numbers, allocate nothing and raise nothing. _bivariate.pxd has the formulas of one component at one
+point, _block.pxd the loops over a block, _pen.pxd and _drop_in.pxd those of the pen and of the drop-in level. Here are
+one driver for components, one for mixtures, one for the loss, and the doors through which Python calls them.
 """
 
-from libc.math cimport fabs
+from libc.math cimport INFINITY
+from libc.stdint cimport uintptr_t
+from libc.string cimport memset
 
 from cymdn cimport _arithmetic
 from cymdn cimport _bivariate as bivariate
+from cymdn cimport _block
 from cymdn cimport _cpu
+from cymdn cimport _drop_in
 from cymdn cimport _elementary as elementary
-
-cdef extern from *:
-    """
-    typedef float *__restrict cymdn_float_out;
-    typedef double *__restrict cymdn_double_out;
-    """
-    ctypedef float *float_out "cymdn_float_out"
-    ctypedef double *double_out "cymdn_double_out"
-
-ctypedef fused real:
-    float
-    double
-
-ctypedef fused real_out:
-    float_out
-    double_out
+from cymdn cimport _pen
+from cymdn._block cimport Block, Column, Place, Rows, larger, read, read_two, real, rounded, write, write_two
+from cymdn._pen cimport Pens
 
 cpdef enum:
-    BLOCK = 256  # components: the two planes of offsets are 4 KiB, the block's inputs and outputs fit the L1 cache
+    BLOCK = _block.BLOCK
+    CHUNK = 2048  # rows whose losses are summed together: fixed, so that a sum does not depend on how work was split
+
+cdef enum:
+    ALIGNMENT = 64  # of the planes: a cache line
 
 
-cdef inline const real *in_block(
-    const real[:, :, ::1] a, Py_ssize_t row, Py_ssize_t column, Py_ssize_t rows, Py_ssize_t columns
-) except NULL nogil:
-    cdef const real *last = &a[row + rows - 1, column + columns - 1, a.shape[2] - 1]
-    return &a[row, column, 0] if last != NULL else NULL
+cdef struct Problem:
+    Py_ssize_t n
+    Py_ssize_t m
+    bint unconstrained          # parameters are logits, logarithms of stddevs, atanh of correlations
+    bint derivatives
+    bint density                # of a mixture: the density for a value
+    double smooth_eps           # below 0, but for the drop-in level
+    Column[2] x
+    Column[6] parameters        # weights or logits, means 0, means 1, stddevs 0, stddevs 1, correlations
+    Column value                # of each component, or of each row
+    Column responsibilities
+    Column[6] gradient          # with respect to the parameters
+    Column[2] x_gradient
+    Rows *rows
+    Block *blocks
 
 
-cdef inline real *out_block(
-    real[:, :, ::1] a, Py_ssize_t row, Py_ssize_t column, Py_ssize_t rows, Py_ssize_t columns
-) except NULL nogil:
-    cdef real *last = &a[row + rows - 1, column + columns - 1, a.shape[2] - 1]
-    return &a[row, column, 0] if last != NULL else NULL
+cdef struct Head:
+    # what the loss has beside a mixture
+    Py_ssize_t pens
+    Column[3] logit
+    Column[3] target
+    Column[3] gradient
+    Column weight               # of the rows; NULL: 1
+    double scale                # of the gradient
+    double *sums                # of the losses of each CHUNK of rows; NULL: losses of rows
+    Pens *pen
 
 
-cdef inline const real *in_rows(const real[:, ::1] a, Py_ssize_t row, Py_ssize_t rows) except NULL nogil:
-    cdef const real *last = &a[row + rows - 1, a.shape[1] - 1]
-    return &a[row, 0] if last != NULL else NULL
+# Blocks of a problem
 
 
-cdef inline real *out_rows(real[:, ::1] a, Py_ssize_t row, Py_ssize_t rows) except NULL nogil:
-    cdef real *last = &a[row + rows - 1, a.shape[1] - 1]
-    return &a[row, 0] if last != NULL else NULL
+cdef inline Py_ssize_t parts(const Problem *p) noexcept nogil:
+    return (p.m + BLOCK - 1) // BLOCK
+
+
+cdef inline Py_ssize_t rows_of_block(const Problem *p, Py_ssize_t left) noexcept nogil:
+    return min(max(<Py_ssize_t> 1, BLOCK // p.m), left)
+
+
+cdef inline Place place_of(const Problem *p, Py_ssize_t row, Py_ssize_t rows, Py_ssize_t part) noexcept nogil:
+    cdef Place at
+    at.row = row
+    at.rows = rows
+    at.column = part * BLOCK
+    at.columns = min(<Py_ssize_t> BLOCK, p.m - part * BLOCK)
+    return at
+
+
+cdef inline Place place_of_rows(Py_ssize_t row, Py_ssize_t rows) noexcept nogil:
+    cdef Place at
+    at.row = row
+    at.rows = rows
+    at.column = 0
+    at.columns = 1
+    return at
+
+
+cdef inline bint one_mixture(const Problem *p) noexcept nogil:
+    # serves every row, and is prepared once
+    cdef Py_ssize_t k, rows = 0
+    for k in range(6):
+        rows += p.parameters[k].row
+    return rows == 0
+
+
+cdef void largest_logits(const Problem *p, Py_ssize_t rows) noexcept nogil:
+    cdef Py_ssize_t k
+    cdef Place at
+    _block.set_plane(rows, -bivariate.DBL_MAX, p.rows.top)
+    for k in range(parts(p)):
+        at = place_of(p, 0, rows, k)
+        _block.row_tops(rows, at.columns, p.blocks[k].weight, p.rows.top)
+
+
+cdef void prepare(const Problem *p, Py_ssize_t i, Py_ssize_t rows) noexcept nogil:
+    cdef Py_ssize_t k
+    cdef Place at
+    cdef Block *b
+    for k in range(parts(p)):
+        at = place_of(p, i, rows, k)
+        b = p.blocks + k
+        if p.parameters[0].first == NULL:  # a component that stands alone
+            _block.set_plane(rows * at.columns, 0.0 if p.unconstrained else 1.0, b.weight)
+        else:
+            read(&p.parameters[0], &at, b.weight)
+        read_two(&p.parameters[1], &at, b.mean0, b.mean1)
+        read_two(&p.parameters[3], &at, b.inverse0, b.inverse1)
+        read(&p.parameters[5], &at, b.r)
+        if not p.unconstrained and p.smooth_eps < 0.0:
+            _block.prepare_natural(rows * at.columns, b)
+    if not p.unconstrained:
+        return
+    largest_logits(p, rows)
+    for k in range(parts(p)):
+        at = place_of(p, i, rows, k)
+        b = p.blocks + k
+        _block.spread(rows, at.columns, p.rows.top, b.row0)
+        _block.prepare_unconstrained(rows * at.columns, b)
+
+
+cdef void evaluate(const Problem *p, Py_ssize_t i, Py_ssize_t rows) noexcept nogil:
+    # exponents, and slopes where they are wanted, of components at their points
+    cdef Py_ssize_t k, count
+    cdef Place at = place_of_rows(i, rows)
+    cdef Block *b
+    if i == 0 or not one_mixture(p):
+        prepare(p, i, rows)
+    read_two(p.x, &at, p.rows.x0, p.rows.x1)
+    for k in range(parts(p)):
+        at = place_of(p, i, rows, k)
+        b = p.blocks + k
+        count = rows * at.columns
+        _block.spread_two(rows, at.columns, p.rows.x0, p.rows.x1, b)
+        if p.smooth_eps >= 0.0:
+            _drop_in.evaluate(count, p.smooth_eps, p.derivatives, b)
+        elif p.derivatives:
+            _block.evaluate_with_slopes(count, b)
+        else:
+            _block.evaluate(count, b)
+
+
+cdef void write_gradient(const Problem *p, const Place *at, const Block *b) noexcept nogil:
+    write(&p.gradient[0], at, b.dlogit)
+    write_two(&p.gradient[1], at, b.slope0, b.slope1)
+    write_two(&p.gradient[3], at, b.u, b.v)
+    write(&p.gradient[5], at, b.datanh)
+
+
+# Components
+
+
+cdef void components(const Problem *p) noexcept nogil:
+    cdef Py_ssize_t i = 0, k, rows, count
+    cdef Place at
+    cdef Block *b
+    while i < p.n:
+        rows = rows_of_block(p, p.n - i)
+        evaluate(p, i, rows)
+        for k in range(parts(p)):
+            at = place_of(p, i, rows, k)
+            b = p.blocks + k
+            count = rows * at.columns
+            if p.smooth_eps < 0.0:
+                _block.component_values(count, b)
+            write(&p.value, &at, b.exponent)
+            if not p.derivatives:
+                continue
+            if p.smooth_eps < 0.0:
+                _block.component_shares(count, p.value.single, b)
+                _block.set_plane(count, 1.0, b.row0)
+                _block.differentiate(count, b)
+            write_gradient(p, &at, b)
+            _block.negate(count, b.slope0)
+            _block.negate(count, b.slope1)
+            write_two(p.x_gradient, &at, b.slope0, b.slope1)
+        i += rows
+
+
+# Mixtures
+
+
+cdef void reduce_rows(const Problem *p, Py_ssize_t rows) noexcept nogil:
+    # `value`: the log-density of each row's mixture
+    cdef Py_ssize_t k
+    cdef Rows *w = p.rows
+    cdef Place at
+    _block.set_plane(rows, -bivariate.DBL_MAX, w.top)
+    _block.set_plane(rows, 0.0, w.total)
+    _block.set_plane(rows, 0.0 if p.unconstrained else 1.0, w.weights)
+    for k in range(parts(p)):
+        at = place_of(p, 0, rows, k)
+        _block.row_tops(rows, at.columns, p.blocks[k].exponent, w.top)
+    for k in range(parts(p)):
+        at = place_of(p, 0, rows, k)
+        _block.spread(rows, at.columns, w.top, p.blocks[k].row0)
+        _block.weigh(rows * at.columns, p.blocks + k)
+        _block.row_sums(rows, at.columns, p.blocks[k].exponent, w.total)
+        if p.unconstrained:  # the weights are still to be divided by their sum
+            _block.row_sums(rows, at.columns, p.blocks[k].weight, w.weights)
+    _block.mixture_values(rows, w)
+
+
+cdef void differentiate(const Problem *p, Py_ssize_t rows) noexcept nogil:
+    # by the rows' scales
+    cdef Py_ssize_t j, k
+    cdef Place at
+    cdef Block *b
+    for k in range(parts(p)):
+        at = place_of(p, 0, rows, k)
+        b = p.blocks + k
+        _block.spread_two(rows, at.columns, p.rows.scale, p.rows.weight_scale, b)
+        _block.differentiate(rows * at.columns, b)
+        for j in range(rows):
+            if p.rows.live[j] == 0.0:
+                _block.no_gradient(at.columns, j * at.columns, b)
+
+
+cdef void differentiate_rows(const Problem *p, Py_ssize_t rows) noexcept nogil:
+    # with respect to the point: less the sum of the derivatives with respect to the means
+    cdef Py_ssize_t k
+    cdef Rows *w = p.rows
+    cdef Place at
+    _block.set_plane(rows, 0.0, w.x0)
+    _block.set_plane(rows, 0.0, w.x1)
+    for k in range(parts(p)):
+        at = place_of(p, 0, rows, k)
+        _block.row_sums(rows, at.columns, p.blocks[k].slope0, w.x0)
+        _block.row_sums(rows, at.columns, p.blocks[k].slope1, w.x1)
+    _block.negate(rows, w.x0)
+    _block.negate(rows, w.x1)
+
+
+cdef void write_derivatives(const Problem *p, Py_ssize_t i, Py_ssize_t rows) noexcept nogil:
+    cdef Py_ssize_t k
+    cdef Place at
+    for k in range(parts(p)):
+        at = place_of(p, i, rows, k)
+        write(&p.responsibilities, &at, p.blocks[k].exponent)
+        write_gradient(p, &at, p.blocks + k)
+    if p.x_gradient[0].first != NULL:
+        at = place_of_rows(i, rows)
+        differentiate_rows(p, rows)
+        write_two(p.x_gradient, &at, p.rows.x0, p.rows.x1)
+
+
+cdef void scale_log_density(const Problem *p, Py_ssize_t rows) noexcept nogil:
+    # where every component underflows, the point tells nothing: the weights remain
+    cdef Py_ssize_t j, k, column
+    cdef Place at
+    cdef Rows *w = p.rows
+    for j in range(rows):
+        w.live[j] = 0.0 if rounded(w.value[j], p.x[0].single) == -INFINITY else 1.0
+        w.weight_scale[j] = -1.0
+        w.scale[j] = 1.0 / (w.weights[j] if w.total[j] == 0.0 else w.total[j])
+        for k in range(parts(p) if w.total[j] == 0.0 else 0):
+            at = place_of(p, 0, rows, k)
+            for column in range(j * at.columns, (j + 1) * at.columns):
+                p.blocks[k].exponent[column] = p.blocks[k].weight[column]
+
+
+cdef void mixtures(const Problem *p) noexcept nogil:
+    cdef Py_ssize_t i = 0, rows
+    cdef Place at
+    while i < p.n:
+        rows = rows_of_block(p, p.n - i)
+        at = place_of_rows(i, rows)
+        evaluate(p, i, rows)
+        reduce_rows(p, rows)
+        scale_log_density(p, rows)
+        if p.density:  # here, where it has not been rounded to the dtype yet
+            _block.exponentiate(rows, p.rows.value)
+        write(&p.value, &at, p.rows.value)
+        if p.derivatives or p.responsibilities.first != NULL:
+            differentiate(p, rows)
+            write_derivatives(p, i, rows)
+        i += rows
+
+
+# The loss
+
+
+cdef void score_pens(const Head *h, const Place *at) noexcept nogil:
+    cdef Py_ssize_t k
+    for k in range(h.pens):
+        read(&h.logit[k], at, h.pen.logit[k])
+        read(&h.target[k], at, h.pen.target[k])
+    if h.pens == 0:
+        _block.set_plane(at.rows, 0.0, h.pen.loss)
+    elif h.pens == 1:
+        _pen.bernoulli(at.rows, h.pen)
+    else:
+        _pen.categorical(at.rows, h.pen)
+
+
+cdef void scale_loss(const Problem *p, const Head *h, Py_ssize_t rows) noexcept nogil:
+    # `value`: weighted losses of rows; the rows' scales are those of the loss's gradient
+    cdef Py_ssize_t j
+    cdef double loss, scale, weight
+    cdef bint single = p.x[0].single
+    cdef Rows *w = p.rows
+    for j in range(rows):
+        weight = w.weight[j]
+        loss = h.pen.loss[j] - w.value[j]
+        loss = INFINITY if rounded(loss, single) == INFINITY else loss
+        w.live[j] = 0.0 if weight == 0.0 or loss == INFINITY else 1.0
+        scale = weight * h.scale if loss == loss else loss
+        w.scale[j] = -scale / w.total[j]
+        w.weight_scale[j] = scale / w.weights[j]
+        w.weight[j] = scale
+        w.value[j] = 0.0 if weight == 0.0 else weight * loss
+
+
+cdef void write_pen_gradient(const Problem *p, const Head *h, const Place *at) noexcept nogil:
+    cdef Py_ssize_t k
+    for k in range(h.pens):
+        _block.scale_rows(at.rows, p.rows, h.pen.slope[k])
+        write(&h.gradient[k], at, h.pen.slope[k])
+
+
+cdef void add_losses(Py_ssize_t rows, const double *loss, double *total, double *lost) noexcept nogil:
+    # what rounding the sum loses is summed as well (Knuth's two-sum)
+    cdef Py_ssize_t j
+    cdef double before, after, added
+    for j in range(rows):
+        before = total[0]
+        after = before + loss[j]
+        added = after - before
+        lost[0] += (before - (after - added)) + (loss[j] - added)
+        total[0] = after
+
+
+cdef void losses(const Problem *p, const Head *h) noexcept nogil:
+    cdef Py_ssize_t i = 0, rows, chunk_end = 0
+    cdef double total = 0.0, lost = 0.0
+    cdef Place at
+    while i < p.n:
+        if i == chunk_end:
+            chunk_end = min(p.n, i + CHUNK)
+            total = 0.0
+            lost = 0.0
+        rows = rows_of_block(p, chunk_end - i)
+        at = place_of_rows(i, rows)
+        evaluate(p, i, rows)
+        reduce_rows(p, rows)
+        score_pens(h, &at)
+        if h.weight.first == NULL:
+            _block.set_plane(rows, 1.0, p.rows.weight)
+        else:
+            read(&h.weight, &at, p.rows.weight)
+        scale_loss(p, h, rows)
+        write(&p.value, &at, p.rows.value)
+        if p.derivatives:
+            differentiate(p, rows)
+            write_derivatives(p, i, rows)
+            write_pen_gradient(p, h, &at)
+        i += rows
+        if h.sums != NULL:
+            add_losses(rows, p.rows.value, &total, &lost)
+            if i == chunk_end:
+                h.sums[(i - 1) // CHUNK] = total + lost if total - total == 0.0 else total
+
+
+# Doors. Each returns whether the arrays fit each other, and does nothing if they do not, so that a caller need not look
+# at them first. An input of one row serves all rows.
+
+
+cdef inline bint fits2(const real[:, ::1] a, Py_ssize_t rows, Py_ssize_t columns) noexcept nogil:
+    # of this shape, or of one row; not empty; aligned
+    return (
+        a.shape[1] == columns > 0 and (a.shape[0] == rows > 0 or a.shape[0] == 1)
+        and <uintptr_t> &a[0, 0] % sizeof(real) == 0
+    )
 
 
 cdef inline bint fits3(
     const real[:, :, ::1] a, Py_ssize_t rows, Py_ssize_t columns, Py_ssize_t width
 ) noexcept nogil:
-    # of this shape, not empty, aligned
     return (
-        0 < rows == a.shape[0] and 0 < columns == a.shape[1] and width == a.shape[2]
-        and <size_t> &a[0, 0, 0] % sizeof(real) == 0
+        a.shape[2] == width > 0 and a.shape[1] == columns > 0 and (a.shape[0] == rows > 0 or a.shape[0] == 1)
+        and <uintptr_t> &a[0, 0, 0] % sizeof(real) == 0
     )
 
 
-cdef inline bint fits2(const real[:, ::1] a, Py_ssize_t rows, Py_ssize_t columns) noexcept nogil:
-    return 0 < rows == a.shape[0] and 0 < columns == a.shape[1] and <size_t> &a[0, 0] % sizeof(real) == 0
+cdef inline Column column(const real *first, Py_ssize_t rows, Py_ssize_t width) noexcept nogil:
+    cdef Column c
+    c.first = <void *> first
+    c.row = width if rows > 1 else 0
+    c.single = sizeof(real) == sizeof(float)
+    c.paired = False
+    return c
 
 
-cdef void spread(
-    const real *points, Py_ssize_t step, Py_ssize_t rows, Py_ssize_t columns, double_out x0_out, double_out x1_out
+cdef inline void pairs(const real *first, Py_ssize_t rows, Py_ssize_t width, Column *columns) noexcept nogil:
+    columns[0] = column(first, rows, width)
+    columns[1] = column(first + 1, rows, width)
+    columns[0].paired = columns[1].paired = True
+
+
+cdef inline void packed(
+    const real *first, Py_ssize_t rows, Py_ssize_t width, Py_ssize_t m, Column *columns
 ) noexcept nogil:
-    cdef Py_ssize_t i, j
-    cdef double x0, x1
-    for i in range(rows):
-        x0 = points[i * step]
-        x1 = points[i * step + 1]
-        for j in range(columns):
-            x0_out[i * columns + j] = x0
-            x1_out[i * columns + j] = x1
-
-
-cdef void density_block(
-    Py_ssize_t count,
-    const double *x0,
-    const double *x1,
-    const real *mean,
-    const real *stddev,
-    const real *correlation,
-    double e,
-    real_out density_out,
-) noexcept nogil:
+    # the order of raw network output
     cdef Py_ssize_t k
-    cdef double sigma0, sigma1, u, v, r, t, d, q, z
-    for k in range(count):
-        sigma0 = bivariate.positive_or_nan(stddev[2 * k])
-        sigma1 = bivariate.positive_or_nan(stddev[2 * k + 1])
-        r = correlation[k]
-        t = bivariate.nearest_integer(r)
-        d = t - r
-        q = bivariate.one_minus_square(r, t, d)
-        u = (x0[k] - mean[2 * k]) / (sigma0 + e)
-        v = (x1[k] - mean[2 * k + 1]) / (sigma1 + e)
-        z = bivariate.squared_distance(u, bivariate.decorrelated(v, u, t, d), q)
-        density_out[k] = bivariate.smoothed_density(z, q, sigma0, sigma1, e)
+    for k in range(6):
+        columns[k] = column(first + k * m, rows, width)
 
 
-cdef void density_and_gradient_block(
-    Py_ssize_t count,
-    const double *x0,
-    const double *x1,
-    const real *mean,
-    const real *stddev,
-    const real *correlation,
-    double e,
-    real_out density_out,
-    real_out dmean_out,
-    real_out dstddev_out,
-    real_out dcorrelation_out,
-) noexcept nogil:
-    cdef Py_ssize_t k
-    cdef double sigma0, sigma1, u, v, r, t, d, q, c, z, w0, w1, dmean0, dmean1
-    for k in range(count):
-        sigma0 = bivariate.positive_or_nan(stddev[2 * k])
-        sigma1 = bivariate.positive_or_nan(stddev[2 * k + 1])
-        r = correlation[k]
-        t = bivariate.nearest_integer(r)
-        d = t - r
-        q = bivariate.one_minus_square(r, t, d)
-        c = 1.0 / (q + e)
-        u = (x0[k] - mean[2 * k]) / (sigma0 + e)
-        v = (x1[k] - mean[2 * k + 1]) / (sigma1 + e)
-        w0 = bivariate.decorrelated(u, v, t, d)
-        w1 = bivariate.decorrelated(v, u, t, d)
-        dmean0 = c * w0 / (sigma0 + e)
-        dmean1 = c * w1 / (sigma1 + e)
-        z = bivariate.squared_distance(u, w1, q)
-        density_out[k] = bivariate.smoothed_density(z, q, sigma0, sigma1, e)
-        dmean_out[2 * k] = dmean0
-        dmean_out[2 * k + 1] = dmean1
-        dstddev_out[2 * k] = u * sigma0 * dmean0 - 1.0
-        dstddev_out[2 * k + 1] = v * sigma1 * dmean1 - 1.0
-        dcorrelation_out[k] = bivariate.smoothed_dcorrelation(u, v, w0, w1, r, c, e)
+cdef Problem problem_of(Py_ssize_t n, Py_ssize_t m, double[::1] scratch):
+    cdef Problem p
+    cdef uintptr_t memory = (<uintptr_t> &scratch[0] + ALIGNMENT - 1) // ALIGNMENT * ALIGNMENT
+    memset(&p, 0, sizeof(p))
+    p.n = n
+    p.m = m
+    p.smooth_eps = -1.0
+    p.rows = <Rows *> memory
+    p.blocks = <Block *> (memory + sizeof(Rows) + sizeof(Pens))
+    return p
+
+
+def scratch_size(Py_ssize_t m):
+    """Return how many float64 numbers of scratch memory the kernels need for mixtures of m components."""
+    return (ALIGNMENT + sizeof(Rows) + sizeof(Pens) + (m + BLOCK - 1) // BLOCK * sizeof(Block)) // sizeof(double)
+
+
+cdef void run(void (*driver)(const Problem *) noexcept nogil, const Problem *p) noexcept:
+    cdef _arithmetic.arithmetic before
+    with nogil:
+        before = _arithmetic.use_ieee_arithmetic()
+        driver(p)
+        _arithmetic.restore_arithmetic(before)
 
 
 def density(
     const real[:, :, ::1] x not None,            # (n or 1, 1, 2)
-    const real[:, :, ::1] mean not None,         # (n or t, m, 2)
-    const real[:, :, ::1] stddev not None,       # (n or t, m, 2)
-    const real[:, :, ::1] correlation not None,  # (n or t, m, 1)
-    double smooth_eps,
+    const real[:, :, ::1] mean not None,         # (n or 1, m, 2)
+    const real[:, :, ::1] stddev not None,       # (n or 1, m, 2)
+    const real[:, :, ::1] correlation not None,  # (n or 1, m, 1)
+    double[::1] scratch not None,                # (scratch_size(m),)
     real[:, :, ::1] density_out not None,        # (n, m, 1), not empty
     real[:, :, ::1] dmean_out=None,              # (n, m, 2) or None: no derivatives
     real[:, :, ::1] dstddev_out=None,            # (n, m, 2)
     real[:, :, ::1] dcorrelation_out=None,       # (n, m, 1)
+    double smooth_eps=1e-10,
 ):
-    """Smoothed density of each component; with outputs for them, the derivatives of its logarithm.
-
-    Parameters of fewer rows than the outputs are one row, repeated t times: t rows make a block. Returns whether the
-    inputs fit the outputs, and does nothing if they do not, so that a caller need not look at them first.
-    """
-    cdef Py_ssize_t n = density_out.shape[0], components = density_out.shape[1]
-    cdef bint one_point = x.shape[0] < n, one_mixture = mean.shape[0] < n, derivatives = dmean_out is not None
-    cdef Py_ssize_t block_rows = mean.shape[0] if one_mixture else max(1, BLOCK // max(1, components))
-    cdef Py_ssize_t i = 0, j, k, rows, columns
-    cdef double[BLOCK] x0
-    cdef double[BLOCK] x1
-    cdef _arithmetic.arithmetic before
+    """Smoothed density of each component; with outputs for them, the derivatives of its logarithm."""
+    cdef Py_ssize_t n = density_out.shape[0], m = density_out.shape[1]
+    cdef Problem p
     if not (
-        fits3(x, 1 if one_point else n, 1, 2) and fits3(mean, mean.shape[0] if one_mixture else n, components, 2)
-        and fits3(stddev, mean.shape[0], components, 2) and fits3(correlation, mean.shape[0], components, 1)
+        fits3(x, n, 1, 2) and fits3(mean, n, m, 2) and fits3(stddev, n, m, 2) and fits3(correlation, n, m, 1)
     ):
         return False
-    with nogil:
-        before = _arithmetic.use_ieee_arithmetic()
-        while i < n:
-            rows = min(block_rows, n - i)
-            k = 0 if one_mixture else i
-            j = 0
-            while j < components:  # more than once only where a single row is wider than a block
-                columns = min(<Py_ssize_t> BLOCK, components - j)
-                spread(&x[0 if one_point else i, 0, 0], 0 if one_point else 2, rows, columns, x0, x1)
-                if derivatives:
-                    density_and_gradient_block(
-                        rows * columns, x0, x1,
-                        in_block(mean, k, j, rows, columns),
-                        in_block(stddev, k, j, rows, columns),
-                        in_block(correlation, k, j, rows, columns),
-                        smooth_eps,
-                        out_block(density_out, i, j, rows, columns),
-                        out_block(dmean_out, i, j, rows, columns),
-                        out_block(dstddev_out, i, j, rows, columns),
-                        out_block(dcorrelation_out, i, j, rows, columns),
-                    )
-                else:
-                    density_block(
-                        rows * columns, x0, x1,
-                        in_block(mean, k, j, rows, columns),
-                        in_block(stddev, k, j, rows, columns),
-                        in_block(correlation, k, j, rows, columns),
-                        smooth_eps,
-                        out_block(density_out, i, j, rows, columns),
-                    )
-                j += columns
-            i += rows
-        _arithmetic.restore_arithmetic(before)
+    p = problem_of(n, m, scratch)
+    p.smooth_eps = smooth_eps
+    pairs(&x[0, 0, 0], x.shape[0], 2, p.x)
+    pairs(&mean[0, 0, 0], mean.shape[0], 2 * m, &p.parameters[1])
+    pairs(&stddev[0, 0, 0], stddev.shape[0], 2 * m, &p.parameters[3])
+    p.parameters[5] = column(&correlation[0, 0, 0], correlation.shape[0], m)
+    p.value = column(&density_out[0, 0, 0], n, m)
+    if dmean_out is not None:
+        p.derivatives = True
+        pairs(&dmean_out[0, 0, 0], n, 2 * m, &p.gradient[1])
+        pairs(&dstddev_out[0, 0, 0], n, 2 * m, &p.gradient[3])
+        p.gradient[5] = column(&dcorrelation_out[0, 0, 0], n, m)
+    run(components, &p)
     return True
-
-
-# The log-domain levels.
-#
-# Scratch memory comes from the caller, PLANES rows of at least BLOCK or one row of components; nothing in it outlives a
-# block. A stage reads planes and writes planes, or arrays, that are not among those it reads unless it says "in place".
-
-cdef struct Planes:
-    # prepared components
-    double *mean0
-    double *mean1
-    double *inverse0    # before `prepare`: sigma or log sigma
-    double *inverse1
-    double *r           # before `prepare`: r or atanh r
-    double *cross       # kappa d
-    double *kappa
-    double *shift
-    double *factor
-    double *weight      # before `prepare`: weight, or logit less the row's largest
-    # components at a point
-    double *u           # before `evaluate`: x - mean
-    double *v
-    double *exponent    # after `weigh`: weight * density, up to a factor of the row
-    double *slope0
-    double *slope1
-    double *datanh
-    double *dmean0
-    double *dmean1
-    # rows
-    double *top         # the largest exponent
-    double *total       # sum of the weighed exponents
-    double *weights     # sum of the weights
-    double *value       # log-density of the mixture
-    double *pen_logit   # Bernoulli pens only
-    double *pen_target
-    double *pen_slope   # derivative of the pen's loss with respect to its logit
-    double *pen_loss
-
-cpdef enum:
-    PLANES = 26
-    CHUNK = 2048  # rows whose losses are summed together: fixed, so that a sum does not depend on how work was split
-
-
-cdef Planes planes_of(double[:, ::1] scratch) except *:
-    cdef Planes s
-    s.mean0 = &scratch[0, 0]
-    s.mean1 = &scratch[1, 0]
-    s.inverse0 = &scratch[2, 0]
-    s.inverse1 = &scratch[3, 0]
-    s.r = &scratch[4, 0]
-    s.cross = &scratch[5, 0]
-    s.kappa = &scratch[6, 0]
-    s.shift = &scratch[7, 0]
-    s.factor = &scratch[8, 0]
-    s.weight = &scratch[9, 0]
-    s.u = &scratch[10, 0]
-    s.v = &scratch[11, 0]
-    s.exponent = &scratch[12, 0]
-    s.slope0 = &scratch[13, 0]
-    s.slope1 = &scratch[14, 0]
-    s.datanh = &scratch[15, 0]
-    s.dmean0 = &scratch[16, 0]
-    s.dmean1 = &scratch[17, 0]
-    s.top = &scratch[18, 0]
-    s.total = &scratch[19, 0]
-    s.weights = &scratch[20, 0]
-    s.value = &scratch[21, 0]
-    s.pen_logit = &scratch[22, 0]
-    s.pen_target = &scratch[23, 0]
-    s.pen_slope = &scratch[24, 0]
-    s.pen_loss = &scratch[25, 0]
-    return s
-
-
-# Reading a block into planes
-
-
-cdef void read_pairs(
-    Py_ssize_t count, const real *pairs, double_out first_out, double_out second_out
-) noexcept nogil:
-    cdef Py_ssize_t k
-    for k in range(count):
-        first_out[k] = pairs[2 * k]
-        second_out[k] = pairs[2 * k + 1]
-
-
-cdef void read(Py_ssize_t count, const real *values, double_out values_out) noexcept nogil:
-    cdef Py_ssize_t k
-    for k in range(count):
-        values_out[k] = values[k]
-
-
-cdef void read_column(Py_ssize_t rows, const real *values, Py_ssize_t step, double_out values_out) noexcept nogil:
-    cdef Py_ssize_t i
-    for i in range(rows):
-        values_out[i] = values[i * step]
-
-
-cdef void repeat(Py_ssize_t columns, Py_ssize_t rows, double *plane) noexcept nogil:
-    # in place: the first row of a plane, again and again
-    cdef Py_ssize_t k
-    for k in range(columns, rows * columns):
-        plane[k] = plane[k - columns]
-
-
-cdef void read_natural(
-    const real *mean, const real *stddev, const real *correlation, Py_ssize_t columns, Py_ssize_t rows,
-    bint one_mixture, const Planes *s,
-) noexcept nogil:
-    cdef Py_ssize_t count = columns if one_mixture else rows * columns
-    read_pairs(count, mean, s.mean0, s.mean1)
-    read_pairs(count, stddev, s.inverse0, s.inverse1)
-    read(count, correlation, s.r)
-    if one_mixture:
-        repeat(columns, rows, s.mean0)
-        repeat(columns, rows, s.mean1)
-        repeat(columns, rows, s.inverse0)
-        repeat(columns, rows, s.inverse1)
-        repeat(columns, rows, s.r)
-
-
-cdef void read_weights(
-    const real *weights, Py_ssize_t columns, Py_ssize_t rows, bint one_mixture, double *weight
-) noexcept nogil:
-    read(columns if one_mixture else rows * columns, weights, weight)
-    if one_mixture:
-        repeat(columns, rows, weight)
-
-
-cdef void subtract_means(
-    const real *points, Py_ssize_t step, Py_ssize_t rows, Py_ssize_t columns,
-    const double *mean0, const double *mean1, double_out offset0_out, double_out offset1_out,
-) noexcept nogil:
-    cdef Py_ssize_t i, j, k
-    cdef double x0, x1
-    for i in range(rows):
-        x0 = points[i * step]
-        x1 = points[i * step + 1]
-        for j in range(columns):
-            k = i * columns + j
-            offset0_out[k] = x0 - mean0[k]
-            offset1_out[k] = x1 - mean1[k]
-
-
-cdef void read_logits(Py_ssize_t columns, const real *logits, double_out logits_out) noexcept nogil:
-    # less the largest, so that the softmax cannot overflow; NaN is no comparison's larger and stays
-    cdef Py_ssize_t j
-    cdef double largest = logits[0]
-    for j in range(1, columns):
-        largest = logits[j] if logits[j] > largest else largest
-    for j in range(columns):
-        logits_out[j] = logits[j] - largest
-
-
-cdef void read_raw(
-    const real *raw, Py_ssize_t pens, Py_ssize_t rows, Py_ssize_t columns, const Planes *s
-) noexcept nogil:
-    cdef Py_ssize_t i, k, width = pens + 6 * columns
-    cdef const real *row
-    if columns == 1:  # a loop over one component at a time costs three times as much
-        for i in range(rows):
-            s.weight[i] = raw[i * width + pens] - raw[i * width + pens]  # 0, unless it is no number
-        read_column(rows, raw + pens + 1, width, s.mean0)
-        read_column(rows, raw + pens + 2, width, s.mean1)
-        read_column(rows, raw + pens + 3, width, s.inverse0)
-        read_column(rows, raw + pens + 4, width, s.inverse1)
-        read_column(rows, raw + pens + 5, width, s.r)
-        return
-    for i in range(rows):
-        k = i * columns
-        row = raw + i * width + pens
-        read_logits(columns, row, s.weight + k)
-        read(columns, row + columns, s.mean0 + k)
-        read(columns, row + 2 * columns, s.mean1 + k)
-        read(columns, row + 3 * columns, s.inverse0 + k)
-        read(columns, row + 4 * columns, s.inverse1 + k)
-        read(columns, row + 5 * columns, s.r + k)
-
-
-# Preparing components, in place
-
-
-cdef void make_valid(
-    Py_ssize_t count, const double *weight, double_out mean0, double_out mean1,
-    double_out stddev0, double_out stddev1, double_out r,
-) noexcept nogil:
-    cdef Py_ssize_t k
-    for k in range(count):
-        mean0[k] = bivariate.valid_mean(weight[k], mean0[k])
-        mean1[k] = bivariate.valid_mean(weight[k], mean1[k])
-        stddev0[k] = bivariate.valid_stddev(weight[k], stddev0[k])
-        stddev1[k] = bivariate.valid_stddev(weight[k], stddev1[k])
-        r[k] = bivariate.valid_correlation(weight[k], r[k])
-
-
-cdef void prepare_natural(
-    Py_ssize_t count, const double *weight, double_out inverse0, double_out inverse1, const double *r,
-    double_out cross_out, double_out kappa_out, double_out shift_out, double_out factor_out,
-) noexcept nogil:
-    cdef Py_ssize_t k
-    cdef double t, d, kappa, i0, i1
-    for k in range(count):
-        t = bivariate.nearest_integer(r[k])
-        d = t - r[k]
-        kappa = bivariate.kappa_of_correlation(r[k], t, d)
-        i0 = bivariate.inverse_stddev(inverse0[k])
-        i1 = bivariate.inverse_stddev(inverse1[k])
-        shift_out[k] = bivariate.shift_or_limit(
-            bivariate.shift_of_factors(weight[k], i0, i1), weight[k], i0, i1
-        )
-        factor_out[k] = bivariate.factor_of_factors(weight[k], i0, i1, kappa)
-        inverse0[k] = i0
-        inverse1[k] = i1
-        cross_out[k] = kappa * d
-        kappa_out[k] = kappa
-
-
-cdef void prepare_natural_block(Py_ssize_t count, const Planes *s) noexcept nogil:
-    make_valid(count, s.weight, s.mean0, s.mean1, s.inverse0, s.inverse1, s.r)
-    prepare_natural(count, s.weight, s.inverse0, s.inverse1, s.r, s.cross, s.kappa, s.shift, s.factor)
-
-
-cdef void prepare_raw(
-    Py_ssize_t count, const double *logit, const double *log_stddev0, const double *log_stddev1, double_out r_,
-    double_out cross_out, double_out kappa_out, double_out shift_out, double_out factor_out,
-) noexcept nogil:
-    cdef Py_ssize_t k
-    cdef double a, n, joint, kappa, r
-    for k in range(count):
-        a = r_[k]
-        n = bivariate.decay(a)
-        joint = bivariate.joint_inverse(n)
-        kappa = bivariate.kappa_of_decay(n, joint)
-        r = bivariate.correlation_of_decay(a, n, bivariate.one_less_decay(a), joint)
-        shift_out[k] = bivariate.shift_of_logs(logit[k], log_stddev0[k], log_stddev1[k], a)
-        factor_out[k] = bivariate.factor_of_decay(n)
-        r_[k] = r
-        cross_out[k] = bivariate.cross_of_decay(r, bivariate.nearest_integer(r), n, kappa)
-        kappa_out[k] = kappa
-
-
-cdef void invert_logs(Py_ssize_t count, double_out inverse) noexcept nogil:
-    cdef Py_ssize_t k
-    for k in range(count):
-        inverse[k] = bivariate.inverse_stddev_of_log(inverse[k])
-
-
-cdef void exponentiate(Py_ssize_t count, double_out weight) noexcept nogil:
-    cdef Py_ssize_t k
-    for k in range(count):
-        weight[k] = elementary.exp_flushed(weight[k])
-
-
-cdef void prepare_raw_block(Py_ssize_t count, const Planes *s) noexcept nogil:
-    # four short loops: in one long one, a processor sees too little of the next iteration to overlap them (7 %)
-    prepare_raw(count, s.weight, s.inverse0, s.inverse1, s.r, s.cross, s.kappa, s.shift, s.factor)
-    invert_logs(count, s.inverse0)
-    invert_logs(count, s.inverse1)
-    exponentiate(count, s.weight)
-
-
-# Components at points
-
-
-cdef void evaluate(
-    Py_ssize_t count, const double *inverse0, const double *inverse1, const double *r, const double *cross,
-    const double *kappa, const double *shift, double_out u_, double_out v_, double_out exponent_out,
-) noexcept nogil:
-    cdef Py_ssize_t k
-    cdef double u, v, k1
-    for k in range(count):
-        u = bivariate.standardised(u_[k], inverse0[k])
-        v = bivariate.standardised(v_[k], inverse1[k])
-        k1 = bivariate.scaled_decorrelated(v, u, bivariate.nearest_integer(r[k]), kappa[k], cross[k])
-        exponent_out[k] = shift[k] - bivariate.half_distance(u, k1)
-
-
-cdef void evaluate_and_differentiate(
-    Py_ssize_t count, const double *inverse0, const double *inverse1, const double *r, const double *cross,
-    const double *kappa, const double *shift, double_out u_, double_out v_, double_out exponent_out,
-    double_out slope0_out, double_out slope1_out, double_out datanh_out,
-) noexcept nogil:
-    cdef Py_ssize_t k
-    cdef double u, v, t, k0, k1
-    for k in range(count):
-        u = bivariate.standardised(u_[k], inverse0[k])
-        v = bivariate.standardised(v_[k], inverse1[k])
-        t = bivariate.nearest_integer(r[k])
-        k0 = bivariate.scaled_decorrelated(u, v, t, kappa[k], cross[k])
-        k1 = bivariate.scaled_decorrelated(v, u, t, kappa[k], cross[k])
-        exponent_out[k] = shift[k] - bivariate.half_distance(u, k1)
-        slope0_out[k] = bivariate.slope(kappa[k], k0)
-        slope1_out[k] = bivariate.slope(kappa[k], k1)
-        datanh_out[k] = bivariate.datanh_correlation(r[k], k0, k1)
-        u_[k] = u
-        v_[k] = v
-
-
-cdef void evaluate_block(Py_ssize_t count, const Planes *s, bint derivatives) noexcept nogil:
-    if derivatives:
-        evaluate_and_differentiate(
-            count, s.inverse0, s.inverse1, s.r, s.cross, s.kappa, s.shift, s.u, s.v, s.exponent,
-            s.slope0, s.slope1, s.datanh,
-        )
-    else:
-        evaluate(count, s.inverse0, s.inverse1, s.r, s.cross, s.kappa, s.shift, s.u, s.v, s.exponent)
-
-
-# Component level
-
-
-cdef void write_logpdf(
-    Py_ssize_t count, const double *exponent, const double *factor, real_out value_out
-) noexcept nogil:
-    cdef Py_ssize_t k
-    for k in range(count):
-        value_out[k] = exponent[k] + (elementary.log(factor[k]) - bivariate.LOG_TWO_PI)
-
-
-cdef void write_component_gradient(
-    Py_ssize_t count, const real *value, const double *inverse0, const double *inverse1,
-    const double *u, const double *v, const double *slope0, const double *slope1, const double *datanh,
-    real_out mean_out, real_out log_stddev_out, real_out atanh_correlation_out, real_out x_out,
-) noexcept nogil:
-    cdef Py_ssize_t k
-    cdef double part, dmean0, dmean1
-    for k in range(count):
-        part = bivariate.within_range(value[k])
-        dmean0 = part * slope0[k] * inverse0[k]
-        dmean1 = part * slope1[k] * inverse1[k]
-        mean_out[2 * k] = dmean0
-        mean_out[2 * k + 1] = dmean1
-        x_out[2 * k] = -dmean0
-        x_out[2 * k + 1] = -dmean1
-        log_stddev_out[2 * k] = part * bivariate.dlog_stddev(u[k], slope0[k])
-        log_stddev_out[2 * k + 1] = part * bivariate.dlog_stddev(v[k], slope1[k])
-        atanh_correlation_out[k] = part * datanh[k]
 
 
 def gaussian_logpdf(
@@ -561,7 +480,7 @@ def gaussian_logpdf(
     const real[:, :, ::1] mean not None,      # (n or 1, m, 2)
     const real[:, :, ::1] stddev not None,    # (n or 1, m, 2)
     const real[:, ::1] correlation not None,  # (n or 1, m)
-    double[:, ::1] scratch not None,          # (PLANES, at least max(BLOCK, m))
+    double[::1] scratch not None,             # (scratch_size(m),)
     real[:, ::1] value_out not None,          # (n, m), not empty
     real[:, :, ::1] mean_out=None,            # (n, m, 2) or None: no gradient
     real[:, :, ::1] log_stddev_out=None,      # (n, m, 2)
@@ -569,147 +488,24 @@ def gaussian_logpdf(
     real[:, :, ::1] x_out=None,               # (n, m, 2)
 ):
     """Log-density of each component and, with outputs for it, its gradient."""
-    cdef Py_ssize_t n = value_out.shape[0], m = value_out.shape[1], i = 0, rows, count
-    cdef bint one_point = x.shape[0] < n, one_mixture = mean.shape[0] < n, derivatives = mean_out is not None
-    cdef Py_ssize_t block_rows = max(1, BLOCK // m)
-    cdef Planes s = planes_of(scratch)
-    cdef Py_ssize_t k
-    cdef _arithmetic.arithmetic before
-    with nogil:
-        before = _arithmetic.use_ieee_arithmetic()
-        for k in range(max(<Py_ssize_t> BLOCK, m)):
-            s.weight[k] = 1.0
-        while i < n:
-            rows = min(block_rows, n - i)
-            count = rows * m
-            if i == 0 or not one_mixture:
-                read_natural(
-                    in_block(mean, i, 0, 1 if one_mixture else rows, m),
-                    in_block(stddev, i, 0, 1 if one_mixture else rows, m),
-                    in_rows(correlation, i, 1 if one_mixture else rows),
-                    m, rows, one_mixture, &s,
-                )
-                prepare_natural_block(count, &s)
-            subtract_means(
-                in_rows(x, 0 if one_point else i, 1 if one_point else rows), 0 if one_point else 2,
-                rows, m, s.mean0, s.mean1, s.u, s.v,
-            )
-            evaluate_block(count, &s, derivatives)
-            write_logpdf(count, s.exponent, s.factor, out_rows(value_out, i, rows))
-            if derivatives:
-                write_component_gradient(
-                    count, &value_out[i, 0], s.inverse0, s.inverse1, s.u, s.v, s.slope0, s.slope1, s.datanh,
-                    out_block(mean_out, i, 0, rows, m), out_block(log_stddev_out, i, 0, rows, m),
-                    out_rows(atanh_correlation_out, i, rows), out_block(x_out, i, 0, rows, m),
-                )
-            i += rows
-        _arithmetic.restore_arithmetic(before)
-
-
-# Mixture level and network head: reductions over the components of a row, in an order fixed by the row alone
-
-
-cdef double row_sum(Py_ssize_t columns, const double *values) noexcept nogil:
-    # four chains of additions instead of one: as many as an AVX2 register holds
-    cdef double s0 = 0.0, s1 = 0.0, s2 = 0.0, s3 = 0.0
-    cdef Py_ssize_t j = 0
-    while j + 4 <= columns:
-        s0 += values[j]
-        s1 += values[j + 1]
-        s2 += values[j + 2]
-        s3 += values[j + 3]
-        j += 4
-    while j < columns:
-        s0 += values[j]
-        j += 1
-    return (s0 + s2) + (s1 + s3)
-
-
-cdef inline double larger(double a, double b) noexcept nogil:
-    # b, if a is NaN
-    return a if a > b else b
-
-
-cdef double subtract_top(Py_ssize_t columns, double *exponent) noexcept nogil:
-    # In place. Starts from a finite number: where every exponent is -inf, nothing becomes -inf - -inf.
-    cdef double t0 = -bivariate.DBL_MAX, t1 = t0, t2 = t0, t3 = t0
-    cdef Py_ssize_t j = 0
-    while j + 4 <= columns:
-        t0 = larger(exponent[j], t0)
-        t1 = larger(exponent[j + 1], t1)
-        t2 = larger(exponent[j + 2], t2)
-        t3 = larger(exponent[j + 3], t3)
-        j += 4
-    while j < columns:
-        t0 = larger(exponent[j], t0)
-        j += 1
-    t0 = larger(larger(t0, t2), larger(t1, t3))
-    for j in range(columns):
-        exponent[j] -= t0
-    return t0
-
-
-cdef void weigh(Py_ssize_t count, const double *factor, double_out exponent) noexcept nogil:
-    # in place
-    cdef Py_ssize_t k
-    for k in range(count):
-        exponent[k] = factor[k] * elementary.exp_flushed(exponent[k])
-
-
-cdef void mixture_value(
-    Py_ssize_t rows, const double *top, const double *total, const double *weights, double_out value_out
-) noexcept nogil:
-    cdef Py_ssize_t i
-    for i in range(rows):
-        value_out[i] = (top[i] + (elementary.log(total[i]) - elementary.log(weights[i]))) - bivariate.LOG_TWO_PI
-
-
-cdef void reduce_rows(Py_ssize_t rows, Py_ssize_t columns, const Planes *s, bint softmax) noexcept nogil:
-    # `value`: the log-density of each row's mixture; `softmax` where the weights are still to be divided by their sum
-    cdef Py_ssize_t i
-    for i in range(rows):
-        s.top[i] = subtract_top(columns, s.exponent + i * columns)
-    weigh(rows * columns, s.factor, s.exponent)
-    for i in range(rows):
-        s.total[i] = row_sum(columns, s.exponent + i * columns)
-        s.weights[i] = row_sum(columns, s.weight + i * columns) if softmax else 1.0
-    mixture_value(rows, s.top, s.total, s.weights, s.value)
-
-
-cdef void take_exp(Py_ssize_t count, double_out values) noexcept nogil:
-    # in place
-    cdef Py_ssize_t k
-    for k in range(count):
-        values[k] = elementary.exp(values[k])
-
-
-cdef void fill(Py_ssize_t count, real_out values_out) noexcept nogil:
-    cdef Py_ssize_t k
-    for k in range(count):
-        values_out[k] = 0.0
-
-
-cdef void write_mixture_gradient_row(
-    Py_ssize_t columns, double scale, const double *weighed, const double *weight,
-    const double *inverse0, const double *inverse1,
-    const double *u, const double *v, const double *slope0, const double *slope1, const double *datanh,
-    real_out logits_out, real_out mean_out, real_out log_stddev_out, real_out atanh_correlation_out,
-    double_out dmean0_out, double_out dmean1_out,
-) noexcept nogil:
-    cdef Py_ssize_t j
-    cdef double g, dmean0, dmean1
-    for j in range(columns):
-        g = weighed[j] * scale
-        dmean0 = g * slope0[j] * inverse0[j]
-        dmean1 = g * slope1[j] * inverse1[j]
-        logits_out[j] = g - weight[j]
-        mean_out[2 * j] = dmean0
-        mean_out[2 * j + 1] = dmean1
-        log_stddev_out[2 * j] = g * bivariate.dlog_stddev(u[j], slope0[j])
-        log_stddev_out[2 * j + 1] = g * bivariate.dlog_stddev(v[j], slope1[j])
-        atanh_correlation_out[j] = g * datanh[j]
-        dmean0_out[j] = dmean0
-        dmean1_out[j] = dmean1
+    cdef Py_ssize_t n = value_out.shape[0], m = value_out.shape[1]
+    cdef Problem p
+    if not (fits2(x, n, 2) and fits3(mean, n, m, 2) and fits3(stddev, n, m, 2) and fits2(correlation, n, m)):
+        return False
+    p = problem_of(n, m, scratch)
+    pairs(&x[0, 0], x.shape[0], 2, p.x)
+    pairs(&mean[0, 0, 0], mean.shape[0], 2 * m, &p.parameters[1])
+    pairs(&stddev[0, 0, 0], stddev.shape[0], 2 * m, &p.parameters[3])
+    p.parameters[5] = column(&correlation[0, 0], correlation.shape[0], m)
+    p.value = column(&value_out[0, 0], n, m)
+    if mean_out is not None:
+        p.derivatives = True
+        pairs(&mean_out[0, 0, 0], n, 2 * m, &p.gradient[1])
+        pairs(&log_stddev_out[0, 0, 0], n, 2 * m, &p.gradient[3])
+        p.gradient[5] = column(&atanh_correlation_out[0, 0], n, m)
+        pairs(&x_out[0, 0, 0], n, 2 * m, p.x_gradient)
+    run(components, &p)
+    return True
 
 
 def mixture_logpdf(
@@ -718,8 +514,8 @@ def mixture_logpdf(
     const real[:, :, ::1] mean not None,      # (n or 1, m, 2)
     const real[:, :, ::1] stddev not None,    # (n or 1, m, 2)
     const real[:, ::1] correlation not None,  # (n or 1, m)
-    double[:, ::1] scratch not None,          # (PLANES, at least max(BLOCK, m))
-    real[::1] value_out not None,             # (n,), not empty; m > 0
+    double[::1] scratch not None,             # (scratch_size(m),)
+    real[::1] value_out not None,             # (n,), not empty
     real[:, ::1] logits_out=None,             # (n, m) or None: no gradient
     real[:, :, ::1] mean_out=None,            # (n, m, 2)
     real[:, :, ::1] log_stddev_out=None,      # (n, m, 2)
@@ -727,329 +523,88 @@ def mixture_logpdf(
     real[:, ::1] x_out=None,                  # (n, 2)
 ):
     """Log-density of each row's mixture and, with outputs for it, its gradient."""
-    cdef Py_ssize_t n = value_out.shape[0], m = weights.shape[1], i = 0, j, k, rows, count
-    cdef bint one_point = x.shape[0] < n, one_mixture = mean.shape[0] < n, derivatives = mean_out is not None
-    cdef Py_ssize_t block_rows = max(1, BLOCK // m)
-    cdef Planes s = planes_of(scratch)
-    cdef _arithmetic.arithmetic before
-    with nogil:
-        before = _arithmetic.use_ieee_arithmetic()
-        while i < n:
-            rows = min(block_rows, n - i)
-            count = rows * m
-            if i == 0 or not one_mixture:
-                read_weights(in_rows(weights, i, 1 if one_mixture else rows), m, rows, one_mixture, s.weight)
-                read_natural(
-                    in_block(mean, i, 0, 1 if one_mixture else rows, m),
-                    in_block(stddev, i, 0, 1 if one_mixture else rows, m),
-                    in_rows(correlation, i, 1 if one_mixture else rows),
-                    m, rows, one_mixture, &s,
-                )
-                prepare_natural_block(count, &s)
-            subtract_means(
-                in_rows(x, 0 if one_point else i, 1 if one_point else rows), 0 if one_point else 2,
-                rows, m, s.mean0, s.mean1, s.u, s.v,
-            )
-            evaluate_block(count, &s, derivatives)
-            reduce_rows(rows, m, &s, False)
-            for j in range(rows):
-                value_out[i + j] = <real> s.value[j]
-                if not derivatives:
-                    continue
-                if value_out[i + j] == -bivariate.INFINITY:  # beyond the dtype: gradient 0
-                    fill(m, out_rows(logits_out, i + j, 1))
-                    fill(2 * m, out_block(mean_out, i + j, 0, 1, m))
-                    fill(2 * m, out_block(log_stddev_out, i + j, 0, 1, m))
-                    fill(m, out_rows(atanh_correlation_out, i + j, 1))
-                    fill(2, out_rows(x_out, i + j, 1))
-                    continue
-                k = j * m
-                write_mixture_gradient_row(
-                    m, 1.0 / s.total[j], s.exponent + k, s.weight + k, s.inverse0 + k, s.inverse1 + k,
-                    s.u + k, s.v + k, s.slope0 + k, s.slope1 + k, s.datanh + k,
-                    out_rows(logits_out, i + j, 1), out_block(mean_out, i + j, 0, 1, m),
-                    out_block(log_stddev_out, i + j, 0, 1, m), out_rows(atanh_correlation_out, i + j, 1),
-                    s.dmean0, s.dmean1,
-                )
-                x_out[i + j, 0] = <real> -row_sum(m, s.dmean0)
-                x_out[i + j, 1] = <real> -row_sum(m, s.dmean1)
-            i += rows
-        _arithmetic.restore_arithmetic(before)
+    cdef Py_ssize_t n = value_out.shape[0], m = weights.shape[1]
+    cdef Problem p
+    if not (
+        fits2(x, n, 2) and fits2(weights, n, m)
+        and fits3(mean, n, m, 2) and fits3(stddev, n, m, 2) and fits2(correlation, n, m)
+    ):
+        return False
+    p = problem_of(n, m, scratch)
+    pairs(&x[0, 0], x.shape[0], 2, p.x)
+    p.parameters[0] = column(&weights[0, 0], weights.shape[0], m)
+    pairs(&mean[0, 0, 0], mean.shape[0], 2 * m, &p.parameters[1])
+    pairs(&stddev[0, 0, 0], stddev.shape[0], 2 * m, &p.parameters[3])
+    p.parameters[5] = column(&correlation[0, 0], correlation.shape[0], m)
+    p.value = column(&value_out[0], n, 1)
+    if logits_out is not None:
+        p.derivatives = True
+        p.gradient[0] = column(&logits_out[0, 0], n, m)
+        pairs(&mean_out[0, 0, 0], n, 2 * m, &p.gradient[1])
+        pairs(&log_stddev_out[0, 0, 0], n, 2 * m, &p.gradient[3])
+        p.gradient[5] = column(&atanh_correlation_out[0, 0], n, m)
+        pairs(&x_out[0, 0], n, 2, p.x_gradient)
+    run(mixtures, &p)
+    return True
 
 
-# Mixtures as an object: packed parameters, in the order of raw network output, natural or unconstrained. They are
+# Of a BivariateMixture: packed parameters, in the order of raw network output, natural or unconstrained. They are
 # doubles whatever the dtype of the points, so that what a bias or a temperature made of them is not rounded.
-
-
-cdef void constant(Py_ssize_t count, double value, double_out values_out) noexcept nogil:
-    cdef Py_ssize_t k
-    for k in range(count):
-        values_out[k] = value
-
-
-cdef void read_packed(
-    const double *parameters, Py_ssize_t rows, Py_ssize_t columns, Py_ssize_t repeats, bint unconstrained,
-    const Planes *s,
-) noexcept nogil:
-    cdef Py_ssize_t i, count = rows * columns
-    read_raw(parameters, 0, rows, columns, s)
-    if not unconstrained:  # weights as they are, not logits less the largest
-        for i in range(rows):
-            read(columns, parameters + i * 6 * columns, s.weight + i * columns)
-    repeat(count, repeats, s.mean0)
-    repeat(count, repeats, s.mean1)
-    repeat(count, repeats, s.inverse0)
-    repeat(count, repeats, s.inverse1)
-    repeat(count, repeats, s.r)
-    repeat(count, repeats, s.weight)
-
-
-cdef void prepare_packed_block(Py_ssize_t count, bint unconstrained, const Planes *s) noexcept nogil:
-    if unconstrained:
-        prepare_raw_block(count, s)
-    else:
-        prepare_natural_block(count, s)
-
-
-cdef void write_scaled(
-    Py_ssize_t count, double scale, const double *values, real_out values_out
-) noexcept nogil:
-    cdef Py_ssize_t k
-    for k in range(count):
-        values_out[k] = scale * values[k]
-
-
-cdef void weigh_slopes(
-    Py_ssize_t count, double scale, const double *weighed, const double *inverse0, const double *inverse1,
-    const double *slope0, const double *slope1, double_out dmean0_out, double_out dmean1_out,
-) noexcept nogil:
-    cdef Py_ssize_t j
-    cdef double g
-    for j in range(count):
-        g = weighed[j] * scale
-        dmean0_out[j] = g * slope0[j] * inverse0[j]
-        dmean1_out[j] = g * slope1[j] * inverse1[j]
 
 
 def packed_components(
     const real[:, ::1] x not None,             # (n or 1, 2)
     const double[:, ::1] parameters not None,  # (n or 1, 6 m)
-    double[:, ::1] scratch not None,           # (PLANES, at least max(BLOCK, m))
+    double[::1] scratch not None,              # (scratch_size(m),)
     real[:, ::1] value_out not None,           # (n, m), not empty
     bint unconstrained,
 ):
     """Log-density of each component."""
-    cdef Py_ssize_t n = value_out.shape[0], m = value_out.shape[1], i = 0, rows, distinct
-    cdef bint one_point = x.shape[0] < n, one_mixture = parameters.shape[0] < n
-    cdef Py_ssize_t block_rows = max(1, BLOCK // m)
-    cdef Planes s = planes_of(scratch)
-    cdef _arithmetic.arithmetic before
-    with nogil:
-        before = _arithmetic.use_ieee_arithmetic()
-        while i < n:
-            rows = min(block_rows, n - i)
-            if i == 0 or not one_mixture:
-                distinct = 1 if one_mixture else rows
-                read_packed(in_rows(parameters, i, distinct), distinct, m, rows // distinct, unconstrained, &s)
-                constant(rows * m, 0.0 if unconstrained else 1.0, s.weight)
-                prepare_packed_block(rows * m, unconstrained, &s)
-            subtract_means(
-                in_rows(x, 0 if one_point else i, 1 if one_point else rows), 0 if one_point else 2,
-                rows, m, s.mean0, s.mean1, s.u, s.v,
-            )
-            evaluate_block(rows * m, &s, False)
-            write_logpdf(rows * m, s.exponent, s.factor, out_rows(value_out, i, rows))
-            i += rows
-        _arithmetic.restore_arithmetic(before)
-
-
-cdef Py_ssize_t rows_of(const real[::1] value, const real[:, ::1] responsibilities, const real[:, ::1] score):
-    if value is not None:
-        return value.shape[0]
-    return score.shape[0] if responsibilities is None else responsibilities.shape[0]
+    cdef Py_ssize_t n = value_out.shape[0], m = value_out.shape[1]
+    cdef Problem p
+    if not (fits2(x, n, 2) and fits2(parameters, n, 6 * m)):
+        return False
+    p = problem_of(n, m, scratch)
+    p.unconstrained = unconstrained
+    pairs(&x[0, 0], x.shape[0], 2, p.x)
+    packed(&parameters[0, 0], parameters.shape[0], 6 * m, m, p.parameters)
+    p.parameters[0].first = NULL
+    p.value = column(&value_out[0, 0], n, m)
+    run(components, &p)
+    return True
 
 
 def packed_mixture(
     const real[:, ::1] x not None,             # (n or 1, 2)
     const double[:, ::1] parameters not None,  # (n or 1, 6 m)
-    double[:, ::1] scratch not None,           # (PLANES, at least max(BLOCK, m))
-    real[::1] value_out,                       # (n,), not empty, or None; m > 0
+    double[::1] scratch not None,              # (scratch_size(m),)
+    real[::1] value_out,                       # (n,), not empty, or None
     real[:, ::1] responsibilities_out,         # (n, m) or None
     real[:, ::1] score_out,                    # (n, 2) or None: one of the three at least
     bint unconstrained,
     bint density=False,                        # the density itself for a value; then without a score
 ):
     """Log-density of each row's mixture, its components' responsibilities, its gradient with respect to the point."""
-    cdef Py_ssize_t n = rows_of(value_out, responsibilities_out, score_out)
-    cdef Py_ssize_t m = parameters.shape[1] // 6, i = 0, j, k, rows, distinct
-    cdef bint one_point = x.shape[0] < n, one_mixture = parameters.shape[0] < n
-    cdef Py_ssize_t block_rows = max(1, BLOCK // m)
-    cdef real value
-    cdef Planes s = planes_of(scratch)
-    cdef _arithmetic.arithmetic before
-    with nogil:
-        before = _arithmetic.use_ieee_arithmetic()
-        while i < n:
-            rows = min(block_rows, n - i)
-            if i == 0 or not one_mixture:
-                distinct = 1 if one_mixture else rows
-                read_packed(in_rows(parameters, i, distinct), distinct, m, rows // distinct, unconstrained, &s)
-                prepare_packed_block(rows * m, unconstrained, &s)
-            subtract_means(
-                in_rows(x, 0 if one_point else i, 1 if one_point else rows), 0 if one_point else 2,
-                rows, m, s.mean0, s.mean1, s.u, s.v,
-            )
-            evaluate_block(rows * m, &s, score_out is not None)
-            reduce_rows(rows, m, &s, unconstrained)
-            if density:  # here, where it has not been rounded to the dtype yet
-                take_exp(rows, s.value)
-            for j in range(rows):
-                k = j * m
-                value = <real> s.value[j]
-                if value_out is not None:
-                    value_out[i + j] = value
-                if responsibilities_out is not None:
-                    # where every component underflows, the point tells nothing: the weights remain
-                    if s.total[j] == 0.0:
-                        write_scaled(m, 1.0 / s.weights[j], s.weight + k, out_rows(responsibilities_out, i + j, 1))
-                    else:
-                        write_scaled(m, 1.0 / s.total[j], s.exponent + k, out_rows(responsibilities_out, i + j, 1))
-                if score_out is None:
-                    continue
-                if value == -bivariate.INFINITY:  # beyond the dtype: gradient 0
-                    fill(2, out_rows(score_out, i + j, 1))
-                    continue
-                weigh_slopes(
-                    m, 1.0 / s.total[j], s.exponent + k, s.inverse0 + k, s.inverse1 + k, s.slope0 + k, s.slope1 + k,
-                    s.dmean0, s.dmean1,
-                )
-                score_out[i + j, 0] = <real> -row_sum(m, s.dmean0)
-                score_out[i + j, 1] = <real> -row_sum(m, s.dmean1)
-            i += rows
-        _arithmetic.restore_arithmetic(before)
-
-
-# The pen's cross-entropy and its gradient. A target outside [0, 1] gives NaN, as a component outside its domain does.
-
-
-cdef inline double target_or_nan(double target) noexcept nogil:
-    return target if (target >= 0.0 and target <= 1.0) else bivariate.NAN
-
-
-cdef void bernoulli(
-    Py_ssize_t rows, const double *logit, const double *target, double_out loss_out, double_out slope_out
-) noexcept nogil:
-    # target log(1 + exp(-logit)) + (1 - target) log(1 + exp(logit)), of terms >= 0 that cannot overflow
-    cdef Py_ssize_t i
-    cdef double size, small, against, share
-    for i in range(rows):
-        size = fabs(logit[i])
-        small = elementary.exp_flushed(-size)
-        against = 1.0 - target[i] if logit[i] > 0.0 else target[i]
-        share = 1.0 if logit[i] > 0.0 else small
-        loss_out[i] = size * target_or_nan(against) + elementary.log1p(small)
-        slope_out[i] = share / (1.0 + small) - target[i]
-
-
-cdef double categorical_loss(Py_ssize_t pens, const real *logits, const double *target) noexcept nogil:
-    # Sum of target * (log sum exp - logit), of terms >= 0; a target of 0 counts 0 whatever its logit. The 1 that is exp
-    # of the largest logit less itself is left to log1p: a right and confident answer keeps its digits.
-    cdef Py_ssize_t k, top = 0
-    cdef double others = 0.0, loss = 0.0
-    for k in range(1, pens):
-        top = k if logits[k] > logits[top] else top
-    for k in range(pens):
-        if k != top:
-            others += elementary.exp_nonpositive(<double> logits[k] - logits[top])
-    others = elementary.log1p(others)
-    for k in range(pens):
-        if target[k] != 0.0:
-            loss += target_or_nan(target[k]) * ((<double> logits[top] - logits[k]) + others)
-    return loss if others == others else others
-
-
-cdef void write_categorical_gradient(
-    Py_ssize_t pens, const real *logits, const double *target, double scale, real *gradient_out
-) noexcept nogil:
-    # softmax * (sum of the targets) - target
-    cdef Py_ssize_t k
-    cdef double largest = logits[0], total = 0.0, targets = 0.0, share
-    for k in range(1, pens):
-        largest = logits[k] if logits[k] > largest else largest
-    for k in range(pens):
-        total += elementary.exp_nonpositive(logits[k] - largest)
-        targets += target[k]
-    for k in range(pens):
-        share = elementary.exp_nonpositive(logits[k] - largest) / total
-        gradient_out[k] = <real> (scale * (share * targets - target[k]))
-
-
-cdef void score_pens(
-    Py_ssize_t rows, Py_ssize_t pens, Py_ssize_t width, const real *raw, const double *target, const Planes *s
-) noexcept nogil:
-    cdef Py_ssize_t i
-    if pens == 1:
-        read_column(rows, raw, width, s.pen_logit)
-        read_column(rows, target, 1, s.pen_target)
-        bernoulli(rows, s.pen_logit, s.pen_target, s.pen_loss, s.pen_slope)
-        return
-    for i in range(rows):
-        s.pen_loss[i] = categorical_loss(pens, raw + i * width, target + i * pens) if pens else 0.0
-
-
-# Network head
-
-
-cdef double within_dtype(double loss, const real *dtype) noexcept nogil:
-    # inf where the dtype of the array cannot hold a loss
-    return bivariate.INFINITY if <double> <real> loss == bivariate.INFINITY else loss
-
-
-cdef void add_to(double term, double *total, double *lost) noexcept nogil:
-    # what rounding the sum loses is summed as well (Knuth's two-sum)
-    cdef double before = total[0]
-    cdef double after = before + term
-    cdef double added = after - before
-    lost[0] += (before - (after - added)) + (term - added)
-    total[0] = after
-
-
-cdef void write_raw_gradient_row(
-    Py_ssize_t columns, double component_scale, double weight_scale, const double *weighed, const double *weight,
-    const double *inverse0, const double *inverse1,
-    const double *u, const double *v, const double *slope0, const double *slope1, const double *datanh,
-    real_out logits_out, real_out mean0_out, real_out mean1_out,
-    real_out log_stddev0_out, real_out log_stddev1_out, real_out atanh_correlation_out,
-) noexcept nogil:
-    # of the loss, hence a negative component_scale
-    cdef Py_ssize_t j
-    cdef double g
-    for j in range(columns):
-        g = weighed[j] * component_scale
-        logits_out[j] = weight[j] * weight_scale + g
-        mean0_out[j] = g * slope0[j] * inverse0[j]
-        mean1_out[j] = g * slope1[j] * inverse1[j]
-        log_stddev0_out[j] = g * bivariate.dlog_stddev(u[j], slope0[j])
-        log_stddev1_out[j] = g * bivariate.dlog_stddev(v[j], slope1[j])
-        atanh_correlation_out[j] = g * datanh[j]
-
-
-cdef void write_raw_gradient(
-    Py_ssize_t columns, Py_ssize_t pens, const Planes *s, Py_ssize_t i, double scale, const real *raw,
-    const double *target, real *out,
-) noexcept nogil:
-    # one row: pen logits, then M each of logits, means, log stddevs and atanh correlations
-    cdef Py_ssize_t k = i * columns
-    if pens == 1:
-        out[0] = <real> (scale * s.pen_slope[i])
-    elif pens:
-        write_categorical_gradient(pens, raw, target, scale, out)
-    out += pens
-    write_raw_gradient_row(
-        columns, -scale / s.total[i], scale / s.weights[i], s.exponent + k, s.weight + k,
-        s.inverse0 + k, s.inverse1 + k, s.u + k, s.v + k, s.slope0 + k, s.slope1 + k, s.datanh + k,
-        out, out + columns, out + 2 * columns, out + 3 * columns, out + 4 * columns, out + 5 * columns,
-    )
+    cdef Py_ssize_t n = max(x.shape[0], parameters.shape[0]), m = parameters.shape[1] // 6
+    cdef Problem p
+    if value_out is not None:
+        n = value_out.shape[0]
+    if not (fits2(x, n, 2) and fits2(parameters, n, 6 * m)):
+        return False
+    p = problem_of(n, m, scratch)
+    p.unconstrained = unconstrained
+    p.density = density
+    pairs(&x[0, 0], x.shape[0], 2, p.x)
+    packed(&parameters[0, 0], parameters.shape[0], 6 * m, m, p.parameters)
+    if value_out is not None:
+        p.value = column(&value_out[0], n, 1)
+    if responsibilities_out is not None:
+        p.responsibilities = column(&responsibilities_out[0, 0], n, m)
+    if score_out is not None:
+        p.derivatives = True
+        pairs(&score_out[0, 0], n, 2, p.x_gradient)
+    run(mixtures, &p)
+    return True
 
 
 def mdn_loss(
@@ -1058,140 +613,94 @@ def mdn_loss(
     const double[:, ::1] pen,          # (n, pens) or None: no pen
     const double[::1] sample_weight,   # (n,) or None: 1
     double scale,                      # of the gradient
-    double[:, ::1] scratch not None,   # (PLANES, at least max(BLOCK, m))
+    double[::1] scratch not None,      # (scratch_size(m),)
     real[::1] loss_out,                # (n,) or None: weighted losses of the rows
     double[::1] sums_out,              # (ceil(n / CHUNK),) or None: sums of the same
     real[:, ::1] gradient_out,         # (n, pens + 6 m) or None
+    real[:, ::1] x_gradient_out=None,  # (n, 2) or None; not without the gradient
 ):
-    """Loss of raw network output, row by row or in sums, and its gradient.
-
-    Returns whether the inputs fit each other, and does nothing if they do not.
-    """
-    cdef Py_ssize_t n = raw.shape[0], pens = 0 if pen is None else pen.shape[1]
-    cdef Py_ssize_t m = (raw.shape[1] - pens) // 6, i = 0, j, rows, chunk_end = 0
-    cdef Py_ssize_t width = raw.shape[1], block_rows = max(1, BLOCK // max(1, m))
-    cdef bint derivatives = gradient_out is not None, weighted = sample_weight is not None
-    cdef bint row_by_row = loss_out is not None
-    cdef const double *targets = NULL
-    cdef const real *block
-    cdef real *gradient
-    cdef double weight = 1.0, loss, total = 0.0, lost = 0.0
-    cdef Planes s = planes_of(scratch)
+    """Loss of raw network output, row by row or in sums, and its gradient."""
+    cdef Py_ssize_t n = raw.shape[0], width = raw.shape[1], k
+    cdef Head h
+    cdef Problem p
     cdef _arithmetic.arithmetic before
-    if not (m > 0 and fits2(raw, n, pens + 6 * m) and fits2(x, n, 2) and (pens == 0 or fits2(pen, n, pens))):
+    memset(&h, 0, sizeof(h))
+    h.pens = 0 if pen is None else pen.shape[1]
+    cdef Py_ssize_t m = (width - h.pens) // 6
+    if not (
+        m > 0 and fits2(raw, n, h.pens + 6 * m) and fits2(x, n, 2) and x.shape[0] == n
+        and (h.pens == 0 or (h.pens <= 3 and fits2(pen, n, h.pens) and pen.shape[0] == n))
+    ):
         return False
+    p = problem_of(n, m, scratch)
+    p.unconstrained = True
+    pairs(&x[0, 0], n, 2, p.x)
+    packed(&raw[0, h.pens], n, width, m, p.parameters)
+    for k in range(h.pens):
+        h.logit[k] = column(&raw[0, k], n, width)
+        h.target[k] = column(&pen[0, k], n, h.pens)
+    if gradient_out is not None:
+        p.derivatives = True
+        packed(&gradient_out[0, h.pens], n, width, m, p.gradient)
+        for k in range(h.pens):
+            h.gradient[k] = column(&gradient_out[0, k], n, width)
+    if x_gradient_out is not None:
+        pairs(&x_gradient_out[0, 0], n, 2, p.x_gradient)
+    if sample_weight is not None:
+        h.weight = column(&sample_weight[0], n, 1)
+    if loss_out is not None:
+        p.value = column(&loss_out[0], n, 1)
+    h.scale = scale
+    h.sums = &sums_out[0] if sums_out is not None else NULL
+    h.pen = <Pens *> (p.rows + 1)
     with nogil:
         before = _arithmetic.use_ieee_arithmetic()
-        while i < n:
-            if i == chunk_end:
-                chunk_end = min(n, i + CHUNK)
-                total = 0.0
-                lost = 0.0
-            rows = min(block_rows, chunk_end - i)
-            block = in_rows(raw, i, rows)
-            if pens:
-                targets = in_rows(pen, i, rows)
-            read_raw(block, pens, rows, m, &s)
-            prepare_raw_block(rows * m, &s)
-            subtract_means(in_rows(x, i, rows), 2, rows, m, s.mean0, s.mean1, s.u, s.v)
-            evaluate_block(rows * m, &s, derivatives)
-            reduce_rows(rows, m, &s, True)
-            score_pens(rows, pens, width, block, targets, &s)
-            for j in range(rows):
-                if weighted:
-                    weight = sample_weight[i + j]
-                loss = within_dtype(s.pen_loss[j] - s.value[j], block)
-                if derivatives:
-                    gradient = out_rows(gradient_out, i + j, 1)
-                    if weight == 0.0 or loss == bivariate.INFINITY:  # skipped, or beyond the dtype
-                        fill(width, gradient)
-                    else:
-                        write_raw_gradient(
-                            m, pens, &s, j, weight * scale if loss == loss else loss,
-                            block + j * width, targets + j * pens, gradient,
-                        )
-                loss = 0.0 if weight == 0.0 else weight * loss
-                if row_by_row:
-                    loss_out[i + j] = <real> loss
-                else:
-                    add_to(loss, &total, &lost)
-            i += rows
-            if i == chunk_end and not row_by_row:
-                sums_out[(i - 1) // CHUNK] = total + lost if total - total == 0.0 else total
+        losses(&p, &h)
         _arithmetic.restore_arithmetic(before)
     return True
 
 
 # For the tests: the elementary functions over arrays, in this very build
 
+ctypedef double (*function)(double) noexcept nogil
 
-cdef void each_exp(Py_ssize_t count, const double *x, double_out out) noexcept nogil:
+
+cdef inline void each(function f, Py_ssize_t count, const double *x, _block.double_out out) noexcept nogil:
     cdef Py_ssize_t k
     for k in range(count):
-        out[k] = elementary.exp(x[k])
-
-
-cdef void each_exp_nonpositive(Py_ssize_t count, const double *x, double_out out) noexcept nogil:
-    cdef Py_ssize_t k
-    for k in range(count):
-        out[k] = elementary.exp_nonpositive(x[k])
-
-
-cdef void each_exp_normal(Py_ssize_t count, const double *x, double_out out) noexcept nogil:
-    cdef Py_ssize_t k
-    for k in range(count):
-        out[k] = elementary.exp_normal(x[k])
-
-
-cdef void each_exp_flushed(Py_ssize_t count, const double *x, double_out out) noexcept nogil:
-    cdef Py_ssize_t k
-    for k in range(count):
-        out[k] = elementary.exp_flushed(x[k])
-
-
-cdef void each_one_minus_exp(Py_ssize_t count, const double *x, double_out out) noexcept nogil:
-    cdef Py_ssize_t k
-    for k in range(count):
-        out[k] = elementary.one_minus_exp(x[k])
-
-
-cdef void each_log(Py_ssize_t count, const double *x, double_out out) noexcept nogil:
-    cdef Py_ssize_t k
-    for k in range(count):
-        out[k] = elementary.log(x[k])
-
-
-cdef void each_log1p(Py_ssize_t count, const double *x, double_out out) noexcept nogil:
-    cdef Py_ssize_t k
-    for k in range(count):
-        out[k] = elementary.log1p(x[k])
+        out[k] = f(x[k])
 
 
 def apply_elementary(str name not None, const double[::1] x not None, double[::1] values_out not None):
     """Write the elementary function of that name of each x."""
     cdef Py_ssize_t count = values_out.shape[0]
     if name == "exp":
-        each_exp(count, &x[0], &values_out[0])
+        each(elementary.exp, count, &x[0], &values_out[0])
     elif name == "exp_nonpositive":
-        each_exp_nonpositive(count, &x[0], &values_out[0])
+        each(elementary.exp_nonpositive, count, &x[0], &values_out[0])
     elif name == "exp_normal":
-        each_exp_normal(count, &x[0], &values_out[0])
+        each(elementary.exp_normal, count, &x[0], &values_out[0])
     elif name == "exp_flushed":
-        each_exp_flushed(count, &x[0], &values_out[0])
+        each(elementary.exp_flushed, count, &x[0], &values_out[0])
     elif name == "one_minus_exp":
-        each_one_minus_exp(count, &x[0], &values_out[0])
+        each(elementary.one_minus_exp, count, &x[0], &values_out[0])
     elif name == "log":
-        each_log(count, &x[0], &values_out[0])
+        each(elementary.log, count, &x[0], &values_out[0])
     elif name == "log1p":
-        each_log1p(count, &x[0], &values_out[0])
+        each(elementary.log1p, count, &x[0], &values_out[0])
 
 
-# What _dispatch.py asks of the baseline build
+# What _builds.py asks of a build
 
 
 def offered_level():
     """Return the x86-64 level that CPU and operating system offer, from 1; 0 on other processors."""
     return _cpu.cpu_level()
+
+
+def fused():
+    """Return whether this build multiplies and adds in one rounding."""
+    return elementary.HAS_FMA != 0
 
 
 def compiler():

@@ -6,28 +6,30 @@ from typing import Any, Literal, NamedTuple, TypeAlias
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from cymdn import _dispatch
+from cymdn import _builds
 from cymdn._arrays import (
     FloatArray,
     Output,
     Shape,
     check_each,
     check_numbers,
+    check_numeric,
     check_outputs,
     check_shape,
     check_shapes,
-    convert_arguments,
+    convert,
     deliver,
     doubles,
 )
+from cymdn._layout import PARAMETERS, RAW, components_of
+from cymdn._running import check_workers, is_worth_sharing, run, scratch, split
 
 Reduction: TypeAlias = Literal["none", "sum", "mean"]
 Out: TypeAlias = FloatArray | tuple[Any, ...] | None
 
-PIECE = 16 * _dispatch.CHUNK  # rows whose pens and weights are converted together
+PIECE = 16 * _builds.CHUNK  # rows whose pens and weights are converted together
 FLOAT32_MAX = float(np.finfo(np.float32).max)
 REDUCTIONS = ("none", "sum", "mean")
-PARAMETERS = 6  # numbers a component in the raw output: logit, two means, two log stddevs, atanh correlation
 
 
 class Layout(NamedTuple):
@@ -133,7 +135,7 @@ def mdn_loss(
         done = _mean_of_plain_arrays(raw, x, pen, workers, gradient=False)
         if done:
             return done[0]
-    workers = _dispatch.check_workers(workers)
+    workers = check_workers(workers)
     problem = _check_problem(raw, x, pen, sample_weight, reduction)
     outputs = _allocate(problem, reduction, out, gradient=False)
     _run(problem, reduction, outputs, workers)
@@ -197,7 +199,7 @@ def mdn_loss_and_gradient(
         done = _mean_of_plain_arrays(raw, x, pen, workers, gradient=True)
         if done and done[1] is not None:
             return done[0], done[1]
-    workers = _dispatch.check_workers(workers)
+    workers = check_workers(workers)
     problem = _check_problem(raw, x, pen, sample_weight, reduction)
     outputs = _allocate(problem, reduction, out, gradient=True)
     _run(problem, reduction, outputs, workers)
@@ -214,7 +216,7 @@ def _mean_of_plain_arrays(
     """
     if type(raw) is not np.ndarray or type(x) is not np.ndarray or raw.ndim != 2 or raw.size == 0:
         return None
-    kernel = _dispatch.kernels.get(raw.dtype.char) if x.dtype is raw.dtype else None
+    kernel = _builds.kernels.get(raw.dtype.char) if x.dtype is raw.dtype else None
     targets, pens = None, 0
     if pen is not None:
         if type(pen) is not np.ndarray or pen.shape not in ((len(raw),), (len(raw), 3)):
@@ -224,15 +226,15 @@ def _mean_of_plain_arrays(
         targets = pen if pen.ndim == 2 else pen.reshape(-1, 1)
         targets = targets if pen.dtype.char == "d" else doubles(targets)
         pens = targets.shape[1]
-    components, rest = divmod(raw.shape[1] - pens, PARAMETERS)
-    if kernel is None or rest:
+    components = raw.shape[1] // PARAMETERS  # and the pen logits, which are fewer than a component's
+    if kernel is None:
         return None
-    if _dispatch.is_worth_sharing(len(raw) * components, workers):
+    if is_worth_sharing(len(raw) * components, workers):
         return None
     rows = len(raw)
-    sums = np.empty(-(-rows // _dispatch.CHUNK))
+    sums = np.empty(-(-rows // _builds.CHUNK))
     gradient_out = np.empty(raw.shape, raw.dtype) if gradient else None
-    memory = _dispatch.scratch(components)
+    memory = scratch(components)
     try:
         done = kernel.mdn_loss(raw, x, targets, None, 1.0 / rows, memory, None, sums, gradient_out)
     except (TypeError, ValueError):  # of the buffers: another dtype, number of axes or layout
@@ -261,7 +263,7 @@ def _check_problem(
     raw: ArrayLike, x: ArrayLike, pen: ArrayLike | None, sample_weight: ArrayLike | None, reduction: Reduction
 ) -> _Problem:
     check_reduction(reduction)
-    raw_array, x_array = convert_arguments(["raw", "x"], (raw, x))
+    raw_array, x_array = check_numeric(["raw", "x"], (raw, x))
     targets = None if pen is None else check_numbers("pen", pen)
     weight = None if sample_weight is None else check_numbers("sample_weight", sample_weight)
     layout = check_layout(
@@ -270,6 +272,7 @@ def _check_problem(
         None if targets is None else targets.shape,
         None if weight is None else weight.shape,
     )
+    raw_array, x_array = convert((raw_array, x_array))
     rows = prod(layout.batch_shape)
     if weight is not None:
         _check_weights(weight)
@@ -294,7 +297,7 @@ def check_reduction(reduction: object) -> None:
 
 def check_layout(raw: Shape, x: Shape, pen: Shape | None, sample_weight: Shape | None) -> Layout:
     """Check the shapes of arguments against each other; nothing but shapes need be known."""
-    (batch_shape, _), _, _ = check_shapes({"raw": ("P + 6 M",), "x": (2,)}, (raw, x))
+    (batch_shape, _), _, _ = check_shapes({**RAW, "x": (2,)}, (raw, x))
     check_shape("x", x, (*batch_shape, 2))
     pens = 0
     if pen is not None:  # one pen logit or three, told apart by the number of axes
@@ -302,12 +305,7 @@ def check_layout(raw: Shape, x: Shape, pen: Shape | None, sample_weight: Shape |
         check_shape("pen", pen, (*batch_shape, 3) if pens == 3 else batch_shape)
     if sample_weight is not None:
         check_shape("sample_weight", sample_weight, batch_shape)
-    components, rest = divmod(raw[-1] - pens, PARAMETERS)
-    if components < 1 or rest:
-        raise ValueError(
-            f"raw: expected shape (..., P + 6 M), P = {pens} pen logits with this pen and M >= 1, got {raw}"
-        )
-    return Layout(batch_shape, pens, components)
+    return Layout(batch_shape, pens, components_of(raw, pens))
 
 
 def _check_weights(weight: NDArray[Any]) -> None:
@@ -350,12 +348,12 @@ def _allocate(problem: _Problem, reduction: Reduction, out: Out, *, gradient: bo
 def _run(problem: _Problem, reduction: Reduction, outputs: list[Output], workers: int) -> None:
     loss = outputs[0].array
     losses = loss.reshape(-1) if reduction == "none" else None
-    sums = None if reduction == "none" else np.zeros(-(-len(problem.raw) // _dispatch.CHUNK))
+    sums = None if reduction == "none" else np.zeros(-(-len(problem.raw) // _builds.CHUNK))
     gradient = outputs[1].array.reshape(problem.raw.shape) if len(outputs) > 1 else None
-    kernel = _dispatch.kernels[problem.raw.dtype.char].mdn_loss
+    kernel = _builds.kernels[problem.raw.dtype.char].mdn_loss
 
     def call(start: int, stop: int) -> None:
-        memory = _dispatch.scratch(problem.components)
+        memory = scratch(problem.components)
         # pens and weights may have to be converted: piece by piece, so that this takes no memory that grows
         for first in range(start, stop, PIECE):
             rows = slice(first, min(first + PIECE, stop))
@@ -367,12 +365,12 @@ def _run(problem: _Problem, reduction: Reduction, outputs: list[Output], workers
                 1.0 / problem.divisor,
                 memory,
                 None if losses is None else losses[rows],
-                None if sums is None else sums[first // _dispatch.CHUNK :],
+                None if sums is None else sums[first // _builds.CHUNK :],
                 None if gradient is None else gradient[rows],
             )
             assert done, "arrays that were checked do not fit each other"  # better than memory that was never written
 
     # slices begin at a chunk of rows that are summed together, so that sums do not depend on the workers
-    _dispatch.run(call, _dispatch.split(len(problem.raw), problem.components, workers, _dispatch.CHUNK))
+    run(call, split(len(problem.raw), problem.components, workers, _builds.CHUNK))
     if sums is not None:
         loss[...] = _reduced(sums, problem.divisor, loss.dtype)

@@ -1,7 +1,7 @@
 """Network head: draws from the distribution that raw output describes."""
 
+import math
 import sys
-from math import log
 from typing import Any, Literal, NamedTuple, TypeAlias
 
 import numpy as np
@@ -9,13 +9,13 @@ from numpy.typing import ArrayLike, NDArray
 
 from cymdn import _distribution_kernels
 from cymdn._arrays import FloatArray, are_plain, check_arguments, check_nonnegative, check_positive, check_size
+from cymdn._layout import PARAMETERS, RAW, components_of
 
 Pens: TypeAlias = Literal[0, 1, 3]
 Seed: TypeAlias = Any
 """A NumPy Generator, or what `numpy.random.default_rng` makes one of."""
 
 PIECE = 1 << 14  # draws whose random numbers are made together: half a MiB of them
-PARAMETERS = 6  # numbers a component
 
 
 class MdnSample(NamedTuple):
@@ -129,11 +129,11 @@ def mdn_sample(
     """
     check_pens(pen)
     # one step at a time, the checks of an array that needs none take longer than the draw
-    array: Any = raw if are_plain((raw,)) else check_arguments({"raw": ("P + 6 M",)}, (raw,)).arrays[0]
-    width = check_width(array.shape, pen)
+    array: Any = raw if are_plain((raw,)) else check_arguments(RAW, (raw,)).arrays[0]
+    components_of(array.shape, pen)
     sharpening = check_sharpening(bias, temperature)
     shape = check_size("size", size) + array.shape[:-1]
-    rows = array.reshape(array.size // width, width)
+    rows = array if array.ndim == 2 else array.reshape(math.prod(array.shape[:-1]), array.shape[-1])
     x, pens, component = draw(rows, pen, True, sharpening, shape, check_rng(rng))
     return MdnSample(x, None if pens is None else pens[()], component[()])
 
@@ -192,16 +192,8 @@ def check_pens(pen: object) -> None:
         raise ValueError(f"pen: expected the number of pen logits, 0, 1 or 3, got {came}")
 
 
-def check_width(shape: tuple[int, ...], pens: int) -> int:
-    """Return the length of the last axis of raw output, P + 6 M."""
-    width = shape[-1] if shape else 0
-    if width - pens < PARAMETERS or (width - pens) % PARAMETERS:
-        raise ValueError(f"raw: expected shape (..., P + 6 M), P = {pens} pen logits and M >= 1, got {shape}")
-    return width
-
-
 def check_sharpening(bias: float, temperature: float) -> Sharpening:
     """Return what bias and temperature do."""
     b, t = check_nonnegative("bias", bias), check_positive("temperature", temperature)
     # finite factors: their product with a difference of 0 must be 0
-    return Sharpening(min((1.0 + b) / t, sys.float_info.max), min(1.0 / t, sys.float_info.max), 0.5 * log(t) - b)
+    return Sharpening(min((1.0 + b) / t, sys.float_info.max), min(1.0 / t, sys.float_info.max), 0.5 * math.log(t) - b)

@@ -10,8 +10,9 @@ from typing import Any
 
 import numpy as np
 
-from cymdn import _dispatch, _mdn
-from cymdn._mdn import PARAMETERS, REDUCTIONS, Reduction
+from cymdn import _builds, _mdn
+from cymdn._layout import PARAMETERS
+from cymdn._mdn import REDUCTIONS, Reduction
 
 try:
     import torch
@@ -260,7 +261,7 @@ def _call(function: Callable[..., Any], *tensors_and_reduction: Any) -> Any:
     *tensors, reduction = tensors_and_reduction
     # the same memory; forced, for a tensor may require grad or carry a minus sign that is yet to be applied
     raw, x, pen, weight = (None if tensor is None else tensor.numpy(force=True) for tensor in tensors)
-    workers = min(torch.get_num_threads(), _dispatch.cpu_count())
+    workers = min(torch.get_num_threads(), _builds.cpu_count())
     return function(raw, x, pen, sample_weight=weight, reduction=reduction, workers=workers)
 
 

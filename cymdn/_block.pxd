@@ -1,0 +1,479 @@
+"""Blocks: some 256 components in planes, one plane a quantity, and the loops over them.
+
+Why it looks like this:
+
+- A plane is an array inside a struct, so C itself says that planes do not overlap: GCC and Clang turn each loop into
+  vector code without `restrict` and without a list of pointers. Only the caller's memory is restrict-qualified.
+- Loops run over all components of a block, whatever the number of components in a row. What belongs to a row (its
+  point, its largest exponent, its scale) is first spread over its components.
+- Only `read` and `write` know how the caller stores numbers, and float32 from float64. All arithmetic is double, so
+  float32 results are float64 results rounded once.
+- A row of more than BLOCK components takes several blocks. Every other loop handles one block.
+"""
+
+from cymdn cimport _bivariate as bivariate
+from cymdn cimport _elementary as elementary
+from cymdn._elementary cimport fma
+
+cdef extern from *:
+    """
+    typedef float *__restrict cymdn_float_out;
+    typedef double *__restrict cymdn_double_out;
+    """
+    ctypedef float *float_out "cymdn_float_out"
+    ctypedef double *double_out "cymdn_double_out"
+
+ctypedef fused real:
+    float
+    double
+
+ctypedef fused real_out:
+    float_out
+    double_out
+
+cdef enum:
+    BLOCK = 256  # components: the planes in use at a time fit the first two caches
+    PLANE = 264  # 64 bytes more, so that the same component's numbers do not compete for one set of the L1 cache
+
+cdef struct Block:
+    # parameters as they are read, until `prepare_...` replaces what it names
+    double[PLANE] weight      # weight, or logit; prepare_unconstrained: exp(logit - the row's largest)
+    double[PLANE] mean0
+    double[PLANE] mean1
+    double[PLANE] inverse0    # sigma0, or its logarithm; prepare_...: 1 / sigma0
+    double[PLANE] inverse1
+    double[PLANE] r           # r, or atanh r; prepare_...: r
+    # what else is prepared
+    double[PLANE] cross
+    double[PLANE] kappa
+    double[PLANE] shift
+    double[PLANE] factor
+    # components at points
+    double[PLANE] u           # standardised offset; differentiate: d/dlog sigma0
+    double[PLANE] v
+    double[PLANE] exponent    # weigh: weight * density; differentiate: responsibility times the row's scale
+    double[PLANE] slope0      # sigma0 d/dmean0; differentiate: d/dmean0
+    double[PLANE] slope1
+    double[PLANE] datanh
+    double[PLANE] dlogit
+    # of the row, at each of its components: the point; the largest logit or exponent; scales of the derivatives
+    double[PLANE] row0
+    double[PLANE] row1
+
+cdef struct Rows:
+    double[PLANE] x0          # the point; differentiate_rows: d/dx0
+    double[PLANE] x1
+    double[PLANE] top         # largest logit, then largest exponent
+    double[PLANE] total       # sum of weight * density, up to exp(top)
+    double[PLANE] weights     # sum of the weights, where these are a softmax's; else 1
+    double[PLANE] value       # log-density of the mixture
+    double[PLANE] scale       # of weight * density in the derivatives
+    double[PLANE] weight_scale
+    double[PLANE] live        # 0: a row without derivatives
+    double[PLANE] weight      # of the row in the loss; scale_loss: times the scale of the gradient
+
+
+# The caller's memory
+
+
+cdef struct Column:
+    # one parameter, or one output, of each component of each row
+    void *first         # NULL: an output that nobody wants
+    Py_ssize_t row      # numbers from a row to the next; 0: one row serves all
+    bint single         # float32
+    bint paired         # its numbers alternate with those of the next column
+
+cdef struct Place:
+    # a block's rows and columns, and where these are in the caller's memory
+    Py_ssize_t row
+    Py_ssize_t column
+    Py_ssize_t rows
+    Py_ssize_t columns
+
+
+# The loops below treat a row of one component apart: an inner loop of one turn costs three times as much.
+
+
+cdef inline void read_numbers(
+    const real *numbers, Py_ssize_t row, Py_ssize_t rows, Py_ssize_t columns, double_out plane
+) noexcept nogil:
+    cdef Py_ssize_t i, j
+    if columns == 1:
+        for i in range(rows):
+            plane[i] = numbers[i * row]
+        return
+    for i in range(rows):
+        for j in range(columns):
+            plane[i * columns + j] = numbers[i * row + j]
+
+
+cdef inline void read_pairs(
+    const real *numbers, Py_ssize_t row, Py_ssize_t rows, Py_ssize_t columns, double_out plane0, double_out plane1
+) noexcept nogil:
+    cdef Py_ssize_t i, j
+    for i in range(rows):
+        for j in range(columns):
+            plane0[i * columns + j] = numbers[i * row + 2 * j]
+            plane1[i * columns + j] = numbers[i * row + 2 * j + 1]
+
+
+cdef inline void write_numbers(
+    const double *plane, Py_ssize_t row, Py_ssize_t rows, Py_ssize_t columns, real_out numbers
+) noexcept nogil:
+    cdef Py_ssize_t i, j
+    if columns == 1:
+        for i in range(rows):
+            numbers[i * row] = plane[i]
+        return
+    for i in range(rows):
+        for j in range(columns):
+            numbers[i * row + j] = plane[i * columns + j]
+
+
+cdef inline void write_pairs(
+    const double *plane0, const double *plane1, Py_ssize_t row, Py_ssize_t rows, Py_ssize_t columns, real_out numbers
+) noexcept nogil:
+    cdef Py_ssize_t i, j
+    for i in range(rows):
+        for j in range(columns):
+            numbers[i * row + 2 * j] = plane0[i * columns + j]
+            numbers[i * row + 2 * j + 1] = plane1[i * columns + j]
+
+
+cdef inline void read(const Column *c, const Place *at, double *plane) noexcept nogil:
+    cdef Py_ssize_t offset = at.row * c.row + at.column, rows = at.rows, columns = at.columns
+    if c.row == columns:  # the rows are one
+        columns *= rows
+        rows = 1
+    if c.single:
+        read_numbers(<const float *> c.first + offset, c.row, rows, columns, <double_out> plane)
+    else:
+        read_numbers(<const double *> c.first + offset, c.row, rows, columns, <double_out> plane)
+
+
+cdef inline void read_two(const Column *c, const Place *at, double *plane0, double *plane1) noexcept nogil:
+    # two columns: one after the other in memory, or number by number
+    cdef Py_ssize_t offset = at.row * c.row + 2 * at.column, rows = at.rows, columns = at.columns
+    if not c.paired:
+        read(c, at, plane0)
+        read(c + 1, at, plane1)
+        return
+    if c.row == 2 * columns:
+        columns *= rows
+        rows = 1
+    if c.single:
+        read_pairs(
+            <const float *> c.first + offset, c.row, rows, columns, <double_out> plane0, <double_out> plane1
+        )
+    else:
+        read_pairs(
+            <const double *> c.first + offset, c.row, rows, columns, <double_out> plane0, <double_out> plane1
+        )
+
+
+cdef inline void write(const Column *c, const Place *at, const double *plane) noexcept nogil:
+    cdef Py_ssize_t offset = at.row * c.row + at.column, rows = at.rows, columns = at.columns
+    if c.first == NULL:
+        return
+    if c.row == columns:
+        columns *= rows
+        rows = 1
+    if c.single:
+        write_numbers(plane, c.row, rows, columns, <float_out> (<float *> c.first + offset))
+    else:
+        write_numbers(plane, c.row, rows, columns, <double_out> (<double *> c.first + offset))
+
+
+cdef inline void write_two(
+    const Column *c, const Place *at, const double *plane0, const double *plane1
+) noexcept nogil:
+    cdef Py_ssize_t offset = at.row * c.row + 2 * at.column, rows = at.rows, columns = at.columns
+    if not c.paired:
+        write(c, at, plane0)
+        write(c + 1, at, plane1)
+        return
+    if c.first == NULL:
+        return
+    if c.row == 2 * columns:
+        columns *= rows
+        rows = 1
+    if c.single:
+        write_pairs(plane0, plane1, c.row, rows, columns, <float_out> (<float *> c.first + offset))
+    else:
+        write_pairs(plane0, plane1, c.row, rows, columns, <double_out> (<double *> c.first + offset))
+
+
+cdef inline void spread(
+    Py_ssize_t rows, Py_ssize_t columns, const double *values, double_out plane
+) noexcept nogil:
+    cdef Py_ssize_t i, j
+    if columns == 1:
+        for i in range(rows):
+            plane[i] = values[i]
+        return
+    for i in range(rows):
+        for j in range(columns):
+            plane[i * columns + j] = values[i]
+
+
+cdef inline void spread_two(
+    Py_ssize_t rows, Py_ssize_t columns, const double *values0, const double *values1, Block *b
+) noexcept nogil:
+    # to row0 and row1, in half the time of two loops
+    cdef Py_ssize_t i, j
+    if columns == 1:
+        spread(rows, 1, values0, b.row0)
+        spread(rows, 1, values1, b.row1)
+        return
+    for i in range(rows):
+        for j in range(columns):
+            b.row0[i * columns + j] = values0[i]
+            b.row1[i * columns + j] = values1[i]
+
+
+cdef inline void set_plane(Py_ssize_t count, double value, double_out plane) noexcept nogil:
+    cdef Py_ssize_t k
+    for k in range(count):
+        plane[k] = value
+
+
+cdef inline void negate(Py_ssize_t count, double_out plane) noexcept nogil:
+    cdef Py_ssize_t k
+    for k in range(count):
+        plane[k] = -plane[k]
+
+
+cdef inline void exponentiate(Py_ssize_t count, double_out plane) noexcept nogil:
+    cdef Py_ssize_t k
+    for k in range(count):
+        plane[k] = elementary.exp(plane[k])
+
+
+cdef inline void scale_rows(Py_ssize_t rows, const Rows *w, double_out values) noexcept nogil:
+    # 0 of a row without derivatives, whatever it holds
+    cdef Py_ssize_t i
+    for i in range(rows):
+        values[i] = 0.0 if w.live[i] == 0.0 else w.weight[i] * values[i]
+
+
+# Preparing components
+
+
+cdef inline void make_valid(Py_ssize_t count, Block *b) noexcept nogil:
+    cdef Py_ssize_t k
+    for k in range(count):
+        b.mean0[k] = bivariate.valid_mean(b.weight[k], b.mean0[k])
+        b.mean1[k] = bivariate.valid_mean(b.weight[k], b.mean1[k])
+        b.inverse0[k] = bivariate.valid_stddev(b.weight[k], b.inverse0[k])
+        b.inverse1[k] = bivariate.valid_stddev(b.weight[k], b.inverse1[k])
+        b.r[k] = bivariate.valid_correlation(b.weight[k], b.r[k])
+
+
+cdef inline void prepare_natural(Py_ssize_t count, Block *b) noexcept nogil:
+    cdef Py_ssize_t k
+    cdef double t, d, kappa, i0, i1
+    make_valid(count, b)
+    for k in range(count):
+        t = bivariate.nearest_integer(b.r[k])
+        d = t - b.r[k]
+        kappa = bivariate.kappa_of_correlation(b.r[k], t, d)
+        i0 = bivariate.inverse_stddev(b.inverse0[k])
+        i1 = bivariate.inverse_stddev(b.inverse1[k])
+        b.shift[k] = bivariate.shift_or_limit(
+            bivariate.shift_of_factors(b.weight[k], i0, i1), b.weight[k], i0, i1
+        )
+        b.factor[k] = bivariate.factor_of_factors(b.weight[k], i0, i1, kappa)
+        b.inverse0[k] = i0
+        b.inverse1[k] = i1
+        b.cross[k] = kappa * d
+        b.kappa[k] = kappa
+
+
+cdef inline void exponentiate_logits(Py_ssize_t count, Block *b) noexcept nogil:
+    cdef Py_ssize_t k
+    for k in range(count):
+        b.weight[k] = elementary.exp_flushed(b.weight[k] - b.row0[k])
+
+
+cdef inline void prepare_unconstrained(Py_ssize_t count, Block *b) noexcept nogil:
+    # row0: the row's largest logit
+    cdef Py_ssize_t k
+    cdef double a, n, joint, kappa, r
+    for k in range(count):
+        a = b.r[k]
+        n = bivariate.decay(a)
+        joint = bivariate.joint_inverse(n)
+        kappa = bivariate.kappa_of_decay(n, joint)
+        r = bivariate.correlation_of_decay(a, n, bivariate.one_less_decay(a), joint)
+        b.shift[k] = bivariate.shift_of_logs(b.weight[k] - b.row0[k], b.inverse0[k], b.inverse1[k], a)
+        b.factor[k] = bivariate.factor_of_decay(n)
+        b.inverse0[k] = bivariate.inverse_stddev_of_log(b.inverse0[k])
+        b.inverse1[k] = bivariate.inverse_stddev_of_log(b.inverse1[k])
+        b.r[k] = r
+        b.cross[k] = bivariate.cross_of_decay(r, bivariate.nearest_integer(r), n, kappa)
+        b.kappa[k] = kappa
+    exponentiate_logits(count, b)
+
+
+# Components at points
+
+
+cdef inline void evaluate(Py_ssize_t count, Block *b) noexcept nogil:
+    # row0, row1: the point
+    cdef Py_ssize_t k
+    cdef double u, v, k1
+    for k in range(count):
+        u = bivariate.standardised(b.row0[k] - b.mean0[k], b.inverse0[k])
+        v = bivariate.standardised(b.row1[k] - b.mean1[k], b.inverse1[k])
+        k1 = bivariate.scaled_decorrelated(v, u, bivariate.nearest_integer(b.r[k]), b.kappa[k], b.cross[k])
+        b.exponent[k] = bivariate.log_density(b.shift[k], u, k1)
+
+
+cdef inline void evaluate_with_slopes(Py_ssize_t count, Block *b) noexcept nogil:
+    cdef Py_ssize_t k
+    cdef double u, v, t, k0, k1
+    for k in range(count):
+        u = bivariate.standardised(b.row0[k] - b.mean0[k], b.inverse0[k])
+        v = bivariate.standardised(b.row1[k] - b.mean1[k], b.inverse1[k])
+        t = bivariate.nearest_integer(b.r[k])
+        k0 = bivariate.scaled_decorrelated(u, v, t, b.kappa[k], b.cross[k])
+        k1 = bivariate.scaled_decorrelated(v, u, t, b.kappa[k], b.cross[k])
+        b.exponent[k] = bivariate.log_density(b.shift[k], u, k1)
+        b.slope0[k] = bivariate.slope(b.kappa[k], k0)
+        b.slope1[k] = bivariate.slope(b.kappa[k], k1)
+        b.datanh[k] = bivariate.datanh_correlation(b.r[k], k0, k1)
+        b.u[k] = u
+        b.v[k] = v
+
+
+cdef inline void weigh(Py_ssize_t count, Block *b) noexcept nogil:
+    # row0: the row's largest exponent
+    cdef Py_ssize_t k
+    for k in range(count):
+        b.exponent[k] = b.factor[k] * elementary.exp_flushed(b.exponent[k] - b.row0[k])
+
+
+cdef inline void differentiate(Py_ssize_t count, Block *b) noexcept nogil:
+    # row0: the factor of weight * density; row1: that of a weight in the derivative with respect to its logit
+    cdef Py_ssize_t k
+    cdef double g
+    for k in range(count):
+        g = b.exponent[k] * b.row0[k]
+        b.exponent[k] = g
+        b.dlogit[k] = fma(b.weight[k], b.row1[k], g)
+        b.u[k] = g * bivariate.dlog_stddev(b.u[k], b.slope0[k])
+        b.v[k] = g * bivariate.dlog_stddev(b.v[k], b.slope1[k])
+        b.slope0[k] = g * b.slope0[k] * b.inverse0[k]
+        b.slope1[k] = g * b.slope1[k] * b.inverse1[k]
+        b.datanh[k] = g * b.datanh[k]
+
+
+cdef inline void component_values(Py_ssize_t count, Block *b) noexcept nogil:
+    cdef Py_ssize_t k
+    for k in range(count):
+        b.exponent[k] = b.exponent[k] + (elementary.log(b.factor[k]) - bivariate.LOG_TWO_PI)
+
+
+cdef inline double rounded(double value, bint single) noexcept nogil:
+    return <double> <float> value if single else value
+
+
+cdef inline void component_shares(Py_ssize_t count, bint single, Block *b) noexcept nogil:
+    # 0 where a log-density is beyond the dtype, else 1
+    cdef Py_ssize_t k
+    for k in range(count):
+        b.exponent[k] = bivariate.within_range(rounded(b.exponent[k], single))
+
+
+cdef inline void no_gradient(Py_ssize_t columns, Py_ssize_t first, Block *b) noexcept nogil:
+    # of a row beyond the dtype, or skipped: 0, whatever it holds
+    set_plane(columns, 0.0, b.dlogit + first)
+    set_plane(columns, 0.0, b.slope0 + first)
+    set_plane(columns, 0.0, b.slope1 + first)
+    set_plane(columns, 0.0, b.u + first)
+    set_plane(columns, 0.0, b.v + first)
+    set_plane(columns, 0.0, b.datanh + first)
+
+
+# Reductions over the components of a row, in an order fixed by the row alone: eight chains, as many as an AVX-512
+# register holds
+
+
+cdef inline double row_sum(Py_ssize_t columns, const double *values) noexcept nogil:
+    cdef double s0 = 0.0, s1 = 0.0, s2 = 0.0, s3 = 0.0, s4 = 0.0, s5 = 0.0, s6 = 0.0, s7 = 0.0
+    cdef Py_ssize_t j = 0
+    while j + 8 <= columns:
+        s0 += values[j]
+        s1 += values[j + 1]
+        s2 += values[j + 2]
+        s3 += values[j + 3]
+        s4 += values[j + 4]
+        s5 += values[j + 5]
+        s6 += values[j + 6]
+        s7 += values[j + 7]
+        j += 8
+    if j + 4 <= columns:
+        s0 += values[j]
+        s1 += values[j + 1]
+        s2 += values[j + 2]
+        s3 += values[j + 3]
+        j += 4
+    while j < columns:
+        s4 += values[j]
+        j += 1
+    return ((s0 + s4) + (s2 + s6)) + ((s1 + s5) + (s3 + s7))
+
+
+cdef inline double larger(double a, double b) noexcept nogil:
+    # b, if a is NaN
+    return a if a > b else b
+
+
+cdef inline double row_top(Py_ssize_t columns, const double *values) noexcept nogil:
+    # starts from a finite number: where every exponent is -inf, nothing becomes -inf - -inf
+    cdef double t0 = -bivariate.DBL_MAX, t1 = t0, t2 = t0, t3 = t0, t4 = t0, t5 = t0, t6 = t0, t7 = t0
+    cdef Py_ssize_t j = 0
+    while j + 8 <= columns:
+        t0 = larger(values[j], t0)
+        t1 = larger(values[j + 1], t1)
+        t2 = larger(values[j + 2], t2)
+        t3 = larger(values[j + 3], t3)
+        t4 = larger(values[j + 4], t4)
+        t5 = larger(values[j + 5], t5)
+        t6 = larger(values[j + 6], t6)
+        t7 = larger(values[j + 7], t7)
+        j += 8
+    while j < columns:
+        t0 = larger(values[j], t0)
+        j += 1
+    t0 = larger(larger(t0, t4), larger(t2, t6))
+    return larger(t0, larger(larger(t1, t5), larger(t3, t7)))
+
+
+cdef inline void row_sums(
+    Py_ssize_t rows, Py_ssize_t columns, const double *plane, double_out total
+) noexcept nogil:
+    # added to what `total` holds of the row's other blocks
+    cdef Py_ssize_t i
+    if columns == 1:
+        for i in range(rows):
+            total[i] += plane[i]
+        return
+    for i in range(rows):
+        total[i] += row_sum(columns, plane + i * columns)
+
+
+cdef inline void row_tops(Py_ssize_t rows, Py_ssize_t columns, const double *plane, double_out top) noexcept nogil:
+    cdef Py_ssize_t i
+    if columns == 1:
+        for i in range(rows):
+            top[i] = larger(plane[i], top[i])
+        return
+    for i in range(rows):
+        top[i] = larger(row_top(columns, plane + i * columns), top[i])
+
+
+cdef inline void mixture_values(Py_ssize_t rows, Rows *w) noexcept nogil:
+    cdef Py_ssize_t i
+    for i in range(rows):
+        w.value[i] = (w.top[i] + (elementary.log(w.total[i]) - elementary.log(w.weights[i]))) - bivariate.LOG_TWO_PI

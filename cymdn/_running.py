@@ -1,0 +1,162 @@
+"""Runs kernels: workers, scratch memory, and batches of arguments that broadcast."""
+
+import math
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from itertools import pairwise
+from operator import index
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cymdn import _builds
+from cymdn._arrays import Checked, FloatArray, Shape
+
+# Components that a worker must have to do. Starting the threads costs some 100 us, as much as 10,000 components.
+WORKER_COMPONENTS = 20_000
+
+# Rows that a kernel must get at a time, or arguments that broadcast in other ways are copied, so many numbers at once.
+FEWEST_ROWS = 64
+COPIED = 1 << 14
+
+
+# Workers
+
+
+def check_workers(workers: int | None) -> int:
+    """Return a number of workers: 1 for None, counted from the number of CPUs if negative, as in scipy.fft."""
+    if workers is None:
+        return 1
+    try:
+        number = index(workers)
+    except TypeError:
+        raise TypeError(f"workers: expected an integer or None, got {type(workers).__name__}") from None
+    cpus = _builds.cpu_count()
+    if number == 0 or number < -cpus:
+        raise ValueError(f"workers: expected a number other than 0 and not below -{cpus}, the CPUs here; got {number}")
+    return number if number > 0 else number + 1 + cpus
+
+
+def workers_for(components: int, workers: int) -> int:
+    """Return how many of the workers get enough to do."""
+    return max(1, min(workers, components // WORKER_COMPONENTS))
+
+
+def is_worth_sharing(components: int, workers: int | None) -> bool:
+    """Whether more than one of the workers would get enough to do."""
+    return workers is not None and workers_for(components, check_workers(workers)) > 1
+
+
+def split(rows: int, components: int, workers: int, multiple: int = 1) -> list[tuple[int, int]]:
+    """Return the slices of rows that workers do, each with enough to do and starting at a multiple."""
+    parts = workers_for(rows * components, workers)
+    bounds = [rows * part // parts // multiple * multiple for part in range(parts)] + [rows]
+    return [(start, stop) for start, stop in pairwise(bounds) if start < stop]
+
+
+def run(call: Callable[[int, int], None], parts: Sequence[tuple[int, int]]) -> None:
+    """Call for each slice of rows, in threads if there are several. No thread outlives it."""
+    if len(parts) < 2:
+        for part in parts:
+            call(*part)
+        return
+    with ThreadPoolExecutor(len(parts) - 1) as pool:
+        futures = [pool.submit(call, *part) for part in parts[1:]]
+        call(*parts[0])
+        for future in futures:
+            future.result()
+
+
+# Kernels
+
+
+def scratch(components: int) -> NDArray[np.float64]:
+    """Return scratch memory for a kernel."""
+    return np.empty(_builds.scratch_size(components))
+
+
+def run_over_batch(
+    name: str, checked: Checked, outputs: Sequence[FloatArray | None], workers: int, **options: float
+) -> None:
+    """Run a kernel of rows over arguments whose batch shapes broadcast. Options go to the kernel as they are.
+
+    Not all outputs may be None.
+    """
+    batch_shape, (components,) = checked.batch_shape, checked.sizes.values()
+    if 0 in batch_shape or components == 0:
+        return
+    kernel = partial(getattr(_builds.kernels[checked.dtype.char], name), **options)
+    shapes = [(1,) * (len(batch_shape) - len(shape)) + shape for shape in checked.batch_shapes]
+    arrays = [
+        array.reshape(padded + array.shape[len(shape) :])
+        for array, shape, padded in zip(checked.arrays, checked.batch_shapes, shapes, strict=True)
+    ]
+    leading = _leading_axes(shapes, batch_shape)
+    copies = math.prod(batch_shape[leading:]) < FEWEST_ROWS
+    if copies:
+        leading = 0
+    rest = batch_shape[leading:]
+    for piece in np.ndindex(*batch_shape[:leading]):
+        _run_rows(
+            kernel,
+            [_rows(array, shape, piece, rest) for array, shape in zip(arrays, shapes, strict=True)],
+            [None if output is None else output[(*piece, ...)].reshape(-1, *output.shape[len(batch_shape) :])
+             for output in outputs],
+            components,
+            max(1, COPIED // components) if copies else math.prod(rest),
+            workers,
+        )
+
+
+def _leading_axes(shapes: Sequence[Shape], batch_shape: Shape) -> int:
+    """Return how many axes to go through one index at a time, so that beyond them each argument has one row or all."""
+    return next(
+        axes
+        for axes in range(len(batch_shape) + 1)
+        if all(shape[axes:] == batch_shape[axes:] or set(shape[axes:]) <= {1} for shape in shapes)
+    )
+
+
+Take = Callable[[int, int], FloatArray]
+
+
+def _rows(array: FloatArray, shape: Shape, piece: Shape, batch_shape: Shape) -> Take:
+    """Return a function that takes rows of a piece of an array: the one row that serves all, or a slice of them."""
+    # with the ellipsis even a piece without axes is a view; an axis of 1 serves every index
+    part = array[(*(min(i, size - 1) for i, size in zip(piece, shape, strict=False)), ...)]
+    own = shape[len(piece) :]
+    rows = part.reshape(-1, *array.shape[len(shape) :])
+    if len(rows) == 1:
+        return lambda _start, _stop: rows
+    if own == batch_shape:
+        return lambda start, stop: rows[start:stop]
+
+    def copy(start: int, stop: int) -> FloatArray:
+        index = np.unravel_index(np.arange(start, stop), batch_shape)
+        mine = [np.minimum(i, size - 1) for i, size in zip(index, own, strict=True)]
+        return rows[np.ravel_multi_index(mine, own)]
+
+    return copy
+
+
+def _run_rows(
+    kernel: Callable[..., bool],
+    inputs: Sequence[Take],
+    outputs: Sequence[FloatArray | None],
+    components: int,
+    most: int,
+    workers: int,
+) -> None:
+    """Run a kernel over rows, at most so many in a call."""
+    rows = next(len(output) for output in outputs if output is not None)
+
+    def call(start: int, stop: int) -> None:
+        memory = scratch(components)
+        for first in range(start, stop, most):
+            last = min(first + most, stop)
+            arrays = [take(first, last) for take in inputs]
+            done = kernel(*arrays, memory, *(None if output is None else output[first:last] for output in outputs))
+            assert done, "arrays that were checked do not fit each other"  # better than memory that was never written
+
+    run(call, split(rows, components, workers))
