@@ -19,7 +19,7 @@ FloatArray: TypeAlias = NDArray[np.floating[Any]]
 Core: TypeAlias = tuple[int | str, ...]
 Shape: TypeAlias = tuple[int, ...]
 
-FLOATS = (np.dtype(np.float64), np.dtype(np.float32))
+FLOAT64, FLOAT32 = np.dtype(np.float64), np.dtype(np.float32)
 
 
 class Checked(NamedTuple):
@@ -74,7 +74,7 @@ def check_shapes(
 def are_plain(values: Sequence[object]) -> bool:
     """Whether these are arrays of one float dtype that kernels can read as they are: the common case."""
     dtype = getattr(values[0], "dtype", None)
-    if dtype is not FLOATS[0] and dtype is not FLOATS[1]:
+    if dtype is not FLOAT64 and dtype is not FLOAT32:
         return False
     for value in values:
         if type(value) is not np.ndarray or value.dtype is not dtype:
@@ -92,7 +92,7 @@ def check_numbers(name: str, value: ArrayLike) -> NDArray[Any]:
 
 def doubles(array: NDArray[Any]) -> NDArray[np.float64]:
     """Convert to what kernels read as float64."""
-    converted: NDArray[np.float64] = _for_kernel(array, FLOATS[0])
+    converted: NDArray[np.float64] = _for_kernel(array, FLOAT64)
     return converted
 
 

@@ -3,8 +3,7 @@
 import os
 from importlib import import_module
 from importlib.util import find_spec
-from types import SimpleNamespace
-from typing import Any
+from types import ModuleType
 
 import numpy as np
 
@@ -53,14 +52,9 @@ def choose(forced: str | None) -> tuple[str, str]:
     return forced, f"forced by {FORCE_LEVEL}"
 
 
-def load(level: str) -> dict[str, Any]:
-    """Return the kernels of a level by the type code of their arrays, so that no call has to choose."""
-    module = import_module(module_of(level))
-    names = ("density", "gaussian_logpdf", "mixture_logpdf", "mdn_loss", "packed_components", "packed_mixture")
-    return {
-        np.dtype(dtype).char: SimpleNamespace(**{name: getattr(module, name)[c_type] for name in names})
-        for dtype, c_type in ((np.float32, "float"), (np.float64, "double"))
-    }
+def load(level: str) -> ModuleType:
+    """Return the kernels of a level."""
+    return import_module(module_of(level))
 
 
 level, reason = choose(os.environ.get(FORCE_LEVEL))

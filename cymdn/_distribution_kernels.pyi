@@ -23,7 +23,10 @@ def draw(
 def modes(
     parameters: NDArray[np.float64],
     unconstrained: bool,
+    first: int,
+    last: int,
     scratch: NDArray[np.float64],
+    highest_out: NDArray[np.float64],
     mode_out: NDArray[np.float64],
 ) -> None: ...
 def normal_cdf(z: NDArray[np.float64], cdf_out: NDArray[np.float64]) -> None: ...

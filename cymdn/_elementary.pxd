@@ -40,7 +40,8 @@ cdef extern from *:
     #include <stdint.h>
     #include <string.h>
 
-    #if defined(__FMA__) || defined(__aarch64__)
+    /* CYMDN_WITHOUT_FMA: of an extension with one build for all processors, which then gives the same bits on all */
+    #if (defined(__FMA__) || defined(__aarch64__)) && !defined(CYMDN_WITHOUT_FMA)
     #define CYMDN_HAS_FMA 1
     static inline double cymdn_fma(double a, double b, double c) { return __builtin_fma(a, b, c); }
     #else

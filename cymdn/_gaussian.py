@@ -8,6 +8,8 @@ from numpy.typing import ArrayLike
 
 from cymdn import _builds
 from cymdn._arrays import (
+    FLOAT32,
+    FLOAT64,
     Core,
     FloatArray,
     check_arguments,
@@ -16,7 +18,7 @@ from cymdn._arrays import (
     check_outputs,
     deliver,
 )
-from cymdn._running import check_workers, is_worth_sharing, run_over_batch, scratch
+from cymdn._running import check_workers, is_one_call, run_over_batch, scratch
 
 Out: TypeAlias = FloatArray | tuple[Any, ...] | None
 
@@ -201,20 +203,22 @@ def _density_of_plain_arrays(
     if type(stddev) is not np.ndarray or type(correlation) is not np.ndarray:
         return None
     dtype, shape = mean.dtype, mean.shape
-    # a structured dtype of one float has the same buffer, hence the comparison of dtypes
-    if len(shape) != 3 or not (x.dtype is stddev.dtype is correlation.dtype is dtype) or x.shape != (shape[0], 1, 2):
+    if (dtype is not FLOAT64 and dtype is not FLOAT32) or len(shape) != 3 or mean.size == 0:
+        return None
+    if not (x.dtype is stddev.dtype is correlation.dtype is dtype):
         return None
     if type(smooth_eps) is not float or not 0.0 <= smooth_eps < inf or type(compute_derivatives) is not bool:
         return None
-    kernel = _builds.kernels.get(dtype.char)
-    if kernel is None or mean.size == 0 or is_worth_sharing(mean.size // 2, workers):
+    n, m, _ = shape
+    if x.shape != (n, 1, 2) or not is_one_call(n * m, workers):
         return None
-    density, derivatives = _allocate_density(shape[0], shape[1], dtype, compute_derivatives)
+    density, derivatives = _allocate_density(n, m, dtype, compute_derivatives)
+    outputs = derivatives or (None, None, None)
     try:
-        memory = scratch(shape[1])
-        outputs = derivatives or (None, None, None)
-        done = kernel.density(x, mean, stddev, correlation, memory, density, *outputs, smooth_eps)
-    except (TypeError, ValueError):  # of the buffers: another dtype, number of axes or layout
+        done = _builds.kernels.density(
+            n, m, x, mean, stddev, correlation, scratch(m), density, *outputs, smooth_eps
+        )
+    except ValueError:  # of the buffers: another layout
         return None
     return (density, derivatives) if done else None
 

@@ -6,19 +6,20 @@ from numpy.typing import NDArray
 from cymdn._arrays import FloatArray
 
 BLOCK: int
-PLANES: int
 CHUNK: int
 
+def scratch_size(m: int) -> int: ...
 def density(
     x: FloatArray,
     mean: FloatArray,
     stddev: FloatArray,
     correlation: FloatArray,
-    smooth_eps: float,
+    scratch: NDArray[np.float64],
     density_out: FloatArray,
     dmean_out: FloatArray | None = None,
     dstddev_out: FloatArray | None = None,
     dcorrelation_out: FloatArray | None = None,
+    smooth_eps: float = ...,
 ) -> bool: ...
 def gaussian_logpdf(
     x: FloatArray,
@@ -31,7 +32,7 @@ def gaussian_logpdf(
     log_stddev_out: FloatArray | None = None,
     atanh_correlation_out: FloatArray | None = None,
     x_out: FloatArray | None = None,
-) -> None: ...
+) -> bool: ...
 def mixture_logpdf(
     x: FloatArray,
     weights: FloatArray,
@@ -45,14 +46,14 @@ def mixture_logpdf(
     log_stddev_out: FloatArray | None = None,
     atanh_correlation_out: FloatArray | None = None,
     x_out: FloatArray | None = None,
-) -> None: ...
+) -> bool: ...
 def packed_components(
     x: FloatArray,
     parameters: NDArray[np.float64],
     scratch: NDArray[np.float64],
     value_out: FloatArray,
     unconstrained: bool,
-) -> None: ...
+) -> bool: ...
 def packed_mixture(
     x: FloatArray,
     parameters: NDArray[np.float64],
@@ -62,7 +63,7 @@ def packed_mixture(
     score_out: FloatArray | None,
     unconstrained: bool,
     density: bool = ...,
-) -> None: ...
+) -> bool: ...
 def mdn_loss(
     raw: FloatArray,
     x: FloatArray,
@@ -73,7 +74,9 @@ def mdn_loss(
     loss_out: FloatArray | None,
     sums_out: NDArray[Any] | None,
     gradient_out: FloatArray | None,
+    x_gradient_out: FloatArray | None = None,
 ) -> bool: ...
 def apply_elementary(name: str, x: NDArray[np.float64], values_out: NDArray[np.float64]) -> None: ...
 def offered_level() -> int: ...
+def fused() -> bool: ...
 def compiler() -> str: ...

@@ -8,6 +8,8 @@ from numpy.typing import ArrayLike, NDArray
 
 from cymdn import _builds
 from cymdn._arrays import (
+    FLOAT32,
+    FLOAT64,
     FloatArray,
     Output,
     Shape,
@@ -22,12 +24,11 @@ from cymdn._arrays import (
     doubles,
 )
 from cymdn._layout import PARAMETERS, RAW, components_of
-from cymdn._running import check_workers, is_worth_sharing, run, scratch, split
+from cymdn._running import check_workers, is_one_call, piece_of, run, scratch, split
 
 Reduction: TypeAlias = Literal["none", "sum", "mean"]
 Out: TypeAlias = FloatArray | tuple[Any, ...] | None
 
-PIECE = 16 * _builds.CHUNK  # rows whose pens and weights are converted together
 FLOAT32_MAX = float(np.finfo(np.float32).max)
 REDUCTIONS = ("none", "sum", "mean")
 
@@ -216,30 +217,32 @@ def _mean_of_plain_arrays(
     """
     if type(raw) is not np.ndarray or type(x) is not np.ndarray or raw.ndim != 2 or raw.size == 0:
         return None
-    kernel = _builds.kernels.get(raw.dtype.char) if x.dtype is raw.dtype else None
-    targets, pens = None, 0
+    dtype, (rows, width) = raw.dtype, raw.shape
+    if (dtype is not FLOAT64 and dtype is not FLOAT32) or x.dtype is not dtype or len(x) != rows:
+        return None
+    components, pens = divmod(width, PARAMETERS)  # pen logits are fewer than a component's numbers
+    if not is_one_call(rows * components, workers):
+        return None
     if pen is not None:
-        if type(pen) is not np.ndarray or pen.shape not in ((len(raw),), (len(raw), 3)):
+        if type(pen) is not np.ndarray or pen.shape != ((rows,) if pens == 1 else (rows, 3)) or pens not in (1, 3):
             return None
-        if pen.dtype.kind not in "biuf" or pen.dtype.itemsize > 8 or len(raw) > PIECE:
-            return None
-        targets = pen if pen.ndim == 2 else pen.reshape(-1, 1)
-        targets = targets if pen.dtype.char == "d" else doubles(targets)
-        pens = targets.shape[1]
-    components = raw.shape[1] // PARAMETERS  # and the pen logits, which are fewer than a component's
-    if kernel is None:
+        if pen.dtype is not FLOAT64:
+            if pen.dtype.kind not in "biuf" or pen.dtype.itemsize > 8:
+                return None
+            pen = doubles(pen)
+        pen = pen.reshape(rows, pens)
+    elif pens:
         return None
-    if is_worth_sharing(len(raw) * components, workers):
-        return None
-    rows = len(raw)
     sums = np.empty(-(-rows // _builds.CHUNK))
-    gradient_out = np.empty(raw.shape, raw.dtype) if gradient else None
+    gradient_out = np.empty(raw.shape, dtype) if gradient else None
     memory = scratch(components)
     try:
-        done = kernel.mdn_loss(raw, x, targets, None, 1.0 / rows, memory, None, sums, gradient_out)
-    except (TypeError, ValueError):  # of the buffers: another dtype, number of axes or layout
+        done = _builds.kernels.mdn_loss(
+            rows, components, raw, x, pen, None, 1.0 / rows, memory, None, sums, gradient_out
+        )
+    except ValueError:  # of the buffers: another layout
         return None
-    return (_reduced(sums, rows, raw.dtype), gradient_out) if done else None
+    return (_reduced(sums, rows, dtype), gradient_out) if done else None
 
 
 def _reduced(sums: NDArray[np.float64], divisor: float, dtype: np.dtype[Any]) -> Any:
@@ -350,27 +353,28 @@ def _run(problem: _Problem, reduction: Reduction, outputs: list[Output], workers
     losses = loss.reshape(-1) if reduction == "none" else None
     sums = None if reduction == "none" else np.zeros(-(-len(problem.raw) // _builds.CHUNK))
     gradient = outputs[1].array.reshape(problem.raw.shape) if len(outputs) > 1 else None
-    kernel = _builds.kernels[problem.raw.dtype.char].mdn_loss
+    kernel = _builds.kernels.mdn_loss
 
-    def call(start: int, stop: int) -> None:
-        memory = scratch(problem.components)
+    def call(start: int, stop: int, memory: NDArray[np.float64]) -> bool:
+        rows = slice(start, stop)
         # pens and weights may have to be converted: piece by piece, so that this takes no memory that grows
-        for first in range(start, stop, PIECE):
-            rows = slice(first, min(first + PIECE, stop))
-            done = kernel(
-                problem.raw[rows],
-                problem.x[rows],
-                None if problem.pen is None else doubles(problem.pen[rows]),
-                _weights(problem.sample_weight, rows, problem.weight_factor),
-                1.0 / problem.divisor,
-                memory,
-                None if losses is None else losses[rows],
-                None if sums is None else sums[first // _builds.CHUNK :],
-                None if gradient is None else gradient[rows],
-            )
-            assert done, "arrays that were checked do not fit each other"  # better than memory that was never written
+        done: bool = kernel(
+            stop - start,
+            problem.components,
+            problem.raw[rows],
+            problem.x[rows],
+            None if problem.pen is None else doubles(problem.pen[rows]),
+            _weights(problem.sample_weight, rows, problem.weight_factor),
+            1.0 / problem.divisor,
+            memory,
+            None if losses is None else losses[rows],
+            None if sums is None else sums[start // _builds.CHUNK : -(-stop // _builds.CHUNK)],
+            None if gradient is None else gradient[rows],
+        )
+        return done
 
-    # slices begin at a chunk of rows that are summed together, so that sums do not depend on the workers
-    run(call, split(len(problem.raw), problem.components, workers, _builds.CHUNK))
+    # slices and pieces begin at a chunk of rows that are summed together, so that sums do not depend on the workers
+    parts = split(len(problem.raw), problem.components, workers, _builds.CHUNK)
+    run(call, problem.components, parts, piece_of(problem.components, _builds.CHUNK))
     if sums is not None:
         loss[...] = _reduced(sums, problem.divisor, loss.dtype)

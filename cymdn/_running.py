@@ -20,6 +20,8 @@ WORKER_COMPONENTS = 20_000
 FEWEST_ROWS = 64
 COPIED = 1 << 14
 
+PIECE_COMPONENTS = 1 << 19  # of one call of a kernel
+
 
 # Workers
 
@@ -48,24 +50,16 @@ def is_worth_sharing(components: int, workers: int | None) -> bool:
     return workers is not None and workers_for(components, check_workers(workers)) > 1
 
 
+def is_one_call(components: int, workers: int | None) -> bool:
+    """Whether one worker does so many components in one piece."""
+    return components <= PIECE_COMPONENTS and not is_worth_sharing(components, workers)
+
+
 def split(rows: int, components: int, workers: int, multiple: int = 1) -> list[tuple[int, int]]:
     """Return the slices of rows that workers do, each with enough to do and starting at a multiple."""
     parts = workers_for(rows * components, workers)
     bounds = [rows * part // parts // multiple * multiple for part in range(parts)] + [rows]
     return [(start, stop) for start, stop in pairwise(bounds) if start < stop]
-
-
-def run(call: Callable[[int, int], None], parts: Sequence[tuple[int, int]]) -> None:
-    """Call for each slice of rows, in threads if there are several. No thread outlives it."""
-    if len(parts) < 2:
-        for part in parts:
-            call(*part)
-        return
-    with ThreadPoolExecutor(len(parts) - 1) as pool:
-        futures = [pool.submit(call, *part) for part in parts[1:]]
-        call(*parts[0])
-        for future in futures:
-            future.result()
 
 
 # Kernels
@@ -74,6 +68,43 @@ def run(call: Callable[[int, int], None], parts: Sequence[tuple[int, int]]) -> N
 def scratch(components: int) -> NDArray[np.float64]:
     """Return scratch memory for a kernel."""
     return np.empty(_builds.scratch_size(components))
+
+
+def piece_of(components: int, multiple: int = 1) -> int:
+    """Return a number of rows that a kernel does in some 10 ms: Python looks for Ctrl-C between two calls."""
+    return max(1, PIECE_COMPONENTS // components // multiple) * multiple
+
+
+def run(
+    call: Callable[[int, int, NDArray[np.float64]], bool], components: int, parts: Sequence[tuple[int, int]], piece: int
+) -> None:
+    """Call for pieces of each slice of rows, with scratch memory, in threads if there are several. No thread outlives it.
+
+    Where a call raises, or Ctrl-C is pressed, all threads end with the piece that they are at.
+    """
+    ended = []
+
+    def work(start: int, stop: int) -> None:
+        memory = scratch(components)
+        for first in range(start, stop, piece):
+            if ended:
+                return
+            done = call(first, min(first + piece, stop), memory)
+            assert done, "arrays that were checked do not fit each other"  # better than memory that was never written
+
+    if len(parts) < 2:
+        for part in parts:
+            work(*part)
+        return
+    with ThreadPoolExecutor(len(parts) - 1) as pool:
+        futures = [pool.submit(work, *part) for part in parts[1:]]
+        try:
+            work(*parts[0])
+            for future in futures:
+                future.result()
+        except BaseException:
+            ended.append(True)
+            raise
 
 
 def run_over_batch(
@@ -86,7 +117,7 @@ def run_over_batch(
     batch_shape, (components,) = checked.batch_shape, checked.sizes.values()
     if 0 in batch_shape or components == 0:
         return
-    kernel = partial(getattr(_builds.kernels[checked.dtype.char], name), **options)
+    kernel = partial(getattr(_builds.kernels, name), **options)
     shapes = [(1,) * (len(batch_shape) - len(shape)) + shape for shape in checked.batch_shapes]
     arrays = [
         array.reshape(padded + array.shape[len(shape) :])
@@ -104,7 +135,7 @@ def run_over_batch(
             [None if output is None else output[(*piece, ...)].reshape(-1, *output.shape[len(batch_shape) :])
              for output in outputs],
             components,
-            max(1, COPIED // components) if copies else math.prod(rest),
+            max(1, COPIED // components) if copies else piece_of(components),
             workers,
         )
 
@@ -145,18 +176,14 @@ def _run_rows(
     inputs: Sequence[Take],
     outputs: Sequence[FloatArray | None],
     components: int,
-    most: int,
+    piece: int,
     workers: int,
 ) -> None:
-    """Run a kernel over rows, at most so many in a call."""
     rows = next(len(output) for output in outputs if output is not None)
 
-    def call(start: int, stop: int) -> None:
-        memory = scratch(components)
-        for first in range(start, stop, most):
-            last = min(first + most, stop)
-            arrays = [take(first, last) for take in inputs]
-            done = kernel(*arrays, memory, *(None if output is None else output[first:last] for output in outputs))
-            assert done, "arrays that were checked do not fit each other"  # better than memory that was never written
+    def call(start: int, stop: int, memory: NDArray[np.float64]) -> bool:
+        arrays = [take(start, stop) for take in inputs]
+        written = (None if output is None else output[start:stop] for output in outputs)
+        return kernel(stop - start, components, *arrays, memory, *written)
 
-    run(call, split(rows, components, workers))
+    run(call, components, split(rows, components, workers), piece)
