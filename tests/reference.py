@@ -94,7 +94,9 @@ def paired(first, second):
 
 def side_by_side(batch, numbers):
     """Numbers with these batch axes and others behind them, flat along one last axis."""
-    return Number(*(np.concatenate([np.reshape(a, (*batch, -1)) for a in arrays], -1) for arrays in zip(*numbers)))
+    return Number(
+        *(np.concatenate([np.reshape(a, (*batch, -1)) for a in arrays], -1) for arrays in zip(*numbers, strict=True))
+    )
 
 
 # One component at one point
