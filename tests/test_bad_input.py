@@ -257,7 +257,7 @@ OTHERS_ARE_LEGAL = {("mdn_loss", "pen", "None"), ("mdn_loss", "sample_weight", "
 def rows_of_not_numbers():
     """Rows in which one array argument is no array of real numbers."""
     longdouble = np.dtype(np.longdouble)
-    for function, argument in ((function, argument) for function in ARRAYS for argument in ARRAYS[function]):
+    for function, argument in ((function, name) for function, names in ARRAYS.items() for name in names):
         for what, (change, came) in NOT_NUMBERS.items():
             if (function, argument, what) not in OTHERS_ARE_LEGAL:
                 pattern = rf"{argument}: expected an array of (real )?numbers.*, got {came}"
