@@ -52,13 +52,19 @@ def forbid_checks(monkeypatch):
         monkeypatch.setattr(module, name, None)
 
 
+def offered_level():
+    """Return the x86-64 level that CPU and operating system offer; 0 on other processors."""
+    return _kernels.offered_level()
+
+
+def compiler():
+    """Return the compiler of the kernels."""
+    return _kernels.compiler()
+
+
 def apply_elementary(level, name, x):
     """Return an elementary function of _elementary.pxd, as the build of a level has it."""
     x = np.ascontiguousarray(x, dtype=np.float64)
     values = np.empty_like(x)
-    module_of(level).apply_elementary(name, x, values)
+    importlib.import_module(choosing.module_of(level)).apply_elementary(name, x, values)
     return values
-
-
-def module_of(level):
-    return importlib.import_module(choosing.module_of(level))

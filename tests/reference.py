@@ -67,7 +67,7 @@ def _of_objects(function):
 
 LONG = Arithmetic(np.longdouble, np.exp, np.log, np.log1p, np.expm1, np.tanh, np.sqrt)
 EXACT = Arithmetic(
-    _of_objects(lambda x: mpf(float(x))),
+    _of_objects(lambda x: x if isinstance(x, mpf) else mpf(float(x))),
     *map(_of_objects, (mpmath.exp, mpmath.log, mpmath.log1p, mpmath.expm1, mpmath.tanh, mpmath.sqrt)),
 )
 PI = {LONG: 4 * np.arctan(np.longdouble(1)), EXACT: +mp.pi}

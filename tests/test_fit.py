@@ -4,8 +4,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from mixtures import parameters
-from problems import FLOATS, LAYOUTS, assert_same_bits
+from problems import FLOATS, LAYOUTS, assert_same_bits, parameters
 
 from cymdn import BivariateMixture, _fit
 

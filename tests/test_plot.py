@@ -4,7 +4,7 @@ import sys
 
 import numpy as np
 import pytest
-from mixtures import mixture
+from problems import mixture
 
 from cymdn import BivariateMixture, _plot
 
