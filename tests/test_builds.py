@@ -3,8 +3,9 @@
 Results have the same bits on every processor that multiplies and adds at once ("fused": v3, v4, arm64), with every
 compiler, any number of workers, any split of a batch. The baseline build, for older processors, has its own.
 
-`python tests/test_builds.py` prints the table of golden bits as the installed package gives them: of both kinds of builds
-where both run, else of one, beside what the table has of the other. A change is one of results: say so in CHANGELOG.md.
+`python tests/test_builds.py` prints the table of golden bits as the installed package gives them: of both kinds of
+builds where both run, else of one, beside what the table has of the other. A change of it is a change of results: say
+so in CHANGELOG.md.
 """
 
 import functools

@@ -277,7 +277,7 @@ def test_swapping_the_axes_swaps_the_outputs(level):
     value, gradient = level_and_arguments(level, logits, mean, log_stddev, a, x)
     swapped = logits, mean[..., ::-1], log_stddev[..., ::-1], a, x[:, ::-1]
     swapped_value, swapped = level_and_arguments(level, *swapped)
-    # Q is u^2 + k1^2 or v^2 + k0^2, Z q u^2 + w1^2 or q v^2 + w0^2; derivatives have no such choice at the drop-in level
+    # Q is u^2 + k1^2 or v^2 + k0^2, Z q u^2 + w1^2 or q v^2 + w0^2; no such choice in derivatives of the drop-in level
     np.testing.assert_allclose(swapped_value, value, **MORE_EPS)
     for ours, theirs in zip(swapped, gradient, strict=True):
         ours = ours[..., ::-1] if ours.shape[-1] == 2 else ours
