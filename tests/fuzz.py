@@ -5,7 +5,7 @@ arrays of random shapes, dtypes and values (NaN, infinities, denormal and huge n
 judge (fuzz_contract.py). Checked are
 
 - the plain call, of contiguous arrays of one dtype: shape and dtype of the results; NaN where the contract says so and
-  nowhere else; numbers within 8 eps of their terms (reference_vector.py); inf with gradient 0 beyond the dtype;
+  nowhere else; numbers within 8 eps of their terms (reference.py); inf with gradient 0 beyond the dtype;
 - the same numbers in arrays of any layout and any dtype, with `out=` of any layout or overlapping an argument, shared
   among workers: the same bits, outputs written whole and nothing beside them, arguments as they were;
 - some of the rows, in any order: the same bits, so that no row touches another;
@@ -30,11 +30,11 @@ from typing import Any, NamedTuple
 import fuzz_calls
 import numpy as np
 import problems
-from fuzz_calls import DRAWS, FLOATS, chance, pick
-from problems import assert_same_bits
+from builds import running
+from fuzz_calls import DRAWS, chance, pick
+from problems import assert_same_bits, flat
 
 import cymdn
-from cymdn import _dispatch
 
 nan, inf = np.nan, np.inf  # as they are printed
 
@@ -157,8 +157,7 @@ class Invocation(NamedTuple):
         lines = [
             "# in tests/",
             "from fuzz import *",
-            "from cymdn import _dispatch",
-            f"_dispatch.WORKER_COMPONENTS = {self.worker_components}",
+            f"running.WORKER_COMPONENTS = {self.worker_components}",
         ]
         lines += [f"{name} = {code_of(value)}" for name, value in self.arguments.items()]
         names = ", ".join(f"{name}={name}" for name in self.arguments)
@@ -176,12 +175,12 @@ made = Counter()
 def invoke(function, arguments):
     """Make a call; return its arrays, flat, and those that were given for them. Arguments must stay as they are."""
     global last
-    last = Invocation(function, arguments, _dispatch.WORKER_COMPONENTS)
+    last = Invocation(function, arguments, running.WORKER_COMPONENTS)
     made[function] += 1
     arrays = {}
     for name, value in arguments.items():
         arrays[name] = made_of(value, arrays)
-    specified, given = flat(arguments.get("out")), flat(arrays.get("out"))
+    specified, given = parts(arguments.get("out")), parts(arrays.get("out"))
     overlapped = {out.name for out in specified if isinstance(out, Over)}
     inputs = [a for name, a in arrays.items() if isinstance(a, np.ndarray) and name not in {"out", *overlapped}]
     before = [a.tobytes() for a in inputs]
@@ -193,7 +192,12 @@ def invoke(function, arguments):
         assert before == [a.tobytes() for a in inputs], "an argument was modified"
     for array, memory in apart:
         assert_nothing_beside(array, memory)
-    return [result for result in results if result is not None], given
+    return results, given
+
+
+def parts(out):
+    """The arrays to write to, nested or not, as a list; None stays."""
+    return [array for part in out for array in parts(part)] if isinstance(out, tuple) else [out]
 
 
 def assert_nothing_beside(array, memory):
@@ -202,11 +206,6 @@ def assert_nothing_beside(array, memory):
     array[...] = SENTINEL
     assert (memory_of(array) == memory).all(), "written beside an output"
     array[...] = contents
-
-
-def flat(result):
-    """The arrays of a result, nested or not, as a list."""
-    return [array for part in result for array in flat(part)] if isinstance(result, tuple) else [result]
 
 
 # What is checked
@@ -254,11 +253,11 @@ def check_odd(rng, call, expected):
         arguments["workers"] = pick(rng, (1, 2, 3, 7, -1))
     if call.has_out and chance(rng, 0.7):
         arguments["out"] = draw_out(rng, call, expected, arguments)
-    threshold, _dispatch.WORKER_COMPONENTS = _dispatch.WORKER_COMPONENTS, pick(rng, (1, 10, 100))
+    threshold, running.WORKER_COMPONENTS = running.WORKER_COMPONENTS, pick(rng, (1, 10, 100))
     try:
         results, given = invoke(call.function, arguments)
     finally:
-        _dispatch.WORKER_COMPONENTS = threshold
+        running.WORKER_COMPONENTS = threshold
     if "out" in arguments:
         for result, array in zip(results, given, strict=True):
             assert array is None or result is array, "not the array given as out"
@@ -267,7 +266,7 @@ def check_odd(rng, call, expected):
 
 
 def draw_layout(rng, values):
-    if chance(rng, 0.1) and 0 < values.size <= 200 and values.dtype == FLOATS[1]:
+    if chance(rng, 0.1) and 0 < values.size <= 200 and values.dtype == np.float64:
         return "list"
     if chance(rng, 0.3) and values.ndim and len({row.tobytes() for row in values}) == 1:
         return "broadcast"

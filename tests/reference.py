@@ -1,8 +1,8 @@
 """What results are measured against: the formulas of docs/formulas.md, in mpmath at 60 digits and in long double.
 
-The formulas are those of that page as they stand there (p, m, E, A, B), not the rearrangements of the kernels. They are
-written once, over arrays, for two kinds of real numbers: EXACT has arrays of mpmath's, whose 60 digits hide what the
-formulas cancel; LONG has NumPy's long double, fast enough for a fuzzer. That has 64 bits on x86-64 and 113 on 64-bit
+The formulas are those of textbooks, with 1 - r^2 and u - r v, not the rearrangements of the kernels. They are written
+once, over arrays, for two kinds of real numbers: EXACT has arrays of mpmath's, whose 60 digits hide what the formulas
+cancel (of an atanh correlation beyond 60, more are needed); LONG has NumPy's long double, fast enough for a fuzzer. That has 64 bits on x86-64 and 113 on 64-bit
 ARM under Linux: errors are a few 2^-64 of the terms, a thousandth of what the promise allows. Where long double is
 double, EXTENDED is False and LONG is no reference.
 
@@ -113,38 +113,31 @@ def natural_components(of, x, mean, stddev, correlation):
     """Components (..., M) at points (..., 1 or M, 2)."""
     stddev, r = of.real(stddev), of.real(correlation)
     log_kappa = -(of.log1p(r) + of.log1p(-r)) / 2
-    return _components(of, x, mean, stddev, of.log(stddev), r, 1 + r, 1 - r, log_kappa)
+    return _components(of, x, mean, stddev, of.log(stddev), r, (1 - r) * (1 + r), log_kappa)
 
 
 def raw_components(of, x, mean, log_stddev, atanh_correlation):
     """The same from unconstrained parameters."""
     log_stddev, a = of.real(log_stddev), of.real(atanh_correlation)
-    stddev, double = (of.exp(np.clip(number, -LARGEST_EXPONENT, LARGEST_EXPONENT)) for number in (log_stddev, a))
-    one_plus_r, one_minus_r = 2 / (1 + 1 / double**2), 2 / (1 + double**2)
+    bounded_log, bounded = (np.clip(number, -LARGEST_EXPONENT, LARGEST_EXPONENT) for number in (log_stddev, a))
+    q = 4 / (of.exp(bounded) + of.exp(-bounded)) ** 2
     log_kappa = abs(a) + of.log1p(of.exp(-2 * abs(a))) - of.log(of.real(2))
-    return _components(of, x, mean, stddev, log_stddev, of.tanh(a), one_plus_r, one_minus_r, log_kappa)
+    return _components(of, x, mean, of.exp(bounded_log), log_stddev, of.tanh(bounded), q, log_kappa)
 
 
-def _components(of, x, mean, stddev, log_stddev, r, one_plus_r, one_minus_r, log_kappa):
+def _components(of, x, mean, stddev, log_stddev, r, q, log_kappa):
+    """q is 1 - r^2, and log kappa half of its logarithm's negative."""
     u, v = np.moveaxis((of.real(x) - of.real(mean)) / stddev, -1, 0)
     s0, s1 = np.moveaxis(stddev, -1, 0)
-    p, m, e, log_two_pi = u + v, u - v, one_plus_r / one_minus_r, of.log(2 * PI[of])
-    a, b = p * (1 + 1 / e) / 2, m * (1 + e) / 2
-    q = p**2 / (2 * one_plus_r) + m**2 / (2 * one_minus_r)
-    exact = [
-        (a + b) / (2 * s0),
-        (a - b) / (2 * s1),
-        u * (a + b) / 2 - 1,
-        v * (a - b) / 2 - 1,
-        r + (p**2 / e - m**2 * e) / 4,
-    ]
-    c = 1 / (one_plus_r * one_minus_r)
-    w0, w1 = abs(u) + abs(r * v), abs(v) + abs(r * u)
-    terms = [c * w0 / s0, c * w1 / s1, abs(u) * c * w0 + 1, abs(v) * c * w1 + 1, abs(r) + c * w0 * w1]
+    log_two_pi = of.log(2 * PI[of])
+    slope0, slope1 = (u - r * v) / q, (v - r * u) / q
+    size0, size1 = (abs(u) + abs(r * v)) / q, (abs(v) + abs(r * u)) / q
     value = Number(
-        log_kappa - log_two_pi - log_stddev.sum(axis=-1) - q / 2,
-        log_kappa + log_two_pi + abs(log_stddev).sum(axis=-1) + c * (u**2 + v**2 + 2 * abs(r * u * v)) / 2,
+        log_kappa - log_two_pi - log_stddev.sum(axis=-1) - (u**2 + v**2 - 2 * r * u * v) / (2 * q),
+        log_kappa + log_two_pi + abs(log_stddev).sum(axis=-1) + (u**2 + v**2 + 2 * abs(r * u * v)) / (2 * q),
     )
+    exact = [slope0 / s0, slope1 / s1, u * slope0 - 1, v * slope1 - 1, r + q * slope0 * slope1]
+    terms = [size0 / s0, size1 / s1, abs(u) * size0 + 1, abs(v) * size1 + 1, abs(r) + q * size0 * size1]
     return Component(value, [Number(*pair) for pair in zip(exact, terms, strict=True)])
 
 
@@ -221,7 +214,8 @@ def score(mixture):
     return paired(*(Number(-d.exact.sum(axis=-1), d.terms.sum(axis=-1)) for d in mixture.derivatives[:2]))
 
 
-# The functions: value and gradient, whose parts lie side by side in the order of the results
+# The functions: value and gradient, whose parts lie side by side in the order of the results. `mixed` is the mixture of
+# the arguments, where that is known already.
 
 
 def gaussian(of, x, mean, stddev, correlation):
@@ -231,9 +225,9 @@ def gaussian(of, x, mean, stddev, correlation):
     return value, side_by_side(value.exact.shape, [dmean, paired(*d[2:4]), d[4], negative(dmean)])
 
 
-def mixture(of, x, weights, mean, stddev, correlation):
+def mixture(of, x, weights, mean, stddev, correlation, mixed=None):
     """Log-densities (...) of mixtures; gradients to logits, means, log stddevs, atanh correlations, x."""
-    value, shares, d = mixed = natural_mixture(of, x, weights, mean, stddev, correlation)
+    value, shares, d = mixed = mixed or natural_mixture(of, x, weights, mean, stddev, correlation)
     weights = of.real(weights)
     logits = Number(shares.exact - weights, shares.terms + weights)
     parts = [logits, paired(*d[:2]), paired(*d[2:4]), d[4], score(mixed)]
@@ -241,7 +235,7 @@ def mixture(of, x, weights, mean, stddev, correlation):
 
 
 def loss(of, raw, x, pen=None, mixed=None):
-    """Losses (n,) of rows; gradients in the order of raw. pen (n, P); the mixture of raw and x, if that is known."""
+    """Losses (n,) of rows; gradients in the order of raw. pen (n, P)."""
     pens = 0 if pen is None else pen.shape[1]
     mixed = mixed or raw_mixture(of, x, raw, pens)
     weight = share_of(of, log_softmax(of, raw_parts(raw, pens)[0]))

@@ -281,7 +281,8 @@ def test_long_double_is_exact_enough_to_judge_by(group):
         off = abs(EXACT.real(high) + EXACT.real((ours.exact - high).astype(float)) - exact.exact)
         # the terms hold values of at most 2^-940 of themselves apart
         assert (off <= 2.0**-58 * exact.terms + 2.0**-990).all()
-        assert (abs(ours.terms.astype(float) - exact.terms) <= 1e-12 * exact.terms).all()
+        # shares of terms of 1e12 and more are exp of that many eps
+        assert (abs(ours.terms.astype(float) - exact.terms) <= 1e-9 * exact.terms).all()
 
 
 # The drop-in level
