@@ -1,10 +1,10 @@
 """What results are measured against: the formulas of docs/formulas.md, in mpmath at 60 digits and in long double.
 
 The formulas are those of textbooks, with 1 - r^2 and u - r v, not the rearrangements of the kernels. They are written
-once, over arrays, for two kinds of real numbers: EXACT has arrays of mpmath's, whose 60 digits hide what the formulas
-cancel (of an atanh correlation beyond 60, more are needed); LONG has NumPy's long double, fast enough for a fuzzer. That has 64 bits on x86-64 and 113 on 64-bit
-ARM under Linux: errors are a few 2^-64 of the terms, a thousandth of what the promise allows. Where long double is
-double, EXTENDED is False and LONG is no reference.
+once, over arrays, for two kinds of real numbers. EXACT has arrays of mpmath's, whose 60 digits hide what the formulas
+cancel (of an atanh correlation beyond 60, more are needed). LONG has NumPy's long double, fast enough for a fuzzer: 64
+bits on x86-64, 113 on 64-bit ARM under Linux, so that errors are a few 2^-64 of the terms, a thousandth of what the
+promise allows. Where long double is double, EXTENDED is False and LONG is no reference.
 
 Every number comes with `terms`, the sum of the magnitudes of the terms that it is made of; an error is measured in eps
 times these. The terms, with C = 1 / (1 - r^2):

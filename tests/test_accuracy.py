@@ -281,8 +281,8 @@ def test_long_double_is_exact_enough_to_judge_by(group):
         off = abs(EXACT.real(high) + EXACT.real((ours.exact - high).astype(float)) - exact.exact)
         # the terms hold values of at most 2^-940 of themselves apart
         assert (off <= 2.0**-58 * exact.terms + 2.0**-990).all()
-        # shares of terms of 1e12 and more are exp of that many eps
-        assert (abs(ours.terms.astype(float) - exact.terms) <= 1e-9 * exact.terms).all()
+        # errors of shares are exp of up to 700 eps of terms of 1e15 and more
+        assert (abs(ours.terms.astype(float) - exact.terms) <= 1e-4 * exact.terms).all()
 
 
 # The drop-in level
