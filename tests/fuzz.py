@@ -23,7 +23,7 @@ import time
 import traceback
 import warnings
 from collections import Counter
-from dataclasses import dataclass
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -49,49 +49,18 @@ ROOM = 1 << 14  # bytes behind an argument that outputs may lie over
 # A call as it is made, and as code
 
 
-@dataclass(frozen=True)
-class Laid:
-    """An array: its numbers, and how they lie in memory."""
-
-    values: np.ndarray
-    layout: str
-
-    def make(self, _arrays):
-        return laid_out(self.values, self.layout)
-
-    def code(self):
-        return f"laid_out({literal(self.values)}, {self.layout!r})"
+class Name(str):
+    """The name of another argument."""
 
 
-@dataclass(frozen=True)
-class Out:
-    """An array to be written to."""
+class Made(NamedTuple):
+    """An argument that a function of this file makes anew for each call."""
 
-    shape: tuple
-    dtype: np.dtype
-    layout: str
-
-    def make(self, _arrays):
-        return laid_out(np.full(self.shape, SENTINEL, self.dtype), self.layout)
+    function: Callable
+    arguments: tuple
 
     def code(self):
-        return f"laid_out(np.full({self.shape}, {SENTINEL}, {self.dtype.str!r}), {self.layout!r})"
-
-
-@dataclass(frozen=True)
-class Over:
-    """An array to be written to that shares memory with an argument, from so many bytes after its beginning."""
-
-    name: str
-    shape: tuple
-    dtype: np.dtype
-    offset: int
-
-    def make(self, arrays):
-        return over(arrays[self.name], self.shape, self.dtype.str, self.offset)
-
-    def code(self):
-        return f"over({self.name}, {self.shape}, {self.dtype.str!r}, {self.offset})"
+        return f"{self.function.__name__}({', '.join(map(code_of, self.arguments))})"
 
 
 def laid_out(values, layout):
@@ -108,8 +77,13 @@ def laid_out(values, layout):
     return LAYOUTS[layout](values)
 
 
+def blank(shape, dtype, layout):
+    """Return an array to be written to."""
+    return laid_out(np.full(shape, SENTINEL, dtype), layout)
+
+
 def over(array, shape, dtype, offset):
-    """Return an array in the memory of a roomy one."""
+    """Return an array to be written to in the memory of a roomy argument, from so many bytes after its beginning."""
     size = int(np.prod(shape)) * np.dtype(dtype).itemsize
     return memory_of(array)[offset : offset + size].view(dtype).reshape(shape)
 
@@ -132,16 +106,21 @@ def literal(values):
 
 
 def code_of(value):
-    if isinstance(value, (Laid, Out, Over)):
+    if isinstance(value, Made):
         return value.code()
+    if isinstance(value, Name):
+        return str(value)
     if isinstance(value, np.ndarray):
         return literal(value)
     return f"({', '.join(map(code_of, value))},)" if type(value) is tuple and value else repr(value)
 
 
 def made_of(value, arrays):
-    if isinstance(value, (Laid, Out, Over)):
-        return value.make(arrays)
+    """Make an argument, from those before it."""
+    if isinstance(value, Made):
+        return value.function(*(made_of(part, arrays) for part in value.arguments))
+    if isinstance(value, Name):
+        return arrays[value]
     return tuple(made_of(part, arrays) for part in value) if type(value) is tuple else value
 
 
@@ -181,10 +160,10 @@ def invoke(function, arguments):
     for name, value in arguments.items():
         arrays[name] = made_of(value, arrays)
     specified, given = parts(arguments.get("out")), parts(arrays.get("out"))
-    overlapped = {out.name for out in specified if isinstance(out, Over)}
+    overlapped = {out.arguments[0] for out in specified if made_by(out, over)}
     inputs = [a for name, a in arrays.items() if isinstance(a, np.ndarray) and name not in {"out", *overlapped}]
     before = [a.tobytes() for a in inputs]
-    apart = [(a, memory_of(a).copy()) for out, a in zip(specified, given, strict=True) if isinstance(out, Out)]
+    apart = [(a, memory_of(a).copy()) for out, a in zip(specified, given, strict=True) if made_by(out, blank)]
     try:
         with warnings.catch_warnings(action="error"):
             results = flat(resolve(function)(**arrays))
@@ -195,9 +174,13 @@ def invoke(function, arguments):
     return results, given
 
 
+def made_by(value, function):
+    return isinstance(value, Made) and value.function is function
+
+
 def parts(out):
     """The arrays to write to, nested or not, as a list; None stays."""
-    return [array for part in out for array in parts(part)] if isinstance(out, tuple) else [out]
+    return [array for part in out for array in parts(part)] if type(out) is tuple else [out]
 
 
 def assert_nothing_beside(array, memory):
@@ -248,7 +231,7 @@ def check_plain(call):
 
 def check_odd(rng, call, expected):
     """The same numbers in any layout and dtype, written to any array, by any number of workers: the same bits."""
-    arguments = {name: Laid(a, draw_layout(rng, a)) for name, a in call.arrays.items()} | call.options
+    arguments = {name: Made(laid_out, (a, draw_layout(rng, a))) for name, a in call.arrays.items()} | call.options
     if call.has_workers and chance(rng, 0.5):
         arguments["workers"] = pick(rng, (1, 2, 3, 7, -1))
     if call.has_out and chance(rng, 0.7):
@@ -281,14 +264,14 @@ def draw_out(rng, call, expected, arguments):
     """Return arrays to write to, some of them None; at times one of them shares memory with an argument."""
     layouts = [[name for name in layouts_of(a) if name not in NOT_TO_WRITE] for a in expected]
     out = [
-        None if chance(rng, 0.2) and len(expected) > 1 else Out(a.shape, a.dtype.newbyteorder("="), pick(rng, names))
+        None if chance(rng, 0.2) and len(expected) > 1 else Made(blank, (a.shape, a.dtype.str, pick(rng, names)))
         for a, names in zip(expected, layouts, strict=True)
     ]
     name, k = pick(rng, call.arrays), int(rng.integers(len(out)))
     if chance(rng, 0.3) and expected[k].nbytes + 16 <= ROOM:
-        arguments[name] = Laid(call.arrays[name], "roomy")
+        arguments[name] = Made(laid_out, (call.arrays[name], "roomy"))
         offset = pick(rng, (0, 1, expected[k].itemsize, 16))
-        out[k] = Over(name, expected[k].shape, expected[k].dtype, offset)
+        out[k] = Made(over, (Name(name), expected[k].shape, expected[k].dtype.str, offset))
     if len(out) == 1:
         return out[0]
     return tuple(out) if chance(rng, 0.5) or len(out) == 2 else (out[0], tuple(out[1:]))
