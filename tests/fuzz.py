@@ -29,17 +29,15 @@ from typing import Any, NamedTuple
 
 import fuzz_calls
 import numpy as np
-import problems
 from builds import running
 from fuzz_calls import DRAWS, chance, pick
-from problems import assert_same_bits, flat
+from problems import LAYOUTS, assert_same_bits, flat
 
 import cymdn
 
 nan, inf = np.nan, np.inf  # as they are printed
 
 SENTINEL = -1.25e30  # in outputs before a call
-LAYOUTS = {layout.__name__: layout for layout in problems.LAYOUTS}
 OF_FEW_AXES = ("contiguous", "strided", "reversed_everywhere", "read_only", "byte_swapped", "misaligned")
 NOT_TO_WRITE = ("read_only", "subclass")
 MOST_CODE = 5000  # characters to be printed

@@ -1,6 +1,9 @@
 """What test files share: good calls, the same arrays in every layout that NumPy knows, comparison bit by bit."""
 
+from functools import partial
+
 import numpy as np
+import pytest
 
 from cymdn import BivariateMixture
 
@@ -181,13 +184,6 @@ def plain(array, dtype=None):
     return np.array(array, dtype=dtype or array.dtype.newbyteorder("="), order="C", copy=True)
 
 
-# Layouts: each takes an array to one of the same dtype and values that lies differently in memory.
-
-
-def contiguous(array):
-    return array.copy()
-
-
 def strided(array):
     """Every other element of every axis of a larger array, whose other elements are 99."""
     larger = np.full([2 * size for size in array.shape], 99, array.dtype)
@@ -203,22 +199,9 @@ def columns_of_a_table(array):
     return wider[..., : array.shape[-1]]
 
 
-def reversed_rows(array):
-    return array[::-1].copy()[::-1]
-
-
 def reversed_everywhere(array):
     backwards = tuple(slice(None, None, -1) for _ in array.shape)
     return array[backwards].copy()[backwards]
-
-
-def fortran_ordered(array):
-    return np.asfortranarray(array).copy(order="F")
-
-
-def transposed(array):
-    """The middle axis varies slowest."""
-    return np.moveaxis(np.moveaxis(array, 1, 0).copy(), 0, 1)
 
 
 def read_only(array):
@@ -233,21 +216,11 @@ def byte_swapped(array):
     return swapped.view(swapped.dtype.newbyteorder())
 
 
-def _at_byte(offset, array):
+def at_byte(offset, array):
     memory = np.zeros(offset + array.nbytes, np.uint8)
     view = np.frombuffer(memory.data, array.dtype, array.size, offset).reshape(array.shape)
     view[...] = array
     return view
-
-
-def misaligned(array):
-    """Starts one byte after an address that suits the dtype."""
-    return _at_byte(1, array)
-
-
-def offset_by_one_element(array):
-    """Aligned for its dtype, but for no vector load."""
-    return _at_byte(array.itemsize, array)
 
 
 def field_of_records(array):
@@ -263,22 +236,24 @@ class Subclass(np.ndarray):
     __array_ufunc__ = None
 
 
-def subclass(array):
-    return array.copy().view(Subclass)
+# Each takes an array to one of the same dtype and values that lies differently in memory
+LAYOUTS = {
+    "contiguous": np.copy,
+    "strided": strided,
+    "columns_of_a_table": columns_of_a_table,
+    "reversed_rows": lambda array: array[::-1].copy()[::-1],
+    "reversed_everywhere": reversed_everywhere,
+    "fortran_ordered": lambda array: np.asfortranarray(array).copy(order="F"),
+    "transposed": lambda array: np.moveaxis(np.moveaxis(array, 1, 0).copy(), 0, 1),  # the middle axis varies slowest
+    "read_only": read_only,
+    "byte_swapped": byte_swapped,
+    "misaligned": partial(at_byte, 1),  # starts one byte after an address that suits the dtype
+    "offset_by_one_element": lambda array: at_byte(array.itemsize, array),  # aligned, but for no vector load
+    "field_of_records": field_of_records,
+    "subclass": lambda array: array.copy().view(Subclass),
+}
 
-
-LAYOUTS = (
-    contiguous,
-    strided,
-    columns_of_a_table,
-    reversed_rows,
-    reversed_everywhere,
-    fortran_ordered,
-    transposed,
-    read_only,
-    byte_swapped,
-    misaligned,
-    offset_by_one_element,
-    field_of_records,
-    subclass,
-)
+each_dtype = pytest.mark.parametrize("dtype", FLOATS)
+each_pen = pytest.mark.parametrize("pen", PENS)
+each_reduction = pytest.mark.parametrize("reduction", REDUCTIONS)
+each_layout = pytest.mark.parametrize("layout", LAYOUTS.values(), ids=LAYOUTS)

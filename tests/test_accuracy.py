@@ -8,7 +8,7 @@ from functools import cache
 import numpy as np
 import pytest
 import reference
-from problems import EPS, FLOATS, PENS, density_outputs
+from problems import EPS, FLOATS, PENS, density_outputs, each_dtype
 from reference import EXACT, LONG, Number, error_in_terms
 
 import cymdn
@@ -222,7 +222,7 @@ def worst_errors(level, group, dtype):
     return worst
 
 
-@pytest.mark.parametrize("dtype", FLOATS)
+@each_dtype
 @pytest.mark.parametrize("group", GROUPS)
 @pytest.mark.parametrize("level", LEVELS)
 def test_error_is_within_the_promise(level, group, dtype):
@@ -343,7 +343,7 @@ def worst_density_errors(function, arguments):
     return np.where(counts, errors, 0).max(axis=(0, 1))
 
 
-@pytest.mark.parametrize("dtype", FLOATS)
+@each_dtype
 @pytest.mark.parametrize("name", REGIONS)
 def test_density_is_as_near_to_the_exact_value_as_numpy_and_within_a_few_eps(name, dtype):
     arguments = region(200, 1, dtype, **REGIONS[name])
@@ -388,7 +388,7 @@ def test_tiny_densities_come_out_denormal_not_zero():
 # Values by hand
 
 
-@pytest.mark.parametrize("dtype", FLOATS)
+@each_dtype
 def test_standard_normal_at_its_mean(dtype):
     x, mean, stddev, correlation = (np.zeros((1, 1, k), dtype) for k in (2, 2, 2, 1))
     density, (dmean, dstddev, dcorrelation) = gaussian_density_batch(x, mean, stddev + 1, correlation, True)

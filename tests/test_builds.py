@@ -22,7 +22,7 @@ import builds
 import numpy as np
 import pytest
 from builds import BUILDS, LEVELS, choosing, running
-from problems import FLOATS, Told, flat
+from problems import FLOATS, Told, each_dtype, flat
 
 import cymdn
 
@@ -156,9 +156,6 @@ def digests(dtype):
 def build(request, monkeypatch):
     builds.use(monkeypatch, request.param)
     return request.param
-
-
-each_dtype = pytest.mark.parametrize("dtype", FLOATS)
 
 
 @each_dtype

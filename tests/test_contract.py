@@ -14,10 +14,12 @@ from problems import (
     INF,
     NAN,
     PENS,
-    REDUCTIONS,
     assert_no_nan,
     assert_same_bits,
     component_problem,
+    each_dtype,
+    each_pen,
+    each_reduction,
     flat,
     loss_problem,
     mixture_problem,
@@ -47,8 +49,6 @@ LEVELS = {
     },
 }
 each_level = pytest.mark.parametrize("level", LEVELS)
-each_dtype = pytest.mark.parametrize("dtype", FLOATS)
-each_pen = pytest.mark.parametrize("pen", PENS)
 
 
 def changed(arguments, slot, index, value):
@@ -254,7 +254,7 @@ def test_log_density_beyond_float32_is_minus_inf_with_gradient_0():
             np.testing.assert_array_equal(array, 0)
 
 
-@pytest.mark.parametrize("reduction", REDUCTIONS)
+@each_reduction
 def test_a_density_beyond_float32_has_loss_minus_inf_without_a_warning(reduction):
     # log sigma = -3e38 for both coordinates, at the mean: the log-density is 6e38
     raw = np.zeros((2, 6), np.float32)
@@ -293,7 +293,7 @@ def test_the_sum_of_many_losses_is_rounded_once_and_too_large_it_is_inf(function
     np.testing.assert_allclose(loss, total, rtol=4 * EPS[np.float64], atol=0)
 
 
-@pytest.mark.parametrize("reduction", REDUCTIONS)
+@each_reduction
 def test_a_loss_of_the_largest_float32_is_not_beyond_it(reduction):
     largest = np.finfo(np.float32).max
     raw = np.zeros((1, 6), np.float32)
@@ -476,7 +476,7 @@ def test_nan_beats_inf(held):
 @each_dtype
 @each_pen
 @pytest.mark.parametrize("held", [NAN, INF, -INF, 1e30])
-@pytest.mark.parametrize("reduction", REDUCTIONS)
+@each_reduction
 def test_row_of_weight_0_adds_exactly_0_whatever_it_holds(reduction, held, pen, dtype):
     raw, x, targets = loss_problem((6,), 3, pen, dtype)
     weight = np.array([1.0, 0.0, 2.0, 0.0, 0.5, 1.0])
@@ -646,7 +646,7 @@ def test_losses_of_several_batch_axes_are_those_of_the_flat_batch(batch, pen):
 
 
 @each_dtype
-@pytest.mark.parametrize("reduction", REDUCTIONS)
+@each_reduction
 def test_one_loss_is_a_numpy_scalar(reduction, dtype):
     arguments = loss_problem((), 3, "bernoulli", dtype)
     assert type(mdn_loss(*arguments, reduction=reduction)) is dtype

@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from problems import PENS, loss_problem
+from problems import each_pen, loss_problem
 
 from cymdn import gaussian_density_batch, gaussian_logpdf, mdn_loss_and_gradient, mixture_logpdf_and_gradient
 
@@ -65,7 +65,7 @@ def by_jax(raw, x, targets, weight):
         return np.asarray(losses), np.asarray(gradient)
 
 
-@pytest.mark.parametrize("pen", PENS)
+@each_pen
 @pytest.mark.parametrize("m", [1, 5])
 @pytest.mark.parametrize("framework", [by_torch, by_jax])
 def test_loss_and_gradient_are_those_of_autograd(framework, m, pen):

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from problems import assert_same_bits, loss_problem, mixture_problem
+from problems import assert_same_bits, each_dtype, loss_problem, mixture_problem
 
 import cymdn
 
@@ -71,7 +71,7 @@ def test_chunks_on_threads_give_the_bits_of_a_single_call(score, rows):
     assert_same_bits(chunked.compute(scheduler="threads"), single)
 
 
-@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@each_dtype
 @pytest.mark.parametrize("chunks", [(7, 9), (3, 4), (1, 9), ((2, 5), (8, 1))])
 def test_chunks_of_a_grid_give_the_bits_of_a_single_call(chunks, dtype):
     chunked, single = scores_of_one_mixture(chunks, (7, 9), dtype)

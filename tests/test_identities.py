@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from problems import PENS, softmax
+from problems import PENS, each_pen, softmax
 
 import cymdn
 from cymdn import gaussian_logpdf_and_gradient, mdn_loss, mdn_loss_and_gradient, mixture_logpdf_and_gradient
@@ -108,7 +108,7 @@ def test_gradient_of_a_mixture_is_that_of_its_log_density(m):
 
 
 @pytest.mark.parametrize("m", [1, 4])
-@pytest.mark.parametrize("pen", PENS)
+@each_pen
 def test_gradient_of_the_loss_is_that_of_each_row(pen, m):
     p = parameters(m=m)
     logits, targets = pen_problem(pen, 60)

@@ -13,7 +13,7 @@ import pytest
 jax = pytest.importorskip("jax", reason="the extra `jax` is not installed")
 
 import jax.numpy as jnp  # noqa: E402
-from problems import INF, NAN, PENS, REDUCTIONS, assert_same_bits, flat, loss_problem  # noqa: E402
+from problems import INF, NAN, assert_same_bits, each_pen, each_reduction, flat, loss_problem  # noqa: E402
 from test_crosschecks import plain_losses  # noqa: E402
 
 import cymdn  # noqa: E402
@@ -22,7 +22,6 @@ from cymdn.jax import mdn_loss  # noqa: E402
 
 MODES = {"as it is": lambda function: function, "jit": jax.jit}
 each_mode = pytest.mark.parametrize("mode", MODES)
-each_reduction = pytest.mark.parametrize("reduction", REDUCTIONS)
 
 
 @pytest.fixture(params=[np.float32, np.float64])
@@ -63,7 +62,7 @@ def assert_equal(got, expected):
 
 
 @each_mode
-@pytest.mark.parametrize("pen", PENS)
+@each_pen
 @each_reduction
 def test_loss_and_gradient_are_those_of_cymdn(reduction, pen, mode, dtype):
     raw, x, targets, weight = problem(pen=pen, dtype=dtype)
@@ -138,7 +137,7 @@ def test_two_dtypes_give_the_larger_and_each_its_gradient():
 # The gradient with respect to the points
 
 
-@pytest.mark.parametrize("pen", PENS)
+@each_pen
 def test_gradient_with_respect_to_x_is_that_of_plain_jax(pen):
     raw, x, targets, weight = problem((40,), 5, pen, np.float64)
     weight = weight.astype(np.float64)

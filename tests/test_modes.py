@@ -4,7 +4,7 @@ import mpmath
 import numpy as np
 import pytest
 from mpmath import mpf
-from problems import FLOATS, elements, mixture, network_output, parameters
+from problems import each_dtype, elements, mixture, network_output, parameters
 from reference import EXACT, natural_mixture, score
 
 from cymdn import BivariateMixture
@@ -232,7 +232,7 @@ def test_a_component_of_weight_0_has_no_mode():
 # The batch
 
 
-@pytest.mark.parametrize("dtype", FLOATS)
+@each_dtype
 def test_modes_of_a_batch_are_those_of_its_elements(dtype):
     for batch in (mixture(3, (2, 5), dtype), BivariateMixture.from_network_output(network_output(3, (2, 5), 0, dtype))):
         assert batch.mode().dtype == dtype

@@ -14,7 +14,7 @@ from contextlib import contextmanager
 import builds
 import numpy as np
 import pytest
-from problems import FLOATS, assert_same_bits
+from problems import assert_same_bits, each_dtype
 from test_builds import calls, digest, golden, results
 
 from cymdn import BivariateMixture
@@ -105,7 +105,7 @@ def half_of_the_smallest_normal():
 @knows_how_to_flush
 @pytest.mark.parametrize("level", builds.BUILDS)
 @pytest.mark.parametrize("workers", [1, 2])
-@pytest.mark.parametrize("dtype", FLOATS)
+@each_dtype
 def test_the_golden_bits_come_out_where_numbers_are_flushed(dtype, workers, level, monkeypatch):
     builds.use(monkeypatch, level)
     builds.share(monkeypatch, 100)  # so that 67 rows are shared

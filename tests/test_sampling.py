@@ -11,7 +11,19 @@ import pytest
 from builds import PIECE
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from problems import FALSE_ALARM, FLOATS, LAYOUTS, Told, assert_same_bits, network_output, parameters, planes, softmax
+from problems import (
+    FALSE_ALARM,
+    FLOATS,
+    LAYOUTS,
+    Told,
+    assert_same_bits,
+    each_dtype,
+    each_layout,
+    network_output,
+    parameters,
+    planes,
+    softmax,
+)
 from scipy import stats
 
 from cymdn import BivariateMixture, mdn_loss, mdn_sample
@@ -186,7 +198,7 @@ def test_pen_component_and_point_are_independent(pens):
     assert stats.chi2_contingency(table).pvalue > FALSE_ALARM
 
 
-@pytest.mark.parametrize("dtype", FLOATS)
+@each_dtype
 def test_pen_states_are_one_hot(dtype):
     pen = mdn_sample(network_output(3, (50,), 3, dtype), pen=3, size=20, rng=25).pen
     assert pen.dtype == dtype
@@ -300,8 +312,8 @@ def test_float32_points_of_a_mixture_are_those_of_float64_rounded():
     assert_same_bits(BivariateMixture(*arrays).sample(9, rng=42), wide.astype(np.float32))
 
 
-@pytest.mark.parametrize("dtype", FLOATS)
-@pytest.mark.parametrize("layout", LAYOUTS)
+@each_dtype
+@each_layout
 def test_layout_does_not_matter(layout, dtype):
     raw = network_output(4, (3, 5), 3, dtype)
     odd = layout(raw)
@@ -310,7 +322,7 @@ def test_layout_does_not_matter(layout, dtype):
     assert odd.tobytes() == before
 
 
-@pytest.mark.parametrize("dtype", FLOATS)
+@each_dtype
 def test_plain_output_is_drawn_from_as_it_is(dtype, monkeypatch):
     # the checks that it does not need would take longer than a draw
     raw = network_output(3, (4,), 1, dtype)
@@ -427,7 +439,7 @@ def test_pieces_are_distributed_right_and_do_not_repeat_each_other(rows, size):
 # Extreme parameters: never NaN, never a warning (pytest makes them errors)
 
 
-@pytest.mark.parametrize("dtype", FLOATS)
+@each_dtype
 @pytest.mark.parametrize("pens", PENS)
 @pytest.mark.parametrize("scale", [1e2, 1e4, 1e15, 1e37, 1e307])
 def test_raw_output_however_large_gives_no_nan(scale, pens, dtype):
@@ -571,12 +583,12 @@ def test_draws_are_those_of_a_twin_in_numpy(data):
     m, n, count = (data.draw(st.integers(1, 8)) for _ in range(3))
     pens, dtype = data.draw(st.sampled_from(PENS)), data.draw(st.sampled_from(FLOATS))
     bias, temperature = data.draw(st.floats(0, 4)), data.draw(st.floats(0.05, 20))
-    seed, layout = data.draw(st.integers(0, 2**32 - 1)), data.draw(st.sampled_from(LAYOUTS))
+    seed, layout = data.draw(st.integers(0, 2**32 - 1)), data.draw(st.sampled_from(list(LAYOUTS)))
     raw = network_output(m, (n, 1), pens, dtype, seed) * dtype(data.draw(st.sampled_from([0.1, 1, 4])))
     rng = np.random.default_rng(seed)
     uniform, normal = rng.random((count, n, 2 if pens else 1)), rng.normal(size=(count, n, 2))
     x, pen, component = mdn_sample(
-        layout(raw), pen=pens, bias=bias, temperature=temperature, size=count, rng=Told(uniform, normal)
+        LAYOUTS[layout](raw), pen=pens, bias=bias, temperature=temperature, size=count, rng=Told(uniform, normal)
     )
     wide = raw[:, 0].astype(np.float64)
     expected, state, chosen = sample_numpy(wide, pens, bias, temperature, uniform, normal)

@@ -13,7 +13,7 @@ import sys
 import numpy as np
 import pytest
 from builds import running
-from problems import INF, NAN, PENS, REDUCTIONS, assert_same_bits, loss_problem, row_weights
+from problems import INF, NAN, PENS, assert_same_bits, each_pen, each_reduction, loss_problem, row_weights
 from test_contract import any_finite
 
 import cymdn
@@ -28,8 +28,6 @@ pytestmark = pytest.mark.filterwarnings("ignore:.torch.jit.script:DeprecationWar
 DTYPES = {torch.float32: np.float32, torch.float64: np.float64}
 BATCHES = [(), (4,), (2, 3), (3, 1, 2)]
 each_dtype = pytest.mark.parametrize("dtype", DTYPES)
-each_pen = pytest.mark.parametrize("pen", PENS)
-each_reduction = pytest.mark.parametrize("reduction", REDUCTIONS)
 
 
 # Good arguments to start from
@@ -640,112 +638,94 @@ def fake(device):
         return torch.empty(6, 19, dtype=torch.float64, device=device)
 
 
+TENSOR, FLOAT = r"a torch.Tensor, got ", r"dtype torch.float32 or torch.float64, got torch."
+CPU, REAL = r"a tensor on the CPU, got one on ", r"a dtype of real numbers that NumPy has, got torch."
+NO_GRAD = r"a tensor that does not require grad, got one that does: .*; pass "
 ERRORS = {
-    "raw an array": ("raw", lambda t: array(t), TypeError, r"raw: expected a torch.Tensor, got ndarray"),
-    "x an array": ("x", lambda t: array(t), TypeError, r"x: expected a torch.Tensor, got ndarray"),
-    "pen an array": ("pen", lambda t: array(t), TypeError, r"pen: expected a torch.Tensor, got ndarray"),
-    "pen a list": ("pen", lambda t: t.tolist(), TypeError, r"pen: expected a torch.Tensor, got list"),
-    "weight a float": ("sample_weight", lambda t: 1.0, TypeError, r"sample_weight: expected a torch.Tensor, got float"),
-    "raw None": ("raw", lambda t: None, TypeError, r"raw: expected a torch.Tensor, got NoneType"),
-    "raw on cuda": (
-        "raw", lambda t: fake("cuda"), TypeError,
-        r"raw: expected a tensor on the CPU, got one on cuda:0; pass raw\.cpu\(\)",
-    ),
-    "x on meta": (
-        "x", lambda t: t.to("meta"), TypeError, r"x: expected a tensor on the CPU, got one on meta; pass x\.cpu\(\)",
-    ),
-    "pen on meta": (
-        "pen", lambda t: t.to("meta"), TypeError,
-        r"pen: expected a tensor on the CPU, got one on meta; pass pen\.cpu\(\)",
-    ),
-    "raw half": (
-        "raw", lambda t: t.half(), TypeError,
-        r"raw: expected dtype torch.float32 or torch.float64, got torch.float16; pass raw\.float\(\)",
-    ),
-    "x bfloat16": (
-        "x", lambda t: t.bfloat16(), TypeError,
-        r"x: expected dtype torch.float32 or torch.float64, got torch.bfloat16; pass x\.float\(\)",
-    ),
-    "raw integer": (
-        "raw", lambda t: t.detach().long(), TypeError,
-        r"raw: expected dtype torch.float32 or torch.float64, got torch.int64",
-    ),
-    "raw complex": (
-        "raw", lambda t: t.to(torch.complex128), TypeError,
-        r"raw: expected dtype torch.float32 or torch.float64, got torch.complex128",
-    ),
-    "x of another dtype": (
-        "x", lambda t: t.float(), TypeError,
-        r"x: expected dtype torch.float64, as raw has, got torch.float32; pass x\.to\(raw\.dtype\)",
-    ),
-    "raw sparse": (
-        "raw", lambda t: t.detach().to_sparse(), TypeError,
-        r"raw: expected a strided tensor, got layout torch.sparse_coo; pass raw\.to_dense\(\)",
-    ),
-    "pen bfloat16": (
-        "pen", lambda t: t.bfloat16(), TypeError,
-        r"pen: expected a dtype of real numbers that NumPy has, got torch.bfloat16; pass pen\.float\(\)",
-    ),
-    "weight complex": (
-        "sample_weight", lambda t: t.to(torch.complex64), TypeError,
-        r"sample_weight: expected a dtype of real numbers that NumPy has, got torch.complex64",
-    ),
-    "pen requires grad": (
-        "pen", lambda t: t.clone().requires_grad_(), ValueError,
-        r"pen: expected a tensor that does not require grad, got one that does: .*; pass pen\.detach\(\)",
-    ),
-    "weight requires grad": (
-        "sample_weight", lambda t: t.clone().requires_grad_(), ValueError,
-        r"sample_weight: expected a tensor that does not require grad, got one .*; pass sample_weight\.detach\(\)",
-    ),
-    "raw too narrow": (
-        "raw", lambda t: t[:, :-1], ValueError,
-        r"raw: expected shape \(\.\.\., P \+ 6 M\), P = 1 pen logits with this pen and M >= 1, got \(6, 18\)",
-    ),
-    "x too wide": ("x", lambda t: torch.cat([t, t], -1), ValueError, r"x: expected shape \(\.\.\., 2\), got \(6, 4\)"),
-    "x of fewer rows": (
-        "x", lambda t: t[:5], ValueError,
-        r"x: expected leading axes that broadcast with \(6,\) of the arguments before it, got \(5, 2\)",
-    ),
-    "pen of fewer rows": ("pen", lambda t: t[:5], ValueError, r"pen: expected shape \(6,\), got \(5,\)"),
-    "negative weight": (
-        "sample_weight", lambda t: -t, ValueError,
-        r"sample_weight: expected finite numbers >= 0, got -.* at index \(0,\)",
-    ),
+    TypeError: {
+        "raw an array": ("raw", lambda t: array(t), TENSOR + "ndarray"),
+        "x an array": ("x", lambda t: array(t), TENSOR + "ndarray"),
+        "pen an array": ("pen", lambda t: array(t), TENSOR + "ndarray"),
+        "pen a list": ("pen", lambda t: t.tolist(), TENSOR + "list"),
+        "weight a float": ("sample_weight", lambda t: 1.0, TENSOR + "float"),
+        "raw None": ("raw", lambda t: None, TENSOR + "NoneType"),
+        "raw on cuda": ("raw", lambda t: fake("cuda"), CPU + r"cuda:0; pass raw\.cpu\(\)"),
+        "x on meta": ("x", lambda t: t.to("meta"), CPU + r"meta; pass x\.cpu\(\)"),
+        "pen on meta": ("pen", lambda t: t.to("meta"), CPU + r"meta; pass pen\.cpu\(\)"),
+        "raw half": ("raw", lambda t: t.half(), FLOAT + r"float16; pass raw\.float\(\)"),
+        "x bfloat16": ("x", lambda t: t.bfloat16(), FLOAT + r"bfloat16; pass x\.float\(\)"),
+        "raw integer": ("raw", lambda t: t.detach().long(), FLOAT + "int64"),
+        "raw complex": ("raw", lambda t: t.to(torch.complex128), FLOAT + "complex128"),
+        "x of another dtype": (
+            *("x", lambda t: t.float()),
+            r"dtype torch.float64, as raw has, got torch.float32; pass x\.to\(raw\.dtype\)",
+        ),
+        "raw sparse": (
+            *("raw", lambda t: t.detach().to_sparse()),
+            r"a strided tensor, got layout torch.sparse_coo; pass raw\.to_dense\(\)",
+        ),
+        "pen bfloat16": ("pen", lambda t: t.bfloat16(), REAL + r"bfloat16; pass pen\.float\(\)"),
+        "weight complex": ("sample_weight", lambda t: t.to(torch.complex64), REAL + "complex64"),
+    },
+    ValueError: {
+        "pen requires grad": ("pen", lambda t: t.clone().requires_grad_(), NO_GRAD + r"pen\.detach\(\)"),
+        "weight requires grad": (
+            *("sample_weight", lambda t: t.clone().requires_grad_()),
+            NO_GRAD + r"sample_weight\.detach\(\)",
+        ),
+        "raw too narrow": (
+            *("raw", lambda t: t[:, :-1]),
+            r"shape \(\.\.\., P \+ 6 M\), P = 1 pen logits with this pen and M >= 1, got \(6, 18\)",
+        ),
+        "x too wide": ("x", lambda t: torch.cat([t, t], -1), r"shape \(\.\.\., 2\), got \(6, 4\)"),
+        "x of fewer rows": (
+            *("x", lambda t: t[:5]),
+            r"leading axes that broadcast with \(6,\) of the arguments before it, got \(5, 2\)",
+        ),
+        "pen of fewer rows": ("pen", lambda t: t[:5], r"shape \(6,\), got \(5,\)"),
+        "negative weight": ("sample_weight", lambda t: -t, r"finite numbers >= 0, got -.* at index \(0,\)"),
+        "another reduction": ("reduction", lambda name: "median", r"one of 'none', 'sum', 'mean', got 'median'"),
+    },
+}
+CASES = {what: (error, *case) for error, cases in ERRORS.items() for what, case in cases.items()}
+CASES = {
+    what: (error, name, spoil, f"{name}: expected {rest}") for what, (error, name, spoil, rest) in CASES.items()
+} | {
     "weights all 0": (
-        "sample_weight", lambda t: 0 * t, ValueError,
+        *(ValueError, "sample_weight", lambda t: 0 * t),
         'reduction: the "mean" over rows of total weight 0 is undefined; use "sum" or "none"',
-    ),
-    "another reduction": (
-        "reduction", lambda name: "median", ValueError,
-        r"reduction: expected one of 'none', 'sum', 'mean', got 'median'",
-    ),
-}  # fmt: skip
+    )
+}
 
 
-@pytest.mark.parametrize(("argument", "spoil", "exception", "pattern"), ERRORS.values(), ids=ERRORS)
-def test_bad_argument_is_refused_by_name(argument, spoil, exception, pattern):
+def spoilt_arguments(what):
     raw, x, pen = network_output()
     arguments = {"raw": raw, "x": x, "pen": pen, "sample_weight": weights(), "reduction": "mean"}
-    arguments[argument] = spoil(arguments[argument])
-    with pytest.raises(exception, match=f"^{pattern}$"):
+    error, name, spoil, pattern = CASES[what]
+    arguments[name] = spoil(arguments[name])
+    return arguments, error, f"^{pattern}$"
+
+
+@pytest.mark.parametrize("what", CASES)
+def test_bad_argument_is_refused_by_name(what):
+    arguments, error, pattern = spoilt_arguments(what)
+    with pytest.raises(error, match=pattern):
         mdn_loss(**arguments)
+
+
+@pytest.mark.parametrize("what", ["negative weight", "raw too narrow", "x of fewer rows", "weights all 0"])
+def test_compiled_loss_refuses_with_the_same_message(what, compiler):
+    arguments, error, pattern = spoilt_arguments(what)
+    # leaves again, as a compiled function likes them
+    arguments = {name: t.detach() if isinstance(t, torch.Tensor) else t for name, t in arguments.items()}
+    with pytest.raises(error, match=pattern):
+        compiler(mdn_loss, backend="aot_eager")(**arguments)
 
 
 def test_pen_that_requires_grad_is_taken_where_no_gradient_is_computed():
     raw, x, pen = network_output()
     with torch.no_grad():
         assert mdn_loss(raw, x, pen.clone().requires_grad_()) == mdn_loss(raw, x, pen)
-
-
-@pytest.mark.parametrize("spoilt", ["negative weight", "raw too narrow", "x of fewer rows", "weights all 0"])
-def test_compiled_loss_refuses_with_the_same_message(spoilt, compiler):
-    argument, spoil, exception, pattern = ERRORS[spoilt]
-    raw, x, pen = network_output()
-    arguments = {"raw": raw, "x": x, "pen": pen, "sample_weight": weights()}
-    arguments[argument] = spoil(arguments[argument].detach())  # a leaf again, as a compiled function likes them
-    with pytest.raises(exception, match=f"^{pattern}$"):
-        compiler(mdn_loss, backend="aot_eager")(**arguments)
 
 
 # Other processes: each test starts a fresh Python, which a time limit ends; a fork of this one has lost its threads

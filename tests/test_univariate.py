@@ -11,7 +11,7 @@ import mpmath
 import numpy as np
 import pytest
 from mpmath import mp, mpf
-from problems import FALSE_ALARM, FLOATS, LAYOUTS, assert_same_bits, elements, mixture, network_output, parameters
+from problems import FALSE_ALARM, FLOATS, assert_same_bits, each_layout, elements, mixture, network_output, parameters
 from reference import EXACT, natural_mixture, raw_mixture
 from scipy import stats
 
@@ -330,7 +330,7 @@ def test_dtypes_are_those_of_mixture_and_arguments_together():
             assert mixture(dtype=ours).marginal(0).pdf(theirs(0.5)).dtype == np.result_type(ours, theirs)
 
 
-@pytest.mark.parametrize("layout", LAYOUTS)
+@each_layout
 def test_layout_does_not_matter(layout):
     single, values = mixture(3), np.random.default_rng(0).normal(size=(2, 3, 4))
     assert_same_bits(single.conditional(0, layout(values)).mean(), single.conditional(0, values).mean())
