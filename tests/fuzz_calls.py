@@ -12,10 +12,10 @@ from typing import Any, NamedTuple
 import fuzz_contract as contract
 import numpy as np
 from fuzz_contract import EPS, FLOAT32, FLOAT64
+from problems import INF, NAN
 
 from cymdn import BivariateMixture
 
-INF, NAN = np.inf, np.nan
 FLOATS = (FLOAT32, FLOAT64)
 OTHERS = tuple(map(np.dtype, ("?", "i1", "u1", "i2", "i4", "i8", "u8", "f2")))
 BAD_WORKERS = (0, -10_000, 1.5, "2", [1])

@@ -1,12 +1,25 @@
-"""Good calls to spoil, and the same arrays laid out in memory in every way NumPy knows: shared by the test files."""
+"""What test files share: good calls, the same arrays in every layout that NumPy knows, comparison bit by bit."""
+
+from functools import partial
 
 import numpy as np
+import pytest
+
+from cymdn import BivariateMixture
 
 FLOATS = (np.float32, np.float64)
+EPS = {np.float32: 2.0**-23, np.float64: 2.0**-52}
+PENS = {"none": 0, "bernoulli": 1, "categorical": 3}  # and how many logits each takes
+REDUCTIONS = ("none", "sum", "mean")
+FALSE_ALARM = 1e-6  # probability that one statistical test fails a right sampler, under another seed
+INF, NAN = np.inf, np.nan
+
+
+# Good arguments
 
 
 def density_problem(n=4, m=3, dtype=np.float64, seed=0):
-    """Arguments of a good call of gaussian_density_batch, by name."""
+    """Arguments of gaussian_density_batch, by name."""
     rng = np.random.default_rng(seed)
     arguments = {
         "x": rng.normal(size=(n, 1, 2)),
@@ -30,37 +43,145 @@ def integer_density_problem(n=4, m=3, dtype=np.int8, seed=0):
 
 
 def density_outputs(result):
-    """The four arrays that gaussian_density_batch(..., compute_derivatives=True) returns, by name."""
+    """The arrays that gaussian_density_batch returns, by name."""
     density, derivatives = result
-    return {"density": density, **derivatives._asdict()}
+    return {"density": density, **(derivatives._asdict() if derivatives else {})}
+
+
+def mixture_problem(batch=(6,), m=3, dtype=np.float64, seed=0):
+    """x, weights, mean, stddev, correlation."""
+    rng = np.random.default_rng(seed)
+    weights = rng.exponential(size=(*batch, m))
+    arguments = (
+        rng.normal(size=(*batch, 2)),
+        weights / weights.sum(axis=-1, keepdims=True),
+        rng.normal(size=(*batch, m, 2)),
+        np.exp(rng.normal(size=(*batch, m, 2))),
+        np.tanh(rng.normal(size=(*batch, m))),
+    )
+    return tuple(array.astype(dtype) for array in arguments)
+
+
+def component_problem(*args, **keywords):
+    """x, mean, stddev, correlation."""
+    x, _, *rest = mixture_problem(*args, **keywords)
+    return x, *rest
+
+
+def loss_problem(batch=(6,), m=3, pen="bernoulli", dtype=np.float64, seed=0):
+    """raw, x and pen, with correlations up to 0.99, where plain formulas still have their digits."""
+    rng = np.random.default_rng(seed)
+    raw, x = (rng.normal(size=(*batch, width)).astype(dtype) for width in (PENS[pen] + 6 * m, 2))
+    targets = {
+        "none": None,
+        "bernoulli": rng.integers(0, 2, size=batch).astype(float),
+        "categorical": np.eye(3)[rng.integers(0, 3, size=batch)],
+    }
+    return raw, x, targets[pen]
+
+
+def row_weights(batch=(6,), seed=1):
+    return np.random.default_rng(seed).uniform(0.5, 1.5, batch)
+
+
+def parameters(m=3, batch=(), dtype=np.float64, seed=0):
+    """Weights, means, stddevs, correlations of ordinary sizes: components that overlap and differ."""
+    rng = np.random.default_rng(seed)
+    weights = rng.exponential(size=(*batch, m)) + 0.1
+    arrays = (
+        weights / weights.sum(axis=-1, keepdims=True),
+        2.0 * rng.normal(size=(*batch, m, 2)),
+        np.exp(0.5 * rng.normal(size=(*batch, m, 2))),
+        np.tanh(rng.normal(size=(*batch, m))),
+    )
+    return tuple(array.astype(dtype) for array in arrays)
+
+
+def mixture(m=3, batch=(), dtype=np.float64, seed=0):
+    return BivariateMixture(*parameters(m, batch, dtype, seed))
+
+
+def network_output(m=3, batch=(), pens=0, dtype=np.float64, seed=0):
+    """Raw output of ordinary sizes: pen logits, logits, means 0 and 1, log stddevs 0 and 1, atanh correlations."""
+    rng = np.random.default_rng(seed)
+    columns = [rng.normal(size=(*batch, pens)), rng.normal(size=(*batch, m)), 2.0 * rng.normal(size=(*batch, 2 * m))]
+    columns += [0.5 * rng.normal(size=(*batch, 2 * m)), rng.normal(size=(*batch, m))]
+    return np.concatenate(columns, axis=-1).astype(dtype)
+
+
+def planes(raw, pens=0):
+    """Logits, means 0 and 1, log stddevs 0 and 1, atanh correlations of raw output, each (..., M)."""
+    return np.split(raw[..., pens:], 6, axis=-1)
+
+
+def elements(batch):
+    """The mixtures of a batch, or a single one, by their indices."""
+    return {(): batch} if not batch.batch_shape else {index: batch[index] for index in np.ndindex(batch.batch_shape)}
+
+
+def softmax(logits):
+    shares = np.exp(logits - logits.max(axis=-1, keepdims=True))
+    return shares / shares.sum(axis=-1, keepdims=True)
+
+
+class Told(np.random.Generator):
+    """A generator of the numbers that it is told; arrays, or functions of the size."""
+
+    def __init__(self, uniform, normal=0.0):
+        super().__init__(np.random.PCG64(0))
+        self.uniform, self.normal = uniform, normal
+
+    def random(self, size):
+        return self._told(self.uniform, size)
+
+    def standard_normal(self, size):
+        return self._told(self.normal, size)
+
+    def _told(self, numbers, size):
+        return np.broadcast_to(np.asarray(numbers(size) if callable(numbers) else numbers, float), size).copy()
+
+
+# Comparison
+
+
+def flat(result):
+    """The arrays of a result, nested or not, as a list; without None."""
+    if isinstance(result, dict):
+        result = tuple(result.values())
+    if isinstance(result, (tuple, list)):
+        return [array for part in result for array in flat(part)]
+    return [] if result is None else [result]
 
 
 def assert_same_bits(actual, expected):
-    """Assert that two arrays agree in dtype, shape and every bit; all NaNs count as one."""
-    np.testing.assert_array_equal(actual, expected, strict=True)
-    number = ~np.isnan(expected)
-    np.testing.assert_array_equal(np.signbit(actual[number]), np.signbit(expected[number]), "signs of zeros")
+    """Assert that arrays, or results that hold them, agree in dtype, shape and every bit; all NaNs count as one."""
+    if isinstance(expected, dict):
+        assert actual.keys() == expected.keys()
+    for ours, theirs in zip(flat(actual), flat(expected), strict=True):
+        np.testing.assert_array_equal(ours, theirs, strict=True)
+        number = ~np.isnan(theirs)
+        signs = np.signbit(np.asarray(ours)[number]), np.signbit(np.asarray(theirs)[number])
+        np.testing.assert_array_equal(*signs, "signs of zeros")
 
 
-def assert_same_outputs(actual, expected):
-    """Assert the same of all outputs in two dicts of them."""
-    assert actual.keys() == expected.keys()
-    for name, array in expected.items():
-        assert type(actual[name]) is np.ndarray, name
-        assert_same_bits(actual[name], array)
+def rows_of(result, index):
+    """The same rows of all arrays of a result."""
+    return tuple(array[index] for array in flat(result))
+
+
+def without_row(result, row):
+    return tuple(np.delete(array, row, axis=0) for array in flat(result))
+
+
+def assert_no_nan(result):
+    for array in flat(result):
+        assert not np.isnan(array).any()
 
 
 def plain(array, dtype=None):
     """Return a contiguous, aligned, native, writeable, fresh copy."""
     array = np.asarray(array)
     return np.array(array, dtype=dtype or array.dtype.newbyteorder("="), order="C", copy=True)
-
-
-# Layouts: each takes an array to one of the same dtype and values that lies differently in memory.
-
-
-def contiguous(array):
-    return array.copy()
 
 
 def strided(array):
@@ -78,22 +199,9 @@ def columns_of_a_table(array):
     return wider[..., : array.shape[-1]]
 
 
-def reversed_rows(array):
-    return array[::-1].copy()[::-1]
-
-
 def reversed_everywhere(array):
     backwards = tuple(slice(None, None, -1) for _ in array.shape)
     return array[backwards].copy()[backwards]
-
-
-def fortran_ordered(array):
-    return np.asfortranarray(array).copy(order="F")
-
-
-def transposed(array):
-    """The middle axis varies slowest."""
-    return np.moveaxis(np.moveaxis(array, 1, 0).copy(), 0, 1)
 
 
 def read_only(array):
@@ -108,21 +216,11 @@ def byte_swapped(array):
     return swapped.view(swapped.dtype.newbyteorder())
 
 
-def _at_byte(offset, array):
+def at_byte(offset, array):
     memory = np.zeros(offset + array.nbytes, np.uint8)
     view = np.frombuffer(memory.data, array.dtype, array.size, offset).reshape(array.shape)
     view[...] = array
     return view
-
-
-def misaligned(array):
-    """Starts one byte after an address that suits the dtype."""
-    return _at_byte(1, array)
-
-
-def offset_by_one_element(array):
-    """Aligned for its dtype, but for no vector load."""
-    return _at_byte(array.itemsize, array)
 
 
 def field_of_records(array):
@@ -138,22 +236,24 @@ class Subclass(np.ndarray):
     __array_ufunc__ = None
 
 
-def subclass(array):
-    return array.copy().view(Subclass)
+# Each takes an array to one of the same dtype and values that lies differently in memory
+LAYOUTS = {
+    "contiguous": np.copy,
+    "strided": strided,
+    "columns_of_a_table": columns_of_a_table,
+    "reversed_rows": lambda array: array[::-1].copy()[::-1],
+    "reversed_everywhere": reversed_everywhere,
+    "fortran_ordered": lambda array: np.asfortranarray(array).copy(order="F"),
+    "transposed": lambda array: np.moveaxis(np.moveaxis(array, 1, 0).copy(), 0, 1),  # the middle axis varies slowest
+    "read_only": read_only,
+    "byte_swapped": byte_swapped,
+    "misaligned": partial(at_byte, 1),  # starts one byte after an address that suits the dtype
+    "offset_by_one_element": lambda array: at_byte(array.itemsize, array),  # aligned, but for no vector load
+    "field_of_records": field_of_records,
+    "subclass": lambda array: array.copy().view(Subclass),
+}
 
-
-LAYOUTS = (
-    contiguous,
-    strided,
-    columns_of_a_table,
-    reversed_rows,
-    reversed_everywhere,
-    fortran_ordered,
-    transposed,
-    read_only,
-    byte_swapped,
-    misaligned,
-    offset_by_one_element,
-    field_of_records,
-    subclass,
-)
+each_dtype = pytest.mark.parametrize("dtype", FLOATS)
+each_pen = pytest.mark.parametrize("pen", PENS)
+each_reduction = pytest.mark.parametrize("reduction", REDUCTIONS)
+each_layout = pytest.mark.parametrize("layout", LAYOUTS.values(), ids=LAYOUTS)

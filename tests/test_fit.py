@@ -4,8 +4,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from mixtures import parameters
-from problems import FLOATS, LAYOUTS, assert_same_bits
+from problems import assert_same_bits, each_dtype, each_layout, parameters
 
 from cymdn import BivariateMixture, _fit
 
@@ -326,7 +325,7 @@ def test_a_generator_advances():
     assert rng.bit_generator.state != before
 
 
-@pytest.mark.parametrize("layout", LAYOUTS)
+@each_layout
 def test_layout_does_not_matter(layout):
     points, _ = clusters(60, 2)
     expected = BivariateMixture.fit(points, 2, rng=0)
@@ -336,7 +335,7 @@ def test_layout_does_not_matter(layout):
     assert odd.tobytes() == before
 
 
-@pytest.mark.parametrize("dtype", FLOATS)
+@each_dtype
 def test_dtype_is_that_of_the_points(dtype):
     points = clusters(60, 2)[0].astype(dtype)
     fitted = BivariateMixture.fit(points, 2, rng=0, sample_weight=np.ones(60))

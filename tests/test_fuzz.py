@@ -2,21 +2,14 @@
 
 from functools import partial
 
+import builds
 import fuzz
 import fuzz_calls
-import fuzz_contract
-import mpmath
 import numpy as np
 import pytest
-import reference_vector
-from problems import assert_same_bits
-from reference import density_exact, density_terms
-from reference_mixture import gaussian_exact, mdn_exact, mixture_exact
+from problems import assert_same_bits, flat
 
 import cymdn
-from cymdn import _dispatch
-
-needs_long_double = pytest.mark.skipif(not reference_vector.EXTENDED, reason="long double is double here")
 
 
 @pytest.mark.parametrize("seed", range(8))
@@ -155,7 +148,7 @@ def test_a_flaw_is_found(name, monkeypatch):
 
 
 def test_printed_code_makes_the_same_call(monkeypatch, capsys):
-    monkeypatch.setattr(_dispatch, "WORKER_COMPONENTS", _dispatch.WORKER_COMPONENTS)  # the code sets it
+    builds.share(monkeypatch, builds.running.WORKER_COMPONENTS)  # the code sets it
     repeated = 0
     for number in range(100):
         fuzz.check_case(1, number)
@@ -166,9 +159,7 @@ def test_printed_code_makes_the_same_call(monkeypatch, capsys):
             continue
         namespace = {}
         exec(made.code(), namespace)
-        repeats = [result for result in fuzz.flat(namespace["result"]) if result is not None]
-        for ours, theirs in zip(repeats, results, strict=True):
-            assert_same_bits(np.asarray(ours), np.asarray(theirs))
+        assert_same_bits(flat(namespace["result"]), results)
         repeated += 1
     assert repeated > 50
 
@@ -179,64 +170,3 @@ def test_a_case_is_determined_by_seed_and_number():
         code = fuzz.last.code()
         fuzz.check_case(2, number)
         assert fuzz.last.code() == code
-
-
-# The reference in long double against that in 60 digits
-
-
-def assert_agree(vector, exact):
-    """Numbers to within a hundredth of the promise in terms, which are the same."""
-    for number, wide in zip(exact, np.stack([np.ravel(part) for part in vector], axis=-1), strict=True):
-        with mpmath.workdps(60):
-            off = abs(mpmath.mpf(float(wide[0])) + mpmath.mpf(float(wide[0] - float(wide[0]))) - number.exact)
-            # the terms hold values of at most 2^-940 of themselves apart
-            assert off <= 2.0**-58 * number.terms + mpmath.mpf(2) ** -990
-            assert abs(float(wide[1]) - number.terms) <= 1e-12 * number.terms
-
-
-@needs_long_double
-@pytest.mark.parametrize("seed", range(20))
-def test_vector_reference_of_mixtures_is_the_exact_one(seed):
-    rng = np.random.default_rng(seed)
-    a = fuzz_calls.draw_natural(rng, [(3,)] * 5, 4, odd=0.0)
-    a["x"], a["mean"] = rng.normal(size=(3, 2)), rng.normal(size=(3, 4, 2))
-    a["stddev"] = np.exp(rng.uniform(-40, 40, (3, 4, 2)) if seed % 2 else rng.normal(size=(3, 4, 2)))
-    a["weights"] = np.clip(a["weights"], 0, 1e200)
-    with np.errstate(all="ignore"):
-        rows, _ = fuzz_contract.expect_mixtures(**a)
-        components = fuzz_contract.expect_components(**{name: v for name, v in a.items() if name != "weights"})
-    for i in range(3):
-        one = [a[name][i] for name in ("x", "weights", "mean", "stddev", "correlation")]
-        wide = [np.append(rows.value[k][i], rows.gradient[k][i]) for k in (0, 1)]
-        assert_agree(wide, mixture_exact(*one))
-        for j in range(4):
-            wide = [np.append(components.value[k][4 * i + j], components.gradient[k][4 * i + j]) for k in (0, 1)]
-            assert_agree(wide, gaussian_exact(one[0], *(part[j] for part in one[2:])))
-
-
-@needs_long_double
-@pytest.mark.parametrize("pens", [0, 1, 3])
-@pytest.mark.parametrize("seed", range(10))
-def test_vector_reference_of_losses_is_the_exact_one(seed, pens):
-    rng = np.random.default_rng(seed)
-    raw, x = rng.normal(size=(5, pens + 18)) * 10.0 ** rng.uniform(-1, 1.2), rng.normal(size=(5, 2))
-    pen = None if not pens else rng.random((5, 1)) if pens == 1 else rng.dirichlet([1, 1, 1], 5)
-    with np.errstate(all="ignore"):
-        rows = fuzz_contract.expect_losses(raw, x, pen)
-    for i in range(5):
-        target = None if not pens else pen[i, 0] if pens == 1 else pen[i]
-        wide = [np.append(rows.value[k][i], rows.gradient[k][i]) for k in (0, 1)]
-        assert_agree(wide, mdn_exact(raw[i], x[i], target))
-
-
-@needs_long_double
-@pytest.mark.parametrize("smooth_eps", [1e-10, 0.0, 1e-3])
-def test_vector_reference_of_densities_is_the_exact_one(smooth_eps):
-    rng = np.random.default_rng(0)
-    x, mean, r = rng.normal(size=(50, 2)), rng.normal(size=(50, 2)), np.tanh(3 * rng.normal(size=50))
-    stddev = np.exp(3 * rng.normal(size=(50, 2)))
-    numbers = reference_vector.density(x, mean, stddev, r, smooth_eps)
-    for i in range(50):
-        one = x[i], mean[i], stddev[i], r[i], smooth_eps
-        exact = [fuzz_contract.Number(*pair) for pair in zip(density_exact(*one), density_terms(*one), strict=True)]
-        assert_agree([[number[k][i] for number in numbers] for k in (0, 1)], exact)

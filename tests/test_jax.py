@@ -1,7 +1,6 @@
 """cymdn.jax: the numbers of cymdn.mdn_loss_and_gradient, through JAX's transformations, or a clear error."""
 
 import doctest
-import math
 import os
 import re
 import subprocess
@@ -14,17 +13,15 @@ import pytest
 jax = pytest.importorskip("jax", reason="the extra `jax` is not installed")
 
 import jax.numpy as jnp  # noqa: E402
-from problems import assert_same_bits  # noqa: E402
-from test_contract import PENS, network_output  # noqa: E402
+from problems import INF, NAN, assert_same_bits, each_pen, each_reduction, flat, loss_problem  # noqa: E402
 from test_crosschecks import plain_losses  # noqa: E402
 
 import cymdn  # noqa: E402
 import cymdn.jax  # noqa: E402
 from cymdn.jax import mdn_loss  # noqa: E402
 
-REDUCTIONS = ("none", "sum", "mean")
 MODES = {"as it is": lambda function: function, "jit": jax.jit}
-NAN, INF = np.nan, np.inf
+each_mode = pytest.mark.parametrize("mode", MODES)
 
 
 @pytest.fixture(params=[np.float32, np.float64])
@@ -33,12 +30,11 @@ def dtype(request):
         yield request.param
 
 
-def problem(batch_shape=(6,), m=3, pen="bernoulli", dtype=np.float32, seed=0):
+def problem(batch_shape=(6,), m=3, pen="bernoulli", dtype=np.float32):
     """raw, x, pen and weights in [0, 2] of rows of any shape."""
-    raw, x, targets = network_output(math.prod(batch_shape), m, pen, dtype, seed)
+    raw, x, targets = loss_problem(batch_shape, m, pen, dtype)
     targets = None if targets is None else targets.astype(np.float32)
-    weight = np.random.default_rng(seed + 1).uniform(0, 2, len(raw)).astype(np.float32)
-    return [None if a is None else a.reshape(batch_shape + a.shape[1:]) for a in (raw, x, targets, weight)]
+    return [raw, x, targets, np.random.default_rng(1).uniform(0, 2, batch_shape).astype(np.float32)]
 
 
 def summed(raw, x, pen=None, **keywords):
@@ -59,16 +55,15 @@ def flushed(array):
 
 
 def assert_equal(got, expected):
-    for ours, theirs in zip(got, expected, strict=True):
-        assert_same_bits(flushed(ours), flushed(theirs))
+    assert_same_bits(*(list(map(flushed, flat(result))) for result in (got, expected)))
 
 
 # The same numbers
 
 
-@pytest.mark.parametrize("mode", MODES)
-@pytest.mark.parametrize("pen", PENS)
-@pytest.mark.parametrize("reduction", REDUCTIONS)
+@each_mode
+@each_pen
+@each_reduction
 def test_loss_and_gradient_are_those_of_cymdn(reduction, pen, mode, dtype):
     raw, x, targets, weight = problem(pen=pen, dtype=dtype)
 
@@ -101,7 +96,7 @@ def test_long_batches(rows):
 
 def test_no_rows():
     raw, x, pen, _ = problem((0,))
-    assert_equal([mdn_loss(raw, x, pen, reduction="sum")], [np.float32(0)])
+    assert_equal((mdn_loss(raw, x, pen, reduction="sum"),), (np.float32(0),))
     assert_equal(loss_and_gradient(raw, x, pen, reduction="none"), [np.empty(0, np.float32), raw])
 
 
@@ -126,23 +121,29 @@ def test_two_dtypes_give_the_larger_and_each_its_gradient():
         both = raw, x.astype(np.float64), pen
         loss, (raw_gradient, x_gradient) = jax.value_and_grad(mdn_loss, argnums=(0, 1))(*both)
         expected_loss, expected = cymdn.mdn_loss_and_gradient(*both)
-        assert_equal([loss, raw_gradient], [expected_loss, expected.astype(np.float32)])
+        assert_equal(
+            (
+                loss,
+                raw_gradient,
+            ),
+            (
+                expected_loss,
+                expected.astype(np.float32),
+            ),
+        )
         assert x_gradient.dtype == np.float64
 
 
 # The gradient with respect to the points
 
 
-@pytest.mark.parametrize("pen", PENS)
+@each_pen
 def test_gradient_with_respect_to_x_is_that_of_plain_jax(pen):
     raw, x, targets, weight = problem((40,), 5, pen, np.float64)
     weight = weight.astype(np.float64)
 
     def plain(raw, x):
-        losses = plain_losses(
-            jnp, lambda t: jax.scipy.special.logsumexp(t, axis=1), lambda z: jnp.logaddexp(z, 0.0), raw, x, targets
-        )
-        return jnp.average(losses, weights=weight)
+        return jnp.average(plain_losses(jnp, jax.scipy.special.logsumexp, raw, x, targets), weights=weight)
 
     with jax.enable_x64(True):
         expected = jax.jit(jax.grad(plain, argnums=(0, 1)))(raw, x)
@@ -169,7 +170,7 @@ def test_opposite_infinite_derivatives_do_not_make_x_nan():
     loss, (raw_gradient, x_gradient) = jax.value_and_grad(mdn_loss, argnums=(0, 1))(raw, np.zeros(2, np.float32))
     assert np.isfinite(loss)
     assert sorted(raw_gradient[2:4]) == [-INF, INF]
-    assert_equal([x_gradient], [np.zeros(2, np.float32) * -1])
+    assert_equal(x_gradient, np.zeros(2, np.float32) * -1)
 
 
 # Transformations
@@ -186,7 +187,7 @@ def each(raw, x, pen, weight, reduction):
 
 @pytest.mark.parametrize("batch_shape", [(4,), (1,), ()])
 @pytest.mark.parametrize("weighted", [False, True])
-@pytest.mark.parametrize("reduction", REDUCTIONS)
+@each_reduction
 def test_under_vmap_each_element_has_its_own_reduction(reduction, weighted, batch_shape):
     raw, x, pen, weight = problem((5, *batch_shape))
     weight = weight if weighted else None
@@ -199,7 +200,7 @@ def test_under_vmap_each_element_has_its_own_reduction(reduction, weighted, batc
 
 
 @pytest.mark.parametrize("mapped", [(0, None, None), (None, 0, None), (None, None, 0)])
-@pytest.mark.parametrize("reduction", REDUCTIONS)
+@each_reduction
 def test_vmap_over_one_argument(reduction, mapped):
     raw, x, pen, _ = problem((3, 4))
     arrays = [array if axis == 0 else array[0] for array, axis in zip((raw, x, pen), mapped, strict=True)]
@@ -213,7 +214,7 @@ def test_vmap_of_vmap_over_other_axes():
     got = jax.vmap(jax.vmap(mdn_loss), in_axes=1, out_axes=1)(*(a.swapaxes(1, 2) for a in (raw, x, pen)))
     expected = [[cymdn.mdn_loss(raw[i, :, k], x[i, :, k], pen[i, :, k]) for k in range(4)] for i in range(2)]
     # the outer vmap runs over the last batch axis of the original, the inner one over its first; rows are left
-    assert_equal([got], [np.array(expected)])
+    assert_equal(got, np.array(expected))
 
 
 @pytest.mark.parametrize("remat", [False, True])
@@ -230,7 +231,7 @@ def test_scan_over_time_steps(remat):
 
     value, gradient = jax.jit(jax.value_and_grad(loss))(raw)
     expected, expected_gradient = cymdn.mdn_loss_and_gradient(raw, x, pen, sample_weight=weight, reduction="sum")
-    assert_equal([gradient], [expected_gradient])
+    assert_equal(gradient, expected_gradient)
     # seven sums of float32 instead of one
     np.testing.assert_allclose(value, expected, rtol=7 * np.finfo(np.float32).eps)
 
@@ -241,7 +242,7 @@ def test_remat_of_a_network_gives_the_same_gradient():
     def network(weight):
         return mdn_loss(jnp.tanh(raw * weight), x, pen)
 
-    assert_equal([jax.jit(jax.grad(jax.checkpoint(network)))(1.5)], [jax.jit(jax.grad(network))(1.5)])
+    assert_equal(jax.jit(jax.grad(jax.checkpoint(network)))(1.5), jax.jit(jax.grad(network))(1.5))
 
 
 def test_the_chain_rule_multiplies_each_rows_gradient():
@@ -251,20 +252,11 @@ def test_the_chain_rule_multiplies_each_rows_gradient():
     assert_equal([gradient], [weight[:, None] * expected])
 
 
-def test_the_gradient_is_computed_only_where_it_is_asked_for(monkeypatch):
-    called = []
-
-    def note(name):
-        function = getattr(cymdn._mdn, name)
-        monkeypatch.setattr(cymdn._mdn, name, lambda *a, **k: (called.append(name), function(*a, **k))[1])
-
-    note("mdn_loss")
-    note("mdn_loss_and_gradient")
+def test_the_gradient_is_computed_only_where_it_is_asked_for(losses_called):
     raw, x, pen, _ = problem()
     jax.block_until_ready(jax.jit(mdn_loss)(raw, x, pen))
-    assert called == ["mdn_loss"]
     jax.block_until_ready(jax.jit(jax.value_and_grad(mdn_loss))(raw, x, pen))
-    assert called == ["mdn_loss", "mdn_loss_and_gradient"]
+    assert [name for name, *_ in losses_called] == ["mdn_loss", "mdn_loss_and_gradient"]
 
 
 def test_nothing_but_the_call_is_compiled():
@@ -302,7 +294,7 @@ def test_a_row_of_weight_0_is_skipped_whatever_it_holds():
     )
 
 
-@pytest.mark.parametrize("mode", MODES)
+@each_mode
 def test_a_row_that_has_no_part_in_the_result_has_gradient_0_whatever_it_holds(mode):
     raw, x, pen, _ = problem()
     mask = np.array([True, False, True, True, False, True])
@@ -313,7 +305,7 @@ def test_a_row_that_has_no_part_in_the_result_has_gradient_0_whatever_it_holds(m
 
     raw_gradient, x_gradient = MODES[mode](jax.grad(masked, argnums=(0, 1)))(spoilt, x)
     _, expected = cymdn.mdn_loss_and_gradient(raw, x, pen, sample_weight=mask, reduction="none")
-    assert_equal([raw_gradient], [expected])
+    assert_equal(raw_gradient, expected)
     np.testing.assert_array_equal(x_gradient[~mask], 0)
 
 
@@ -339,7 +331,16 @@ def test_rows_far_out_give_the_numbers_of_cymdn_and_no_nan(dtype):
 
     loss, raw_gradient, x_gradient = map(np.asarray, jax.jit(ours)(raw, x))
     expected, expected_gradient = cymdn.mdn_loss_and_gradient(raw, x, pen, reduction="none")
-    assert_equal([loss, raw_gradient], [expected, expected_gradient])
+    assert_equal(
+        (
+            loss,
+            raw_gradient,
+        ),
+        (
+            expected,
+            expected_gradient,
+        ),
+    )
     assert not np.isnan(x_gradient).any()
 
 
@@ -448,7 +449,7 @@ def test_what_is_no_array_of_numbers_is_refused(value, message):
         mdn_loss(**good(raw=value))
 
 
-@pytest.mark.parametrize("mode", MODES)
+@each_mode
 @pytest.mark.parametrize("argument", ["pen", "sample_weight"])
 def test_there_is_no_derivative_with_respect_to(argument, mode):
     def loss(value):
@@ -479,14 +480,14 @@ SECOND_DERIVATIVES = {
 }
 
 
-@pytest.mark.parametrize("mode", MODES)
+@each_mode
 @pytest.mark.parametrize("name", SECOND_DERIVATIVES)
 def test_a_second_derivative_is_refused(name, mode):
     with pytest.raises(NotImplementedError, match=r"^cymdn.jax.mdn_loss has no second derivative"):
         MODES[mode](SECOND_DERIVATIVES[name])(problem()[0])
 
 
-@pytest.mark.parametrize("mode", MODES)
+@each_mode
 def test_forward_mode_is_refused_by_jax(mode):
     raw, x, pen, _ = problem()
     for function in (
@@ -497,7 +498,7 @@ def test_forward_mode_is_refused_by_jax(mode):
             MODES[mode](function)(raw)
 
 
-@pytest.mark.parametrize("mode", MODES)
+@each_mode
 def test_a_first_derivative_through_a_gradient_is_none_of_the_second(mode):
     raw, x, pen, _ = problem()
     _, expected = cymdn.mdn_loss_and_gradient(raw, x, pen)

@@ -6,6 +6,7 @@ import tracemalloc
 
 import numpy as np
 import pytest
+from problems import each_dtype
 
 import cymdn
 
@@ -59,7 +60,7 @@ def traced(call):
         tracemalloc.stop()
 
 
-@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@each_dtype
 @pytest.mark.parametrize("name", calls(np.float64, rows=1))
 def test_no_more_than_a_mebibyte_beyond_inputs_and_outputs(name, dtype):
     call = calls(dtype)[name]

@@ -4,7 +4,7 @@ import sys
 
 import numpy as np
 import pytest
-from mixtures import mixture
+from problems import each_dtype, mixture
 
 from cymdn import BivariateMixture, _plot
 
@@ -79,7 +79,7 @@ def test_ellipses_are_of_one_standard_deviation(ax):
     np.testing.assert_allclose(ellipses.get_alpha(), [1.0, 1 / 3], rtol=1e-12, atol=0)
 
 
-@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@each_dtype
 @pytest.mark.parametrize("m", [1, 20])
 def test_any_number_of_components_is_drawn(ax, m, dtype):
     assert len(mixture(m, dtype=dtype).plot(ax).components.get_offsets()) == m
