@@ -1,13 +1,12 @@
 """What tests know of the package's inside: the one place to change where that is arranged anew."""
 
 import importlib
-import platform
 
 import numpy as np
 
-from cymdn import _dispatch as choosing  # the build in use: level, reason, kernels, LEVELS, choose, why_not, load
-from cymdn import _dispatch as running  # workers: cpu_count, check_workers, split, run, is_worth_sharing; pieces
+from cymdn import _builds as choosing  # the build in use: level, reason, kernels, LEVELS, choose, why_not, load
 from cymdn import _gaussian, _kernels, _mdn, _sampling
+from cymdn import _running as running  # workers: check_workers, split, run, is_worth_sharing; pieces
 
 BLOCK, CHUNK = _kernels.BLOCK, _kernels.CHUNK  # components of a block; rows of a partial sum of losses
 PIECE = _sampling.PIECE  # draws that are made at a time
@@ -16,12 +15,12 @@ BUILDS = [level for level in LEVELS if choosing.why_not(level) is None]  # those
 FORCE = "CYMDN_CPU_LEVEL"
 
 # What programs that other processes run are to begin with, so that even little work is shared among workers
-SHARE = "from cymdn import _dispatch as running; running.WORKER_COMPONENTS = 1"
+SHARE = "from cymdn import _running as running; running.WORKER_COMPONENTS = 1"
 
 
 def kind(level):
     """Return which results a build gives: "fused" where the processor multiplies and adds at once, or "baseline"."""
-    return "fused" if level != "baseline" or platform.machine().lower() in ("arm64", "aarch64") else "baseline"
+    return "fused" if importlib.import_module(choosing.module_of(level)).fused() else "baseline"
 
 
 def use(monkeypatch, level):
@@ -43,7 +42,7 @@ class Declining:
 
 def decline(monkeypatch):
     """Replace the kernels by those that do nothing."""
-    monkeypatch.setattr(choosing, "kernels", {"f": Declining(), "d": Declining()})
+    monkeypatch.setattr(choosing, "kernels", Declining())
 
 
 def forbid_checks(monkeypatch):

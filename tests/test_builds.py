@@ -16,6 +16,7 @@ import os
 import subprocess
 import sys
 import threading
+import time
 import types
 
 import builds
@@ -237,7 +238,7 @@ def test_the_configuration_names_each_level_and_why_it_cannot_be_used(monkeypatc
     assert kernels == f"kernels: {choosing.level} ({choosing.reason})"
     assert levels == ["  baseline  available", "  v3        available", "  v4        this is a test"]
     assert compiler == f"compiler: {builds.compiler()}"
-    assert cpus == f"CPUs: {running.cpu_count()}"
+    assert cpus == f"CPUs: {choosing.cpu_count()}"
 
 
 def test_module_prints_the_configuration():
@@ -259,8 +260,8 @@ def test_module_prints_the_configuration():
     ids=["affinity", "count", "unknown"],
 )
 def test_the_cpus_are_those_that_the_process_may_use(system, expected, monkeypatch):
-    monkeypatch.setattr(running, "os", types.SimpleNamespace(**system))
-    assert running.cpu_count() == expected
+    monkeypatch.setattr(choosing, "os", types.SimpleNamespace(**system))
+    assert choosing.cpu_count() == expected
 
 
 def big_calls(dtype, n=9001, m=9):
@@ -288,7 +289,7 @@ def big_calls(dtype, n=9001, m=9):
 
 
 def test_negative_workers_count_from_the_cpus(monkeypatch):
-    monkeypatch.setattr(running, "cpu_count", lambda: 4)
+    monkeypatch.setattr(choosing, "cpu_count", lambda: 4)
     wanted = {None: 1, 1: 1, 3: 3, 9: 9, -1: 4, -4: 1}
     assert {workers: running.check_workers(workers) for workers in wanted} == wanted
     with pytest.raises(ValueError, match=r"^workers: expected a number other than 0 and not below -4, the CPUs here; "):
@@ -315,16 +316,47 @@ def test_rows_are_cut_into_slices_worth_a_worker():
 @pytest.mark.parametrize("parts", [2, 40])
 def test_slices_are_worked_on_at_the_same_time(parts):
     all_here = threading.Barrier(parts, timeout=20)
-    running.run(lambda start, stop: all_here.wait(), [(k, k + 1) for k in range(parts)])
+    running.run(lambda start, stop, memory: all_here.wait() >= 0, 1, [(k, k + 1) for k in range(parts)], 1)
 
 
-def test_points_and_mixtures_are_cut_only_where_one_call_cannot_do_them():
-    assert list(running._pieces((5, 4), (5, 4))) == [()]
-    assert list(running._pieces((5, 4), (1, 1))) == [()]
-    assert list(running._pieces((1, 1), (5, 4))) == [()]
-    assert list(running._pieces((2, 2), (2, 1))) == [(0,), (1,)]
-    assert list(running._pieces((2, 1), (2, 2))) == [(0,), (1,)]
-    assert list(running._pieces((2, 1, 4), (1, 3, 4))) == [(0, 0), (0, 1), (0, 2), (1, 0), (1, 1), (1, 2)]
+def test_an_exception_in_one_worker_ends_the_others():
+    begun = threading.Barrier(2, timeout=20)
+    pieces = []
+
+    def call(start, stop, memory):
+        if start in (0, 1000):
+            begun.wait()
+        if start == 0:
+            raise KeyboardInterrupt
+        time.sleep(0.01)
+        pieces.append(start)
+        return True
+
+    with pytest.raises(KeyboardInterrupt):
+        running.run(call, 1, [(0, 1000), (1000, 2000)], 1)
+    assert len(pieces) < 500
+
+
+def test_a_long_call_is_many_calls_of_a_kernel(monkeypatch):
+    pieces = []
+    monkeypatch.setattr(running, "PIECE_COMPONENTS", 5 * 2048)
+    running.run(lambda *rows: bool(pieces.append(rows[:2])) or True, 3, [(0, 9000)], running.piece_of(3, 2048))
+    assert pieces == [(0, 2048), (2048, 4096), (4096, 6144), (6144, 8192), (8192, 9000)]
+
+
+@pytest.mark.parametrize(
+    ("shapes", "leading"),
+    [
+        ([(5, 4), (5, 4)], 0),
+        ([(5, 4), (1, 1)], 0),
+        ([(1, 1), (5, 4), (5, 4)], 0),
+        ([(2, 2), (2, 1)], 1),
+        ([(2, 1, 4), (1, 3, 4)], 2),
+        ([(2, 1), (1, 3), (2, 3)], 1),
+    ],
+)
+def test_a_batch_is_cut_only_where_one_call_cannot_do_it(shapes, leading):
+    assert running._leading_axes(shapes, np.broadcast_shapes(*shapes)) == leading
 
 
 @pytest.mark.parametrize("workers", [1, 2, 3, 7, -1])
@@ -344,15 +376,10 @@ def test_workers_of_less_than_a_block_share_one_mixture(n, workers, monkeypatch)
         assert digest(calls_of_n[name](workers=workers)) == digest(calls_of_n[name]()), name
 
 
-def test_an_input_that_serves_all_rows_goes_whole_to_each_worker(monkeypatch):
-    builds.share(monkeypatch)
-    lengths = []
-
-    def kernel(point, mixtures, scratch, values):
-        lengths.append((len(point), len(mixtures), len(values)))
-
-    running._run_rows(kernel, [np.zeros((1, 2)), np.zeros((10, 3))], [np.zeros(10)], 3, 2)
-    assert lengths == [(1, 5, 5), (1, 5, 5)]
+def test_an_input_that_serves_all_rows_goes_whole_to_each_worker():
+    one = running._rows(np.zeros((1, 2)), (1,), (), (10,))
+    each = running._rows(np.zeros((10, 3)), (10,), (), (10,))
+    assert [(len(one(*part)), len(each(*part))) for part in ((0, 5), (5, 10))] == [(1, 5), (1, 5)]
 
 
 @pytest.mark.parametrize("n", [2047, 2048, 2049, 4096, 6000])

@@ -690,7 +690,7 @@ def extreme_mixtures():
     yield network([*np.zeros(15), 30.0, -800.0, 1e300])
 
 
-@pytest.mark.parametrize("single", extreme_mixtures(), ids=lambda _: "extreme")
+@pytest.mark.parametrize("single", list(extreme_mixtures()), ids=lambda _: "extreme")
 @pytest.mark.parametrize("x", [(0.0, 0.0), (0.5, -0.5), (1.0, -1.0)])
 def test_an_extreme_mixture_gives_no_nan(x, single):
     assert_all_numbers(single, x)

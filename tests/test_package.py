@@ -16,21 +16,33 @@ ROOT = Path(__file__).resolve().parents[1]
 # Each layer and those it may import from; docs and the docstring of cymdn tell why.
 ARROWS = {
     "__main__": {"show_config"},
-    "__init__": {"_dispatch", "_distribution", "_gaussian", "_mixture", "_mdn", "_sampling"},
-    "torch": {"_dispatch", "_mdn"},
-    "_distribution": {"_arrays", "_dispatch", "_distribution_kernels", "_fit", "_plot", "_sampling", "_univariate"},
-    "_fit": {"_arrays", "_dispatch", "_sampling"},
-    "_plot": set(),
+    "__init__": {"_builds", "_distribution", "_gaussian", "_mixture", "_mdn", "_sampling"},
+    "torch": {"_builds", "_layout", "_mdn"},
     "jax": {"_arrays", "_mdn"},
-    "_univariate": {"_arrays", "_distribution_kernels", "_sampling"},
-    "_sampling": {"_arrays", "_distribution_kernels"},
-    "_gaussian": {"_arrays", "_dispatch"},
-    "_mixture": {"_arrays", "_dispatch"},
-    "_mdn": {"_arrays", "_dispatch"},
-    "_dispatch": {"__version__", "_arrays", "_kernels"},
+    "_distribution": {
+        "_arrays", "_distribution_kernels", "_fit", "_layout", "_plot", "_running", "_sampling", "_univariate",
+    },
+    "_fit": {"_arrays", "_layout", "_running", "_sampling"},
+    "_plot": set(),
+    "_univariate": {"_arrays", "_distribution_kernels", "_layout", "_sampling"},
+    "_sampling": {"_arrays", "_distribution_kernels", "_layout"},
+    "_gaussian": {"_arrays", "_builds", "_running"},
+    "_mixture": {"_arrays", "_running"},
+    "_mdn": {"_arrays", "_builds", "_layout", "_running"},
+    "_running": {"_arrays", "_builds"},
+    "_layout": {"_arrays"},
+    "_builds": {"__version__", "_kernels"},
     "_arrays": set(),
-    "_distribution_kernels": {"_arithmetic", "_bivariate", "_elementary"},
-    "_kernels": {"_arithmetic", "_bivariate", "_cpu", "_elementary"},
+    "_distribution_kernels": {"_arithmetic", "_component", "_draws", "_modes"},
+    "_draws": {"_bivariate", "_component", "_elementary"},
+    "_modes": {"_bivariate", "_component", "_elementary"},
+    "_component": {"_bivariate", "_elementary"},
+    "_kernels": {"_arithmetic", "_block", "_columns", "_cpu", "_elementary", "_pen", "_pipeline"},
+    "_pipeline": {"_bivariate", "_block", "_columns", "_drop_in", "_pen"},
+    "_pen": {"_bivariate", "_block", "_elementary"},
+    "_drop_in": {"_bivariate", "_block"},
+    "_block": {"_bivariate", "_columns", "_elementary"},
+    "_columns": set(),
     "_bivariate": {"_elementary"},
     "_elementary": set(),
     "_cpu": set(),
@@ -44,7 +56,7 @@ def imports_of(path):
     """The modules of cymdn that a Python or Cython file names in its imports."""
     text = path.read_text()
     if path.suffix in (".pyx", ".pxd"):
-        return set(re.findall(r"^\s*from cymdn cimport (\w+)", text, re.MULTILINE))
+        return set(re.findall(r"^\s*from cymdn(?: cimport |\.)(\w+)", text, re.MULTILINE))
     found = set()
     for node in ast.walk(ast.parse(text)):
         if isinstance(node, ast.ImportFrom) and node.module == "cymdn":
@@ -83,7 +95,7 @@ def test_wheel_holds_only_what_a_user_needs():
     package = {file.name for file in files if file.parent == Path("cymdn")}
     modules = {f"{stem}.py" for stem in ARROWS if (ROOT / "cymdn" / f"{stem}.py").exists()}
     compiled = {name for name in package if name.endswith((".so", ".pyd"))}
-    # one build of the kernels for each CPU level, which _dispatch.py knows by these names; none twice, as left over
+    # one build of the kernels for each CPU level, which _builds.py knows by these names; none twice, as left over
     # from a build of another kind
     names = [name.partition(".")[0] for name in compiled]
     assert len(names) == len(set(names))

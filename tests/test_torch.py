@@ -12,7 +12,7 @@ import sys
 
 import numpy as np
 import pytest
-from builds import running
+from builds import choosing
 from problems import INF, NAN, PENS, assert_same_bits, each_pen, each_reduction, loss_problem, row_weights
 from test_contract import any_finite
 
@@ -279,7 +279,7 @@ def test_workers_are_the_threads_of_torch_and_at_most_one_a_cpu(number, threads,
     raw, x, pen = network_output()
     threads(number)
     mdn_loss(raw, x, pen)
-    assert losses_called[0][2]["workers"] == min(number, running.cpu_count())
+    assert losses_called[0][2]["workers"] == min(number, choosing.cpu_count())
 
 
 def test_any_number_of_threads_gives_the_same_bits(threads):
