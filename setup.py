@@ -11,7 +11,8 @@ from Cython.Build import cythonize
 from setuptools import Extension, setup
 from setuptools.command.build_ext import build_ext
 
-# CYMDN_BOUNDS_CHECKS=1 builds with every memoryview access checked; the test suite passes on it too.
+# CYMDN_BOUNDS_CHECKS=1 builds with the ends of each block checked, and every memoryview access; the test suite passes on
+# it too.
 CHECKED = os.environ.get("CYMDN_BOUNDS_CHECKS", "0") != "0"
 
 # One wheel for CPython 3.11 and all that follow: the Limited API has had the buffer protocol since 3.11. Free-threaded
@@ -40,7 +41,7 @@ FLAGS = {
     "msvc": ["/O2", "/fp:precise"],
 }
 
-# On x86-64 the same kernels once more for each CPU level; _dispatch.py chooses at import.
+# On x86-64 the same kernels once more for each CPU level; _builds.py chooses at import.
 LEVELS = ["v3", "v4"] if platform.machine() in ("x86_64", "AMD64") else []
 
 
@@ -49,6 +50,7 @@ class BuildWithFlags(build_ext):
 
     def build_extensions(self):
         self.force = True  # what the environment asked for last time does not show in the files' times
+        self.parallel = self.parallel or os.cpu_count()
         if self.compiler.compiler_type == "msvc":
             self.extensions = [extension for extension in self.extensions if not level_of(extension)]
         else:
@@ -62,10 +64,7 @@ class BuildWithFlags(build_ext):
         level = level_of(extension)
         flags = FLAGS[family] + ([f"-march=x86-64-{level}"] if level else [])
         extension.extra_compile_args = flags + shlex.split(os.environ.get("CFLAGS", ""))
-        top = self.build_temp
-        self.build_temp = str(Path(top) / extension.name)  # one source, an object a level
         super().build_extension(extension)
-        self.build_temp = top
 
 
 def level_of(extension):
@@ -75,21 +74,28 @@ def level_of(extension):
 
 def extension_of(name, sources, macros=(), **options):
     """Return an extension of the package, under the Limited API where there is one."""
-    macros = [*macros, *([("Py_LIMITED_API", "0x030B0000")] if LIMITED else [])]
+    macros = [
+        *macros,
+        *([("Py_LIMITED_API", "0x030B0000")] if LIMITED else []),
+        *([("CYMDN_BOUNDS_CHECKS", None)] if CHECKED else []),
+    ]
     return Extension(f"cymdn.{name}", sources, define_macros=macros, py_limited_api=LIMITED, **options)
 
 
 def at_level(kernels, level):
     """Return the same extension under another name, which its C code takes by macro."""
     name = f"_kernels_{level}"
+    source = Path(kernels.sources[0]).with_stem(name)  # a file, and so an object, of its own: levels are built together
+    source.write_text(f"#define PyInit__kernels PyInit_{name}\n#include \"_kernels.c\"\n")
     # optional: a compiler that does not know the level builds a wheel without it
-    return extension_of(name, kernels.sources, [("PyInit__kernels", f"PyInit_{name}")], optional=True)
+    return extension_of(name, [str(source)], optional=True)
 
 
 kernels, distribution_kernels = cythonize(
     [
         extension_of("_kernels", ["cymdn/_kernels.pyx"]),
-        extension_of("_distribution_kernels", ["cymdn/_distribution_kernels.pyx"]),
+        # one build for all processors, and so the same bits on all
+        extension_of("_distribution_kernels", ["cymdn/_distribution_kernels.pyx"], [("CYMDN_WITHOUT_FMA", None)]),
     ],
     build_dir=f"{BUILD}/cython",  # the generated C stays out of the package
     compiler_directives=DIRECTIVES,

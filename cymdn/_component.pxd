@@ -9,12 +9,7 @@ from libc.math cimport sqrt
 
 from cymdn cimport _bivariate as bivariate
 from cymdn cimport _elementary as elementary
-from cymdn._elementary cimport fma
-
-ctypedef fused real:
-    float
-    double
-
+from cymdn._columns cimport real
 
 cdef struct Component:
     double mean0

@@ -7,8 +7,11 @@ DRAW_PLANES: int
 MODE_PLANES: int
 
 def draw(
-    parameters: FloatArray,
+    s: int,
+    n: int,
+    m: int,
     pens: int,
+    parameters: FloatArray,
     unconstrained: bool,
     sharpness: float,
     pen_sharpness: float,
@@ -19,7 +22,7 @@ def draw(
     x_out: FloatArray,
     pen_out: FloatArray | None,
     component_out: NDArray[np.int64],
-) -> None: ...
+) -> bool: ...
 def modes(
     parameters: NDArray[np.float64],
     unconstrained: bool,
@@ -28,5 +31,5 @@ def modes(
     scratch: NDArray[np.float64],
     highest_out: NDArray[np.float64],
     mode_out: NDArray[np.float64],
-) -> None: ...
-def normal_cdf(z: NDArray[np.float64], cdf_out: NDArray[np.float64]) -> None: ...
+) -> bool: ...
+def normal_cdf(z: NDArray[np.float64], cdf_out: NDArray[np.float64]) -> bool: ...

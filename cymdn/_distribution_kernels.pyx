@@ -3,11 +3,15 @@
 One build serves every CPU: these loops branch on what was drawn or found, and would not become vector code.
 """
 
+from cpython.buffer cimport PyBUF_WRITABLE
 from libc.math cimport INFINITY, erfc
 from libc.stdint cimport int64_t
+from libc.string cimport memset
 
 from cymdn cimport _arithmetic
-from cymdn._component cimport Component, component, real
+from cymdn._buffers cimport Buffers, hold, hold_each, release
+from cymdn._columns cimport Column
+from cymdn._component cimport Component, component
 from cymdn._draws cimport Draws, draw_row
 from cymdn._modes cimport Search, View, find_mode, height_of
 
@@ -22,45 +26,69 @@ cpdef enum:
     MODE_PLANES = 18  # components, views of 5, heights, terms
 
 
+cdef void draw_rows(const Draws *d, const Column *rows, const Column *x, const Column *pen) noexcept nogil:
+    cdef Py_ssize_t i
+    for i in range(d.rows):
+        if rows.single:
+            draw_row(
+                d, i, <const float *> rows.first + i * rows.row, <float *> x.first + 2 * i, <float *> pen.first + d.pens * i
+            )
+        else:
+            draw_row(
+                d, i, <const double *> rows.first + i * rows.row, <double *> x.first + 2 * i,
+                <double *> pen.first + d.pens * i,
+            )
+
+
 def draw(
-    const real[:, ::1] parameters not None,    # (n, pens + 6 m)
-    Py_ssize_t pens,                           # 0, 1 or 3
+    Py_ssize_t s, Py_ssize_t n, Py_ssize_t m,
+    Py_ssize_t pens,         # 0, 1 or 3
+    parameters,              # (n, pens + 6 m)
     bint unconstrained,
-    double sharpness,                          # factor of the mixture logits
-    double pen_sharpness,                      # factor of the pen logits
-    double log_scale,                          # added to logarithms of standard deviations
-    const double[:, :, ::1] uniform not None,  # (s, n, 1, or 2 with a pen), in [0, 1)
-    const double[:, :, ::1] normal not None,   # (s, n, 2)
-    double[:, ::1] scratch not None,           # (DRAW_PLANES, m)
-    real[:, :, ::1] x_out not None,            # (s, n, 2), not empty
-    real[:, :, ::1] pen_out,                   # (s, n, pens), None without a pen
-    int64_t[:, ::1] component_out not None,    # (s, n)
+    double sharpness,        # factor of the mixture logits
+    double pen_sharpness,    # factor of the pen logits
+    double log_scale,        # added to logarithms of standard deviations
+    uniform,                 # (s, n, 1, or 2 with a pen), float64, in [0, 1)
+    normal,                  # (s, n, 2), float64
+    scratch,                 # (DRAW_PLANES, m), float64
+    x_out,                   # (s, n, 2)
+    pen_out,                 # (s, n, pens), None without a pen
+    component_out,           # (s, n), int64
 ):
-    """Points, pens and components drawn from each row of parameters, s times."""
-    cdef Py_ssize_t n = x_out.shape[1], i
-    cdef real *pen = NULL
+    """Points, pens and components drawn from each row of parameters, s times; whether the arrays fit each other."""
     cdef Draws d
+    cdef Buffers held
+    cdef Column rows, uniforms, normals, memory, x, pen, chosen
     cdef _arithmetic.arithmetic before
-    d.count = x_out.shape[0]
-    d.rows = n
-    d.m = (parameters.shape[1] - pens) // 6
-    d.pens = pens
-    d.unconstrained = unconstrained
-    d.sharpness = sharpness
-    d.pen_sharpness = pen_sharpness
-    d.log_scale = log_scale
-    d.uniform = &uniform[0, 0, 0]
-    d.normal = &normal[0, 0, 0]
-    d.component = &component_out[0, 0]
-    d.cumulative = &scratch[0, 0]
-    d.components = <Component *> &scratch[1, 0]
-    with nogil:
-        before = _arithmetic.use_ieee_arithmetic()
-        for i in range(n):
-            if pens:
-                pen = &pen_out[0, i, 0]
-            draw_row(&d, i, &parameters[i, 0], &x_out[0, i, 0], pen)
-        _arithmetic.restore_arithmetic(before)
+    held.count = 0
+    held.fit = s > 0 and n > 0 and m > 0
+    try:
+        memset(&pen, 0, sizeof(pen))
+        held.itemsize = parameters.itemsize
+        hold_each(&held, parameters, held.itemsize, n, pens + 6 * m, 0, &rows)
+        hold_each(&held, uniform, sizeof(double), s, n, 2 if pens else 1, &uniforms)
+        hold_each(&held, normal, sizeof(double), s, n, 2, &normals)
+        hold(&held, scratch, sizeof(double), PyBUF_WRITABLE, DRAW_PLANES, m, 0, &memory)
+        hold(&held, x_out, held.itemsize, PyBUF_WRITABLE, s, n, 2, &x)
+        if pens:
+            hold(&held, pen_out, held.itemsize, PyBUF_WRITABLE, s, n, pens, &pen)
+        hold(&held, component_out, sizeof(int64_t), PyBUF_WRITABLE, s, n, 0, &chosen)
+        if not held.fit:
+            return False
+        rows.row = pens + 6 * m
+        d.count, d.rows, d.m, d.pens, d.unconstrained = s, n, m, pens, unconstrained
+        d.sharpness, d.pen_sharpness, d.log_scale = sharpness, pen_sharpness, log_scale
+        d.uniform, d.normal = <const double *> uniforms.first, <const double *> normals.first
+        d.component = <int64_t *> chosen.first
+        d.cumulative = <double *> memory.first
+        d.components = <Component *> (d.cumulative + m)
+        with nogil:
+            before = _arithmetic.use_ieee_arithmetic()
+            draw_rows(&d, &rows, &x, &pen)
+            _arithmetic.restore_arithmetic(before)
+        return True
+    finally:
+        release(&held)
 
 
 cdef void prepare_search(const double *parameters, bint unconstrained, Search *s) noexcept nogil:
@@ -74,47 +102,74 @@ cdef void prepare_search(const double *parameters, bint unconstrained, Search *s
 
 
 def modes(
-    const double[:, ::1] parameters not None,  # (n, 6 m)
+    parameters,          # (n, 6 m), float64, as are all
     bint unconstrained,
-    Py_ssize_t first,                          # of the 2 m starts of a mixture; 0 begins
+    Py_ssize_t first,    # of the 2 m starts of a mixture; 0 begins
     Py_ssize_t last,
-    double[:, ::1] scratch not None,           # (MODE_PLANES, m)
-    double[::1] highest_out not None,          # (n,): the highest log-density found so far, up to a constant
-    double[:, ::1] mode_out not None,          # (n, 2): its point
+    scratch,             # (MODE_PLANES, m)
+    highest_out,         # (n,): the highest log-density found so far, up to a constant
+    mode_out,            # (n, 2): its point
 ):
     """The point of highest density of each row's mixture; the first mean where no density is above 0.
 
     A call goes on with what `highest_out` and `mode_out` hold, so that a long search can be interrupted.
     """
-    cdef Py_ssize_t i
+    cdef Py_ssize_t n = parameters.shape[0], m = parameters.shape[1] // 6, i
     cdef Search s
+    cdef Buffers held
+    cdef Column rows, memory, highest, point
+    cdef double *x
     cdef _arithmetic.arithmetic before
-    s.m = parameters.shape[1] // 6
-    s.components = <Component *> &scratch[0, 0]
-    s.views = <View *> &scratch[11, 0]
-    s.heights = &scratch[16, 0]
-    s.terms = &scratch[17, 0]
-    with nogil:
-        before = _arithmetic.use_ieee_arithmetic()
-        for i in range(mode_out.shape[0]):
-            prepare_search(&parameters[i, 0], unconstrained, &s)
-            if first == 0:
-                highest_out[i] = -INFINITY
-                mode_out[i, 0] = s.components[0].mean0
-                mode_out[i, 1] = s.components[0].mean1
-            find_mode(&s, first, last, &highest_out[i], &mode_out[i, 0])
-        _arithmetic.restore_arithmetic(before)
+    held.count = 0
+    held.fit = n > 0 and m > 0
+    try:
+        hold_each(&held, parameters, sizeof(double), n, 6 * m, 0, &rows)
+        hold(&held, scratch, sizeof(double), PyBUF_WRITABLE, MODE_PLANES, m, 0, &memory)
+        hold(&held, highest_out, sizeof(double), PyBUF_WRITABLE, n, 0, 0, &highest)
+        hold(&held, mode_out, sizeof(double), PyBUF_WRITABLE, n, 2, 0, &point)
+        if not held.fit:
+            return False
+        s.m = m
+        s.components = <Component *> memory.first
+        s.views = <View *> (<double *> memory.first + 11 * m)
+        s.heights = <double *> memory.first + 16 * m
+        s.terms = s.heights + m
+        with nogil:
+            before = _arithmetic.use_ieee_arithmetic()
+            for i in range(n):
+                prepare_search(<const double *> rows.first + 6 * m * i, unconstrained, &s)
+                x = <double *> point.first + 2 * i
+                if first == 0:
+                    (<double *> highest.first)[i] = -INFINITY
+                    x[0], x[1] = s.components[0].mean0, s.components[0].mean1
+                find_mode(&s, first, last, <double *> highest.first + i, x)
+            _arithmetic.restore_arithmetic(before)
+        return True
+    finally:
+        release(&held)
 
 
 # One-dimensional mixtures
 
 
-def normal_cdf(const double[::1] z not None, double[::1] cdf_out not None):
-    """The standard normal distribution function, by the C library's erfc: right in the lower tail too."""
-    cdef Py_ssize_t i
+def normal_cdf(z, cdf_out):
+    """The standard normal distribution function, by the C library's erfc: right in the lower tail too. All float64."""
+    cdef Py_ssize_t n = z.shape[0], i
+    cdef Buffers held
+    cdef Column numbers, cdf
     cdef _arithmetic.arithmetic before
-    with nogil:
-        before = _arithmetic.use_ieee_arithmetic()
-        for i in range(cdf_out.shape[0]):
-            cdf_out[i] = 0.5 * erfc(-z[i] * SQRT_HALF)
-        _arithmetic.restore_arithmetic(before)
+    held.count = 0
+    held.fit = True
+    try:
+        hold_each(&held, z, sizeof(double), n, 0, 0, &numbers)
+        hold(&held, cdf_out, sizeof(double), PyBUF_WRITABLE, n, 0, 0, &cdf)
+        if not held.fit:
+            return False
+        with nogil:
+            before = _arithmetic.use_ieee_arithmetic()
+            for i in range(n):
+                (<double *> cdf.first)[i] = 0.5 * erfc(-(<const double *> numbers.first)[i] * SQRT_HALF)
+            _arithmetic.restore_arithmetic(before)
+        return True
+    finally:
+        release(&held)

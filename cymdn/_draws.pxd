@@ -4,14 +4,8 @@ from libc.stdint cimport int64_t
 
 from cymdn cimport _bivariate as bivariate
 from cymdn cimport _elementary as elementary
-from cymdn._component cimport Component, component, real
-
-cdef extern from *:
-    """
-    typedef double *__restrict cymdn_double_out;
-    """
-    ctypedef double *double_out "cymdn_double_out"
-
+from cymdn._columns cimport double_out, real
+from cymdn._component cimport Component, component
 
 cdef struct Draws:
     Py_ssize_t count        # from each row

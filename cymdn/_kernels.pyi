@@ -10,6 +10,8 @@ CHUNK: int
 
 def scratch_size(m: int) -> int: ...
 def density(
+    n: int,
+    m: int,
     x: FloatArray,
     mean: FloatArray,
     stddev: FloatArray,
@@ -22,6 +24,8 @@ def density(
     smooth_eps: float = ...,
 ) -> bool: ...
 def gaussian_logpdf(
+    n: int,
+    m: int,
     x: FloatArray,
     mean: FloatArray,
     stddev: FloatArray,
@@ -34,6 +38,8 @@ def gaussian_logpdf(
     x_out: FloatArray | None = None,
 ) -> bool: ...
 def mixture_logpdf(
+    n: int,
+    m: int,
     x: FloatArray,
     weights: FloatArray,
     mean: FloatArray,
@@ -48,6 +54,8 @@ def mixture_logpdf(
     x_out: FloatArray | None = None,
 ) -> bool: ...
 def packed_components(
+    n: int,
+    m: int,
     x: FloatArray,
     parameters: NDArray[np.float64],
     scratch: NDArray[np.float64],
@@ -55,6 +63,8 @@ def packed_components(
     unconstrained: bool,
 ) -> bool: ...
 def packed_mixture(
+    n: int,
+    m: int,
     x: FloatArray,
     parameters: NDArray[np.float64],
     scratch: NDArray[np.float64],
@@ -65,6 +75,8 @@ def packed_mixture(
     density: bool = ...,
 ) -> bool: ...
 def mdn_loss(
+    n: int,
+    m: int,
     raw: FloatArray,
     x: FloatArray,
     pen: NDArray[np.float64] | None,
@@ -76,7 +88,7 @@ def mdn_loss(
     gradient_out: FloatArray | None,
     x_gradient_out: FloatArray | None = None,
 ) -> bool: ...
-def apply_elementary(name: str, x: NDArray[np.float64], values_out: NDArray[np.float64]) -> None: ...
+def apply_elementary(name: str, x: NDArray[np.float64], values_out: NDArray[np.float64]) -> bool: ...
 def offered_level() -> int: ...
 def fused() -> bool: ...
 def compiler() -> str: ...

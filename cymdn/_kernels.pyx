@@ -3,16 +3,11 @@
 They return no numbers, allocate nothing and raise nothing. _bivariate.pxd has the formulas of one component at one
 point, _block.pxd the loops over a block, _pen.pxd and _drop_in.pxd those of the pen and of the drop-in level.
 
-A door takes buffers, not typed memoryviews: for a call with one row these are a third of its time, and one door serves
-float32 and float64, because a column knows what it holds. Each buffer is held while the kernel runs, so that nobody
-can resize it, and its own shape is checked, so that an array cannot lie about it. That numbers are native floats, and
-not integers of the same size, is for the caller to know.
-
 Each door takes the number of rows n and of components m, and returns whether the arrays fit; it does nothing if they do
 not. Inputs have n rows, or one that serves all.
 """
 
-from cpython.buffer cimport PyBUF_C_CONTIGUOUS, PyBUF_WRITABLE, PyBuffer_Release, PyObject_GetBuffer
+from cpython.buffer cimport PyBUF_WRITABLE
 from libc.stdint cimport uintptr_t
 from libc.string cimport memset
 
@@ -21,6 +16,7 @@ from cymdn cimport _cpu
 from cymdn cimport _elementary as elementary
 from cymdn cimport _pipeline
 from cymdn._block cimport Block, Rows
+from cymdn._buffers cimport Buffers, hold, hold_each, release
 from cymdn._columns cimport Column, double_out
 from cymdn._pen cimport Pens
 from cymdn._pipeline cimport Head, Problem
@@ -31,39 +27,6 @@ cpdef enum:
 
 cdef enum:
     ALIGNMENT = 64  # of the planes: a cache line
-    MOST = 11       # arrays of a call
-
-cdef struct Buffers:
-    Py_ssize_t count
-    bint fit
-    Py_ssize_t itemsize  # of the arrays whose dtype is the caller's: that of the first
-    Py_buffer[MOST] views
-
-
-# Buffers
-
-
-cdef int hold(
-    Buffers *held, object array, Py_ssize_t itemsize, int flags, Py_ssize_t n, Py_ssize_t a, Py_ssize_t b, Column *c
-) except -1:
-    """Hold an array of n rows of a x b numbers; of a if b is 0, of one if a is 0 too."""
-    cdef Py_buffer *view = &held.views[held.count]
-    PyObject_GetBuffer(array, view, PyBUF_C_CONTIGUOUS | flags)
-    held.count += 1
-    if not (
-        view.itemsize == itemsize and <uintptr_t> view.buf % <uintptr_t> itemsize == 0
-        and view.ndim == 1 + (a > 0) + (b > 0)
-        and (view.shape[0] == n or (view.shape[0] == 1 and not flags))
-        and (a == 0 or view.shape[1] == a) and (b == 0 or view.shape[2] == b)
-    ):
-        held.fit = False
-        return 0
-    c.first = view.buf
-    c.size = view.len // itemsize
-    c.row = 0 if view.shape[0] == 1 else c.size // n
-    c.single = itemsize == sizeof(float)
-    return 0
-
 
 cdef inline int take(Buffers *held, object array, Py_ssize_t n, Py_ssize_t a, Py_ssize_t b, Column *c) except -1:
     return hold(held, array, held.itemsize, 0, n, a, b, c)
@@ -125,12 +88,6 @@ cdef bint run(Buffers *held, const Problem *p, const Head *h, _pipeline.driver d
             drive(p, h)
             _arithmetic.restore_arithmetic(before)
     return held.fit
-
-
-cdef void release(Buffers *held) noexcept:
-    cdef Py_ssize_t k
-    for k in range(held.count):
-        PyBuffer_Release(&held.views[k])
 
 
 # Doors
@@ -329,16 +286,17 @@ def mdn_loss(
         memset(&sums, 0, sizeof(sums))
         if pen is not None:
             pens = pen.shape[1]
-            hold(&held, pen, sizeof(double), 0, n, pens, 0, &targets)
-            held.fit = held.fit and (pens == 1 or pens == 3) and held.views[held.count - 1].shape[0] == n
-        take(&held, raw, n, pens + 6 * m, 0, &rows)
+            held.fit = held.fit and (pens == 1 or pens == 3)
+            hold_each(&held, pen, sizeof(double), n, pens, 0, &targets)
+        hold_each(&held, raw, held.itemsize, n, pens + 6 * m, 0, &rows)
         give(&held, gradient_out, n, pens + 6 * m, 0, &gradient)
         give(&held, loss_out, n, 0, 0, &p.value)
         give_pairs(&held, x_gradient_out, n, 0, p.x_gradient)
         if sample_weight is not None:
-            hold(&held, sample_weight, sizeof(double), 0, n, 0, 0, &h.weight)
+            hold_each(&held, sample_weight, sizeof(double), n, 0, 0, &h.weight)
         if sums_out is not None:
             hold(&held, sums_out, sizeof(double), PyBUF_WRITABLE, (n + CHUNK - 1) // CHUNK, 0, 0, &sums)
+        held.fit = held.fit and (n == 1 or p.x[0].row > 0)
         p.unconstrained = True
         p.derivatives = gradient_out is not None
         pack(&rows, pens, m, p.parameters)
@@ -367,23 +325,38 @@ cdef inline void each(function f, Py_ssize_t count, const double *x, double_out 
         out[k] = f(x[k])
 
 
-def apply_elementary(str name not None, const double[::1] x not None, double[::1] values_out not None):
-    """Write the elementary function of that name of each x."""
-    cdef Py_ssize_t count = values_out.shape[0]
-    if name == "exp":
-        each(elementary.exp, count, &x[0], &values_out[0])
-    elif name == "exp_nonpositive":
-        each(elementary.exp_nonpositive, count, &x[0], &values_out[0])
-    elif name == "exp_normal":
-        each(elementary.exp_normal, count, &x[0], &values_out[0])
-    elif name == "exp_flushed":
-        each(elementary.exp_flushed, count, &x[0], &values_out[0])
-    elif name == "one_minus_exp":
-        each(elementary.one_minus_exp, count, &x[0], &values_out[0])
-    elif name == "log":
-        each(elementary.log, count, &x[0], &values_out[0])
-    elif name == "log1p":
-        each(elementary.log1p, count, &x[0], &values_out[0])
+def apply_elementary(str name not None, x, values_out):
+    """Write the elementary function of that name of each of the float64 numbers x."""
+    cdef Py_ssize_t count = len(x)
+    cdef Buffers held
+    cdef Column read, written
+    cdef const double *values
+    cdef double *out
+    held.count = 0
+    held.fit = True
+    try:
+        hold_each(&held, x, sizeof(double), count, 0, 0, &read)
+        hold(&held, values_out, sizeof(double), PyBUF_WRITABLE, count, 0, 0, &written)
+        if not held.fit:
+            return False
+        values, out = <const double *> read.first, <double *> written.first
+        if name == "exp":
+            each(elementary.exp, count, values, out)
+        elif name == "exp_nonpositive":
+            each(elementary.exp_nonpositive, count, values, out)
+        elif name == "exp_normal":
+            each(elementary.exp_normal, count, values, out)
+        elif name == "exp_flushed":
+            each(elementary.exp_flushed, count, values, out)
+        elif name == "one_minus_exp":
+            each(elementary.one_minus_exp, count, values, out)
+        elif name == "log":
+            each(elementary.log, count, values, out)
+        elif name == "log1p":
+            each(elementary.log1p, count, values, out)
+        return True
+    finally:
+        release(&held)
 
 
 # What _builds.py asks of a build

@@ -156,12 +156,17 @@ def draw(
     # (draws, n, ...)
     flat_x, flat_component = x.reshape(-1, n, 2), component.reshape(-1, n)
     flat_pen = None if pen is None else pen.reshape(-1, n, pens)
-    scratch = np.empty((_distribution_kernels.DRAW_PLANES, rows.shape[1] // PARAMETERS))
+    m = rows.shape[1] // PARAMETERS
+    scratch = np.empty((_distribution_kernels.DRAW_PLANES, m))
 
     def call(rows: FloatArray, x: FloatArray, pen: FloatArray | None, component: NDArray[np.int64]) -> None:
         count = component.shape
         uniform, normal = rng.random((*count, 2 if pens else 1)), rng.standard_normal((*count, 2))
-        _distribution_kernels.draw(rows, pens, unconstrained, *sharpening, uniform, normal, scratch, x, pen, component)
+        done = _distribution_kernels.draw(
+            *count, m, pens, rows, unconstrained, *sharpening, uniform, normal, scratch, x, pen, component
+        )
+        if not done:
+            raise ValueError("rng: expected float64 arrays of the shapes asked for from its random and standard_normal")
 
     if component.size <= PIECE:
         call(rows, flat_x, flat_pen, flat_component)
