@@ -82,7 +82,7 @@ FIVE_EXP = {  # dtype, M, n: the goal for each kernel build
     ("float32", M, SMALL): {"v4": 4.3},
     ("float64", 1, SMALL): {"v4": 4.0},
 }
-SCALAR_EXP = "goals hold with AVX-512: without it NumPy's float64 exp is scalar"
+SCALAR_EXP = "no goal without AVX-512, where NumPy's exp of float64 is scalar code"
 
 
 def five_exp(bench: Bench) -> Iterator[Line]:
@@ -142,7 +142,9 @@ def two_workers(bench: Bench) -> Iterator[Line]:
                 yield Line(row, "one worker", remark="one CPU")
                 continue
             pair = bench.two_workers(OURS[work].prepare, work, (n, M, "float64"))
-            yield _faster(row, "one worker", pair, goal=1.85, remark=f"had {pair.our_cpus:.1f} CPUs")
+            busy = pair.our_cpus < 1.5
+            remark = f"had {pair.our_cpus:.1f} CPUs" + ": no verdict on a busy machine" * busy
+            yield _faster(row, "one worker", pair, goal=None if busy else 1.85, remark=remark)
 
 
 # Against peers

@@ -75,6 +75,10 @@ class Sample(NamedTuple):
     cpus: float  # CPU time of this process over wall time: below 1, another process ran in between
 
 
+# The process has one CPU, so CPU time of all its threads is wall time, less what other processes took
+CPU_TIME = time.process_time
+
+
 class Pair(NamedTuple):
     """What a paired measurement found."""
 
@@ -88,7 +92,7 @@ class Pair(NamedTuple):
     undisturbed: int  # pairs during which no other process took the CPU
 
 
-def paired(ours: Call, theirs: Call, pairs: int) -> Pair:
+def paired(ours: Call, theirs: Call, pairs: int, clock: Call = CPU_TIME) -> Pair:
     """Time two calls in turn, A B A B ..., and take the median of the pairs' own ratios.
 
     A neighbour that slows the machine for a second slows both calls of a pair, so their ratio hardly changes; a ratio
@@ -104,7 +108,7 @@ def paired(ours: Call, theirs: Call, pairs: int) -> Pair:
         while len(quiet) < pairs and len(quiet) + len(disturbed) < PATIENCE * pairs:
             if len(quiet) + len(disturbed) >= enough and time.perf_counter() - start > LIMIT_SECONDS:
                 break
-            pair = _sample(ours, numbers[0], repeats), _sample(theirs, numbers[1], repeats)
+            pair = _sample(ours, numbers[0], repeats, clock), _sample(theirs, numbers[1], repeats, clock)
             (quiet if min(pair[0].cpus, pair[1].cpus) > QUIET else disturbed).append(pair)
     # a call of 20 ms is always interrupted where one of 1 ms is not, so disturbed pairs flatter the faster call
     return _summary(quiet if len(quiet) >= ENOUGH else quiet + disturbed, len(quiet))
@@ -124,16 +128,16 @@ def best(call: Call) -> float:
     settle_allocator()
     with collector_off():
         number = math.ceil(SHORT_SECONDS / max(_once(call), 1e-7))
-        end = time.perf_counter() + BEST_SECONDS
+        end = CPU_TIME() + BEST_SECONDS
         seconds = [_once(call)]
-        while time.perf_counter() < end:
+        while CPU_TIME() < end:
             seconds.append(_sample_once(call, number).seconds)
     return min(seconds)
 
 
 def importing(times: int) -> float:
     """Seconds of `import cymdn` after `import numpy`, least of some fresh processes."""
-    code = "import time, numpy; start = time.perf_counter(); import cymdn; print(time.perf_counter() - start)"
+    code = "import time, numpy; start = time.process_time(); import cymdn; print(time.process_time() - start)"
     # -P: the package that is installed, not the folder we stand in
     command = [sys.executable, "-P", "-c", code]
     return min(float(subprocess.run(command, capture_output=True, check=True).stdout) for _ in range(times))
@@ -158,20 +162,20 @@ def _summary(pairs: list[tuple[Sample, Sample]], undisturbed: int) -> Pair:
     )
 
 
-def _sample(call: Call, number: int, repeats: int) -> Sample:
-    return min(_sample_once(call, number) for _ in range(repeats))
+def _sample(call: Call, number: int, repeats: int, clock: Call = CPU_TIME) -> Sample:
+    return min(_sample_once(call, number, clock) for _ in range(repeats))
 
 
 def _once(call: Call) -> float:
     return _sample_once(call, 1).seconds
 
 
-def _sample_once(call: Call, number: int) -> Sample:
-    cpu, start = time.process_time(), time.perf_counter()
+def _sample_once(call: Call, number: int, clock: Call = CPU_TIME) -> Sample:
+    wall, cpu, start = time.perf_counter(), time.process_time(), clock()
     for _ in range(number):
         call()
-    wall = time.perf_counter() - start
-    return Sample(wall / number, (time.process_time() - cpu) / wall)
+    seconds = clock() - start
+    return Sample(seconds / number, (time.process_time() - cpu) / (time.perf_counter() - wall))
 
 
 def settle_allocator() -> None:
@@ -293,7 +297,7 @@ class Bench:
         with all_cpus():
             if not all(map(np.array_equal, problems.arrays(two()), problems.arrays(one()))):
                 self.note(f"two workers: {work} {size}: other bits than with one")
-            pair = paired(two, one, self.pairs)
+            pair = paired(two, one, self.pairs, time.perf_counter)
         if size[0] * size[1] > problems.SURELY_SHARED and pair.our_cpus < 1.5:
             self.note(f"two workers: {work} {size}: had only {pair.our_cpus:.1f} CPUs: is the machine busy?")
         return pair

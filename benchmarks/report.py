@@ -72,7 +72,7 @@ def _cymdn_config() -> str:
     import cymdn
 
     text = io.StringIO()
-    with contextlib.redirect_stdout(text):
+    with measure.all_cpus(), contextlib.redirect_stdout(text):
         cymdn.show_config()
     return text.getvalue().strip()
 
