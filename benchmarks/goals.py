@@ -92,7 +92,7 @@ def five_exp(bench: Bench) -> Iterator[Line]:
     for (dtype, m, n), goal in FIVE_EXP.items():
         for level in [kernels.in_use()] if bench.quick else builds:
             row = f"loss and gradient {dtype} M={m} n={n} {level}"
-            if bench.wants(row):
+            if bench.wants(row, "five np.exp"):
                 make = problems.mdn if m == 1 else problems.mdn_with_pen  # one component a row: no pen either
                 ours = kernels.loss_and_gradient(make(n, m, dtype), builds[level])
                 pair = bench.pair(ours, peers.five_exp(n, m, dtype), more=3)
