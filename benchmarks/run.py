@@ -15,7 +15,6 @@ import report
 import sweep
 
 PAIRS = 11
-SHARE_OF_SWEEP = 0.75  # of the time; the rest is for cymdn alone and for the memory of all
 FEWER_PAIRS = 7  # with --quick, and in the sweep
 
 
@@ -34,8 +33,7 @@ def main(arguments: list[str] | None = None) -> None:
     """Measure, print, store, draw."""
     options = _parse(arguments)
     only = [(row, peer) for row, _, peer in (part.lower().partition("/") for part in options.only)]
-    deadline = time.monotonic() + SHARE_OF_SWEEP * 60 * options.minutes
-    bench = measure.Bench(FEWER_PAIRS if options.quick else PAIRS, options.quick, only, deadline)
+    bench = measure.Bench(FEWER_PAIRS if options.quick else PAIRS, options.quick, only)
     found = Found()
     _measure(bench, options, found)
     if options.out:
@@ -48,9 +46,11 @@ def main(arguments: list[str] | None = None) -> None:
 
 def _parse(arguments: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--quick", action="store_true", help="the rows with a goal only, fewer pairs: about a minute")
+    parser.add_argument(
+        "--quick", action="store_true", help="the goals only, of the kernel build in use, with fewer pairs"
+    )
     parser.add_argument("--out", type=Path, metavar="PATH.json", help="store all numbers, e.g. for chart.py")
-    parser.add_argument("--minutes", type=float, default=10, help="time to keep to, on a slow machine with fewer peers")
+    parser.add_argument("--minutes", type=float, default=8, help="time for peers in the sweep (default: 8)")
     parser.add_argument("--plot", type=Path, metavar="PATH.png", help="draw the time a component over n")
     parser.add_argument(
         "--only",
@@ -68,9 +68,11 @@ def _measure(bench: measure.Bench, options: argparse.Namespace, found: Found) ->
     for line in goals.measure_all(bench):
         _progress(f"{line.row}, {line.against}: {line.measured}")
         found.goals.append(line)
-    build = f"kernel build {kernels.in_use()} on {found.machine['processor']}, {found.machine['vector']}"
-    _print(["", f"Goals, {build}", *report.goals(found.goals)])
+    if found.goals:
+        build = f"kernel build {kernels.in_use()} on {found.machine['processor']}, {found.machine['vector']}"
+        _print(["", f"Goals, {build}", *report.goals(found.goals)])
     bench.pairs = FEWER_PAIRS
+    bench.deadline = time.monotonic() + 60 * options.minutes
     cases = sweep.for_plot() if options.quick and options.plot else [] if options.quick else sweep.everything()
     for cells in sweep.measure_all(bench, cases):
         _progress(f"{cells[0].work} {cells[0].dtype} n={cells[0].n} M={cells[0].m}")
