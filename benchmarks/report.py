@@ -146,14 +146,15 @@ README_NS = {1: "1 row", 64: "64 rows", 6400: "6400 rows", 200_000: "200,000 row
 def readme(cases: Sequence[Sequence]) -> list[str]:
     """Return README's table in Markdown; of what could not be measured a dash."""
     ratios = {
-        (cell.label, cell.n): f"{_digits(cell.ratio, 2)}x"
+        (cell.label, cell.n): f"{cell.ratio:.{0 if cell.ratio >= 10 else 1}f}x"
         for cells in cases
         for cell in cells
         if (cell.work, cell.dtype, cell.m) == ("mdn", "float64", 20) and cell.ratio is not None
     }
     rows = [[name, *(ratios.get((label, n), "-") for n in README_NS)] for label, name in IN_README.items()]
     head = ["`mdn_loss_and_gradient` is faster than", *README_NS.values()]
-    return [f"| {' | '.join(row)} |" for row in [head, ["---"] * len(head), *rows]] if ratios else []
+    text = [f"| {' | '.join(row)} |" for row in [head, *rows]]
+    return [text[0], "|---" * len(head) + "|", *text[1:]] if ratios else []
 
 
 def render(head: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
