@@ -29,6 +29,7 @@ from cymdn._running import check_workers, is_one_call, piece_of, run, scratch, s
 Reduction: TypeAlias = Literal["none", "sum", "mean"]
 Out: TypeAlias = FloatArray | tuple[Any, ...] | None
 
+PIECE = 8 * _builds.CHUNK  # rows whose pens and weights are converted together, at most
 FLOAT32_MAX = float(np.finfo(np.float32).max)
 REDUCTIONS = ("none", "sum", "mean")
 
@@ -375,6 +376,6 @@ def _run(problem: _Problem, reduction: Reduction, outputs: list[Output], workers
 
     # slices and pieces begin at a chunk of rows that are summed together, so that sums do not depend on the workers
     parts = split(len(problem.raw), problem.components, workers, _builds.CHUNK)
-    run(call, problem.components, parts, piece_of(problem.components, _builds.CHUNK))
+    run(call, problem.components, parts, min(PIECE, piece_of(problem.components, _builds.CHUNK)))
     if sums is not None:
         loss[...] = _reduced(sums, problem.divisor, loss.dtype)

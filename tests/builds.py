@@ -37,7 +37,7 @@ class Declining:
     """Kernels that do nothing, and say so."""
 
     def __getattr__(self, name):
-        return lambda *arguments: False
+        return lambda *arguments, **options: False
 
 
 def decline(monkeypatch):

@@ -288,7 +288,7 @@ SHAPES = [
     ("gaussian_density_batch", "stddev", PAIR_43, [(2, 3, 2), (0, 3, 2)]),
     ("gaussian_density_batch", "correlation", SINGLE_43, [(3, 3, 1), (0, 3, 1)]),
     ("mdn_loss", "raw", RAW, [()]),
-    ("mdn_loss", "raw", f"{RAW}, P = 3 pen logits with this pen and M >= 1", [(4, 3, 3)]),
+    ("mdn_loss", "raw", f"{RAW}, P = 3 pen logits and M >= 1", [(4, 3, 3)]),
     ("mdn_loss", "raw", f"{RAW}, P = 3 .*", [(4, 3, 12)]),
     ("mdn_loss", "x", POINTS, [(), (4, 3, 3)]),
     ("mdn_loss", "x", MIXED, [(4, 1, 2), (3, 2)]),

@@ -20,7 +20,8 @@ ARROWS = {
     "torch": {"_builds", "_layout", "_mdn"},
     "jax": {"_arrays", "_mdn"},
     "_distribution": {
-        "_arrays", "_distribution_kernels", "_fit", "_layout", "_plot", "_running", "_sampling", "_univariate",
+        "_arrays", "_distribution_kernels", "_fit", "_layout", "_parameters", "_plot", "_running", "_sampling",
+        "_univariate",
     },
     "_fit": {"_arrays", "_layout", "_running", "_sampling"},
     "_plot": set(),
@@ -30,6 +31,7 @@ ARROWS = {
     "_mixture": {"_arrays", "_running"},
     "_mdn": {"_arrays", "_builds", "_layout", "_running"},
     "_running": {"_arrays", "_builds"},
+    "_parameters": {"_layout", "_univariate"},
     "_layout": {"_arrays"},
     "_builds": {"__version__", "_kernels"},
     "_arrays": set(),
