@@ -304,6 +304,15 @@ cdef inline double row_top(Py_ssize_t columns, const double *values) noexcept no
     return larger(t0, larger(larger(t1, t5), larger(t3, t7)))
 
 
+cdef inline double scaled_row_sum(Py_ssize_t columns, const double *values, double scale) noexcept nogil:
+    # of infinite values as if they were the largest number: in a sum of both signs, inf - inf would be a NaN
+    cdef double total = 0.0
+    cdef Py_ssize_t j
+    for j in range(columns):
+        total += bivariate.bounded(values[j], bivariate.DBL_MAX) * scale
+    return total
+
+
 cdef inline void row_sums(
     Py_ssize_t rows, Py_ssize_t columns, const double *plane, double_out total
 ) noexcept nogil:

@@ -15,7 +15,7 @@ except ImportError as error:
         "the installed package: change to another folder."
     ) from error
 
-CHUNK = _kernels.CHUNK
+BLOCK, CHUNK = _kernels.BLOCK, _kernels.CHUNK
 scratch_size = _kernels.scratch_size
 
 LEVELS = ("baseline", "v3", "v4")

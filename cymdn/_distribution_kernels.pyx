@@ -42,8 +42,8 @@ cdef void draw_rows(const Draws *d, const Column *rows, const Column *x, const C
 
 def draw(
     Py_ssize_t s, Py_ssize_t n, Py_ssize_t m,
-    Py_ssize_t pens,         # 0, 1 or 3
     parameters,              # (n, pens + 6 m)
+    Py_ssize_t pens,         # 0, 1 or 3
     bint unconstrained,
     double sharpness,        # factor of the mixture logits
     double pen_sharpness,    # factor of the pen logits

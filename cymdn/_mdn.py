@@ -209,6 +209,23 @@ def mdn_loss_and_gradient(
     return loss if out is not None else loss[()], gradient
 
 
+def loss_and_gradients(
+    raw: ArrayLike,
+    x: ArrayLike,
+    pen: ArrayLike | None,
+    sample_weight: ArrayLike | None,
+    reduction: Reduction,
+    workers: int | None,
+) -> tuple[FloatArray, FloatArray, FloatArray]:
+    """Return what `mdn_loss_and_gradient` does, and the gradient with respect to x, for frameworks."""
+    problem = _check_problem(raw, x, pen, sample_weight, reduction)
+    outputs = _allocate(problem, reduction, None, gradient=True)
+    x_gradient = np.empty((*problem.batch_shape, 2), problem.raw.dtype)
+    _run(problem, reduction, outputs, check_workers(workers), x_gradient)
+    loss, gradient = deliver(outputs)
+    return loss, gradient, x_gradient
+
+
 def _mean_of_plain_arrays(
     raw: ArrayLike, x: ArrayLike, pen: ArrayLike | None, workers: int | None, *, gradient: bool
 ) -> tuple[FloatArray, FloatArray | None] | None:
@@ -248,7 +265,7 @@ def _mean_of_plain_arrays(
 
 def _reduced(sums: NDArray[np.float64], divisor: float, dtype: np.dtype[Any]) -> Any:
     """Return the scalar of a sum of sums over a divisor; too large for the dtype, it is inf."""
-    value = np.float64(sums[0] if len(sums) == 1 else _total(sums)) / divisor
+    value = sums[0] / divisor if len(sums) == 1 else np.float64(_total(sums)) / divisor
     # beyond the dtype: inf, without NumPy's warning of it
     return value if dtype.char == "d" else dtype.type(copysign(inf, value) if abs(value) > FLOAT32_MAX else value)
 
@@ -349,11 +366,18 @@ def _allocate(problem: _Problem, reduction: Reduction, out: Out, *, gradient: bo
     return check_outputs(names, shapes, problem.raw.dtype, out, inputs)
 
 
-def _run(problem: _Problem, reduction: Reduction, outputs: list[Output], workers: int) -> None:
+def _run(
+    problem: _Problem,
+    reduction: Reduction,
+    outputs: list[Output],
+    workers: int,
+    x_gradient: FloatArray | None = None,
+) -> None:
     loss = outputs[0].array
     losses = loss.reshape(-1) if reduction == "none" else None
     sums = None if reduction == "none" else np.zeros(-(-len(problem.raw) // _builds.CHUNK))
     gradient = outputs[1].array.reshape(problem.raw.shape) if len(outputs) > 1 else None
+    of_points = None if x_gradient is None else x_gradient.reshape(problem.x.shape)
     kernel = _builds.kernels.mdn_loss
 
     def call(start: int, stop: int, memory: NDArray[np.float64]) -> bool:
@@ -371,6 +395,7 @@ def _run(problem: _Problem, reduction: Reduction, outputs: list[Output], workers
             None if losses is None else losses[rows],
             None if sums is None else sums[start // _builds.CHUNK : -(-stop // _builds.CHUNK)],
             None if gradient is None else gradient[rows],
+            None if of_points is None else of_points[rows],
         )
         return done
 

@@ -226,9 +226,25 @@ cdef inline void differentiate(const Problem *p, Py_ssize_t rows) noexcept nogil
                 _block.no_gradient(at.columns, j * at.columns, b)
 
 
+cdef inline double sum_within_range(const Problem *p, Py_ssize_t rows, Py_ssize_t j, bint second) noexcept nogil:
+    # a row's sum of slope0 or slope1 where the plain one is not finite: no sum of m terms of this scale overflows
+    cdef Py_ssize_t k
+    cdef double total = 0.0, scale = 0.5 / <double> p.m
+    cdef Place at
+    cdef const double *slope
+    for k in range(parts(p)):
+        at = place_of(p, 0, rows, k)
+        if second:
+            slope = p.blocks[k].slope1
+        else:
+            slope = p.blocks[k].slope0
+        total += _block.scaled_row_sum(at.columns, slope + j * at.columns, scale)
+    return total / scale
+
+
 cdef inline void differentiate_rows(const Problem *p, Py_ssize_t rows) noexcept nogil:
     # with respect to the point: less the sum of the derivatives with respect to the means
-    cdef Py_ssize_t k
+    cdef Py_ssize_t j, k
     cdef Rows *w = p.rows
     cdef Place at
     _block.set_plane(rows, 0.0, w.x0)
@@ -237,6 +253,11 @@ cdef inline void differentiate_rows(const Problem *p, Py_ssize_t rows) noexcept 
         at = place_of(p, 0, rows, k)
         _block.row_sums(rows, at.columns, p.blocks[k].slope0, w.x0)
         _block.row_sums(rows, at.columns, p.blocks[k].slope1, w.x1)
+    for j in range(rows):
+        if w.x0[j] - w.x0[j] != 0.0:
+            w.x0[j] = sum_within_range(p, rows, j, False)
+        if w.x1[j] - w.x1[j] != 0.0:
+            w.x1[j] = sum_within_range(p, rows, j, True)
     _block.negate(rows, w.x0)
     _block.negate(rows, w.x1)
 

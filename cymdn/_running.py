@@ -1,6 +1,7 @@
 """Runs kernels: workers, scratch memory, and batches of arguments that broadcast."""
 
 import math
+import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
@@ -21,6 +22,8 @@ FEWEST_ROWS = 64
 COPIED = 1 << 14
 
 PIECE_COMPONENTS = 1 << 19  # of one call of a kernel
+
+_thread = threading.local()
 
 
 # Workers
@@ -52,7 +55,7 @@ def is_worth_sharing(components: int, workers: int | None) -> bool:
 
 def is_one_call(components: int, workers: int | None) -> bool:
     """Whether one worker does so many components in one piece."""
-    return components <= PIECE_COMPONENTS and not is_worth_sharing(components, workers)
+    return components <= PIECE_COMPONENTS and (workers is None or not is_worth_sharing(components, workers))
 
 
 def split(rows: int, components: int, workers: int, multiple: int = 1) -> list[tuple[int, int]]:
@@ -66,8 +69,14 @@ def split(rows: int, components: int, workers: int, multiple: int = 1) -> list[t
 
 
 def scratch(components: int) -> NDArray[np.float64]:
-    """Return scratch memory for a kernel."""
-    return np.empty(_builds.scratch_size(components))
+    """Return scratch memory for a kernel: this thread's own, or more of it where a mixture needs several blocks."""
+    if components > _builds.BLOCK:
+        return np.empty(_builds.scratch_size(components))
+    try:
+        memory: NDArray[np.float64] = _thread.scratch
+    except AttributeError:
+        memory = _thread.scratch = np.empty(_builds.scratch_size(_builds.BLOCK))
+    return memory
 
 
 def piece_of(components: int, multiple: int = 1) -> int:

@@ -44,6 +44,9 @@ class Sharpening(NamedTuple):
     log_stddev: float = 0.0
 
 
+NEUTRAL = Sharpening()
+
+
 def mdn_sample(
     raw: ArrayLike,
     *,
@@ -147,35 +150,42 @@ def draw(
     rng: np.random.Generator,
 ) -> tuple[FloatArray, FloatArray | None, NDArray[np.int64]]:
     """Draw from rows of packed parameters (n, P + 6 M), to arrays whose first axes are `shape`, ending in the batch."""
-    x = np.empty((*shape, 2), rows.dtype)
-    component = np.empty(shape, np.int64)
+    n, m = len(rows), (rows.shape[1] - pens) // PARAMETERS
+    x, component = np.empty((*shape, 2), rows.dtype), np.empty(shape, np.int64)
     pen = np.empty((*shape, 3) if pens == 3 else shape, rows.dtype) if pens else None
-    n = len(rows)
     if not component.size:
         return x, pen, component
-    # (draws, n, ...)
-    flat_x, flat_component = x.reshape(-1, n, 2), component.reshape(-1, n)
-    flat_pen = None if pen is None else pen.reshape(-1, n, pens)
-    m = rows.shape[1] // PARAMETERS
     scratch = np.empty((_distribution_kernels.DRAW_PLANES, m))
-
-    def call(rows: FloatArray, x: FloatArray, pen: FloatArray | None, component: NDArray[np.int64]) -> None:
-        count = component.shape
-        uniform, normal = rng.random((*count, 2 if pens else 1)), rng.standard_normal((*count, 2))
-        done = _distribution_kernels.draw(
-            *count, m, pens, rows, unconstrained, *sharpening, uniform, normal, scratch, x, pen, component
-        )
-        if not done:
-            raise ValueError("rng: expected float64 arrays of the shapes asked for from its random and standard_normal")
-
+    options = (pens, unconstrained, *sharpening)
+    # (draws, n, ...)
+    flat = (
+        x.reshape(-1, n, 2),
+        None if pen is None else pen.reshape(-1, n, pens),
+        component.reshape(-1, n),
+    )
     if component.size <= PIECE:
-        call(rows, flat_x, flat_pen, flat_component)
+        _draw_piece(rows, m, options, scratch, flat, rng)
         return x, pen, component
-    for s in range(0, len(flat_x), max(1, PIECE // n)):
+    for s in range(0, len(flat[0]), max(1, PIECE // n)):
         for i in range(0, n, PIECE):
             piece = slice(s, s + max(1, PIECE // n)), slice(i, i + PIECE)
-            call(rows[piece[1]], flat_x[piece], None if flat_pen is None else flat_pen[piece], flat_component[piece])
+            outputs = tuple(None if output is None else output[piece] for output in flat)
+            _draw_piece(rows[piece[1]], m, options, scratch, outputs, rng)
     return x, pen, component
+
+
+def _draw_piece(
+    rows: FloatArray,
+    m: int,
+    options: tuple[Any, ...],
+    scratch: NDArray[np.float64],
+    outputs: tuple[Any, ...],
+    rng: np.random.Generator,
+) -> None:
+    s, n = outputs[2].shape
+    uniform, normal = rng.random((s, n, 2 if options[0] else 1)), rng.standard_normal((s, n, 2))
+    if not _distribution_kernels.draw(s, n, m, rows, *options, uniform, normal, scratch, *outputs):
+        raise ValueError("rng: expected float64 arrays of the shapes asked for from its random and standard_normal")
 
 
 def check_rng(rng: Seed) -> np.random.Generator:
@@ -199,6 +209,8 @@ def check_pens(pen: object) -> None:
 
 def check_sharpening(bias: float, temperature: float) -> Sharpening:
     """Return what bias and temperature do."""
+    if type(bias) is float and type(temperature) is float and bias == 0.0 and temperature == 1.0:
+        return NEUTRAL
     b, t = check_nonnegative("bias", bias), check_positive("temperature", temperature)
     # finite factors: their product with a difference of 0 must be 0
     return Sharpening(min((1.0 + b) / t, sys.float_info.max), min(1.0 / t, sys.float_info.max), 0.5 * math.log(t) - b)
