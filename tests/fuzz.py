@@ -131,11 +131,7 @@ class Invocation(NamedTuple):
 
     def code(self):
         """Return the call as a program."""
-        lines = [
-            "# in tests/",
-            "from fuzz import *",
-            f"running.WORKER_COMPONENTS = {self.worker_components}",
-        ]
+        lines = ["# in tests/", "from fuzz import *", f"running.WORKER_COMPONENTS = {self.worker_components}"]
         lines += [f"{name} = {code_of(value)}" for name, value in self.arguments.items()]
         names = ", ".join(f"{name}={name}" for name in self.arguments)
         return "\n".join([*lines, f"result = resolve({self.function!r})({names})", "print(result)"])

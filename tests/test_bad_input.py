@@ -414,7 +414,7 @@ BAD = {
                 for bad, shape in (([], "0,"), (1.5, ""), (True, ""), ((0.5, 1), "2,"), (range(4), "4,"))
             },
             "bytearray": (bytearray(8), rf"expected {X}, got \(8,\)$"),
-        },
+        }
     },
     "mdn_loss": {
         "sample_weight": {
@@ -537,7 +537,7 @@ BAD = {
             "0": ([0.5, 0.0], r"expected numbers between 0 and 1, got 0.0 at index \(1,\)$"),
             "1": (1, r"expected numbers between 0 and 1, got 1.* at index \(\)$"),
             "NaN": ([[NAN]], r"expected numbers between 0 and 1, got nan at index \(0, 0\)$"),
-        },
+        }
     },
     "marginal().cdf": {"x": {"of another batch": (np.zeros(4), r".*broadcasts with \(3,\).*got \(4,\)$")}},
     "marginal().sample": {"size": SIZES, "rng": RNGS},
@@ -562,7 +562,7 @@ OTHER_CASES = {
         "no components": (
             shapes(weights=0, mean=(0, 2), stddev=(0, 2), correlation=0),
             r"weights: expected at least one component, got M = 0$",
-        ),
+        )
     },
     "mdn_loss": {
         "one pen for three logits": (shapes(pen=(4, 3)), rf"raw: expected {RAW}, P = 1 .*got \(4, 3, 15\)$"),
@@ -588,7 +588,7 @@ OTHER_CASES = {
         "no components": (
             shapes(weights=0, means=(0, 2), stddevs=(0, 2), correlations=0),
             r"weights: expected at least one component, got M = 0$",
-        ),
+        )
     },
     "from_network_output": {
         "raw without its pen": ({"raw": np.zeros((3, 12)), "pen": 1}, r"raw: .*P = 1 pen.*, got \(3, 12\)$"),

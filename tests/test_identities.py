@@ -35,11 +35,7 @@ def raw_output(logits, mean, log_stddev, a, _x=None):
 
 def pen_problem(pen, n, seed=1):
     rng = np.random.default_rng(seed)
-    targets = {
-        "none": None,
-        "bernoulli": rng.random(n),
-        "categorical": rng.dirichlet([1, 1, 1], size=n),
-    }
+    targets = {"none": None, "bernoulli": rng.random(n), "categorical": rng.dirichlet([1, 1, 1], size=n)}
     return rng.normal(size=(n, PENS[pen])), targets[pen]
 
 

@@ -121,16 +121,7 @@ def test_two_dtypes_give_the_larger_and_each_its_gradient():
         both = raw, x.astype(np.float64), pen
         loss, (raw_gradient, x_gradient) = jax.value_and_grad(mdn_loss, argnums=(0, 1))(*both)
         expected_loss, expected = cymdn.mdn_loss_and_gradient(*both)
-        assert_equal(
-            (
-                loss,
-                raw_gradient,
-            ),
-            (
-                expected_loss,
-                expected.astype(np.float32),
-            ),
-        )
+        assert_equal((loss, raw_gradient), (expected_loss, expected.astype(np.float32)))
         assert x_gradient.dtype == np.float64
 
 
@@ -331,16 +322,7 @@ def test_rows_far_out_give_the_numbers_of_cymdn_and_no_nan(dtype):
 
     loss, raw_gradient, x_gradient = map(np.asarray, jax.jit(ours)(raw, x))
     expected, expected_gradient = cymdn.mdn_loss_and_gradient(raw, x, pen, reduction="none")
-    assert_equal(
-        (
-            loss,
-            raw_gradient,
-        ),
-        (
-            expected,
-            expected_gradient,
-        ),
-    )
+    assert_equal((loss, raw_gradient), (expected, expected_gradient))
     assert not np.isnan(x_gradient).any()
 
 
