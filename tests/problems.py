@@ -5,6 +5,7 @@ from functools import partial
 import numpy as np
 import pytest
 
+import cymdn
 from cymdn import BivariateMixture
 
 FLOATS = (np.float32, np.float64)
@@ -82,6 +83,33 @@ def loss_problem(batch=(6,), m=3, pen="bernoulli", dtype=np.float64, seed=0):
 
 def row_weights(batch=(6,), seed=1):
     return np.random.default_rng(seed).uniform(0.5, 1.5, batch)
+
+
+def calls_of(x, weights, mean, stddev, correlation, raw, pen, weight):
+    """Calls of the functions of arrays by name, each to be given options; raw (n, 1 + 6 M)."""
+    one = weights[0], mean[0], stddev[0], correlation[0]
+    drop_in = x[:, None], mean, stddev, correlation[..., None]
+    return {
+        "density": lambda **k: cymdn.gaussian_density_batch(*drop_in, True, **k),
+        "density, one mixture": lambda **k: cymdn.gaussian_density_batch(
+            drop_in[0], *(a[:1] for a in drop_in[1:]), True, **k
+        ),
+        "components": lambda **k: cymdn.gaussian_logpdf_and_gradient(x, mean, stddev, correlation, **k),
+        "mixture": lambda **k: cymdn.mixture_logpdf_and_gradient(x, weights, mean, stddev, correlation, **k),
+        "grid": lambda **k: cymdn.mixture_logpdf_and_gradient(x, *one, **k),
+        "one point": lambda **k: cymdn.mixture_logpdf(x[0], weights, mean, stddev, correlation, **k),
+        "loss": lambda **k: cymdn.mdn_loss_and_gradient(raw, x, pen, **k),
+        "weighted loss": lambda **k: cymdn.mdn_loss_and_gradient(raw, x, pen, sample_weight=weight, **k),
+        "losses": lambda **k: cymdn.mdn_loss_and_gradient(raw, x, pen, reduction="none", **k),
+        "sum": lambda **k: cymdn.mdn_loss(raw, x, pen, reduction="sum", **k),
+    }
+
+
+def arguments_of_calls(dtype, n, m):
+    """Arguments of calls_of, of ordinary sizes."""
+    rng = np.random.default_rng(3)
+    raw = rng.normal(size=(n, 1 + 6 * m)).astype(dtype)
+    return *mixture_problem((n,), m, dtype), raw, rng.random(n).astype(dtype), rng.random(n).astype(dtype)
 
 
 def parameters(m=3, batch=(), dtype=np.float64, seed=0):
@@ -187,7 +215,7 @@ def plain(array, dtype=None):
 def strided(array):
     """Every other element of every axis of a larger array, whose other elements are 99."""
     larger = np.full([2 * size for size in array.shape], 99, array.dtype)
-    view = larger[tuple(slice(None, None, 2) for _ in array.shape)]
+    view = larger[(..., *[slice(None, None, 2)] * array.ndim)]  # with the ellipsis an array of no axes is a view too
     view[...] = array
     return view
 
@@ -200,7 +228,7 @@ def columns_of_a_table(array):
 
 
 def reversed_everywhere(array):
-    backwards = tuple(slice(None, None, -1) for _ in array.shape)
+    backwards = (..., *[slice(None, None, -1)] * array.ndim)
     return array[backwards].copy()[backwards]
 
 
@@ -243,7 +271,7 @@ LAYOUTS = {
     "columns_of_a_table": columns_of_a_table,
     "reversed_rows": lambda array: array[::-1].copy()[::-1],
     "reversed_everywhere": reversed_everywhere,
-    "fortran_ordered": lambda array: np.asfortranarray(array).copy(order="F"),
+    "fortran_ordered": lambda array: array.copy(order="F"),
     "transposed": lambda array: np.moveaxis(np.moveaxis(array, 1, 0).copy(), 0, 1),  # the middle axis varies slowest
     "read_only": read_only,
     "byte_swapped": byte_swapped,

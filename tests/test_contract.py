@@ -12,6 +12,7 @@ from problems import (
     EPS,
     FLOATS,
     INF,
+    LAYOUTS,
     NAN,
     PENS,
     assert_no_nan,
@@ -549,15 +550,11 @@ def test_dtype_of_the_weights_does_not_matter_to_a_bit_of_the_mean(dtype):
 def test_gradient_is_that_of_the_reduced_loss(weighted):
     arguments, weight = loss_problem((50,)), np.random.default_rng(1).exponential(size=50) if weighted else None
     rows = loss_rows(*arguments, sample_weight=weight)[1]
-    for reduction, divisor in (("sum", 1), ("mean", 50 if weight is None else weight.sum())):
-        _, gradient = mdn_loss_and_gradient(*arguments, sample_weight=weight, reduction=reduction)
+    mean = 50 if weight is None else weight.sum()
+    for keywords, divisor in (({"reduction": "sum"}, 1), ({"reduction": "mean"}, mean), ({}, mean)):
+        _, gradient = mdn_loss_and_gradient(*arguments, sample_weight=weight, **keywords)
         # a few roundings of the factors, and those of differences near 0
         np.testing.assert_allclose(gradient, rows / divisor, rtol=8 * EPS[np.float64], atol=1e-16)
-
-
-def test_mean_is_the_default_reduction():
-    arguments = loss_problem()
-    assert mdn_loss(*arguments) == mdn_loss(*arguments, reduction="mean")
 
 
 @pytest.mark.parametrize("weight", [None, np.zeros(0)])
@@ -736,19 +733,9 @@ SEVERAL = [name for name in CALLS if "_and_gradient" in name]
 each_call = pytest.mark.parametrize("name", CALLS)
 each_call_with_several_outputs = pytest.mark.parametrize("name", SEVERAL)
 
-# Arrays of a shape and dtype to write to, filled with what is not to stay. The ellipsis keeps arrays of no axes arrays.
-LAYOUTS = {
-    "contiguous": lambda shape, dtype: np.full(shape, 99, dtype),
-    "every other element": lambda shape, dtype: np.full([2 * k for k in shape], 99, dtype)[
-        (..., *[slice(None, None, 2)] * len(shape))
-    ],
-    "Fortran order": lambda shape, dtype: np.full(shape, 99, dtype, order="F"),
-    "reversed": lambda shape, dtype: np.full(shape, 99, dtype)[(..., *[slice(None, None, -1)] * len(shape))],
-    "byte-swapped": lambda shape, dtype: np.full(shape, 99, np.dtype(dtype).newbyteorder()),
-    "misaligned": lambda shape, dtype: np.frombuffer(
-        bytearray(1 + int(np.prod(shape)) * dtype.itemsize), dtype, offset=1
-    ).reshape(shape),
-}
+# To write to, all with what is not to stay; those that arrays without axes have too
+OUT_LAYOUTS = ("contiguous", "strided", "reversed_everywhere", "fortran_ordered", "byte_swapped", "misaligned")
+OUT_LAYOUTS += ("offset_by_one_element", "field_of_records")
 
 
 def called(name, dtype=np.float64):
@@ -763,7 +750,7 @@ def called(name, dtype=np.float64):
 
 
 def outputs_like(result, layout="contiguous"):
-    return [LAYOUTS[layout](np.shape(a), a.dtype) for a in flat(result)]
+    return [LAYOUTS[layout](np.full(np.shape(a), 99, a.dtype)) for a in flat(result)]
 
 
 def nested(result, arrays):
@@ -782,7 +769,7 @@ def assert_filled(arrays, returned, expected):
 
 
 @each_dtype
-@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("layout", OUT_LAYOUTS)
 @each_call
 def test_out_is_filled_with_the_same_bits_and_returned(name, layout, dtype):
     call, expected, _ = called(name, dtype)
