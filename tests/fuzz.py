@@ -30,8 +30,9 @@ from typing import Any, NamedTuple
 import fuzz_calls
 import numpy as np
 from builds import running
+from checks import assert_same_bits, flat
 from fuzz_calls import DRAWS, chance, pick
-from problems import LAYOUTS, assert_same_bits, flat
+from problems import LAYOUTS
 
 import cymdn
 

@@ -11,8 +11,8 @@ from typing import Any, NamedTuple
 
 import fuzz_contract as contract
 import numpy as np
+from checks import INF, NAN
 from fuzz_contract import EPS, FLOAT32, FLOAT64
-from problems import INF, NAN
 
 from cymdn import BivariateMixture
 

@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 import numpy as np
 import reference
-from problems import INF
+from checks import INF
 from reference import LONG, PROMISED, Number, raw_parts, scaled
 
 from cymdn import BivariateMixture

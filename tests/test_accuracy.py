@@ -8,7 +8,8 @@ from functools import cache
 import numpy as np
 import pytest
 import reference
-from problems import EPS, FLOATS, PENS, density_outputs, each_dtype
+from checks import EPS, FLOATS, PENS, each_dtype
+from problems import density_outputs
 from reference import EXACT, LONG, Number, error_in_terms
 
 import cymdn

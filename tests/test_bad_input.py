@@ -17,17 +17,8 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from problems import (
-    INF,
-    NAN,
-    component_problem,
-    density_problem,
-    mixture,
-    mixture_problem,
-    network_output,
-    parameters,
-    planes,
-)
+from checks import INF, NAN
+from problems import component_problem, density_problem, mixture, mixture_problem, network_output, parameters, planes
 from scipy import sparse
 
 import cymdn

@@ -22,7 +22,8 @@ import builds
 import numpy as np
 import pytest
 from builds import BUILDS, LEVELS, choosing, running
-from problems import FLOATS, Told, arguments_of_calls, calls_of, each_dtype, flat
+from checks import FLOATS, each_dtype, flat
+from problems import Told, arguments_of_calls, calls_of
 
 import cymdn
 

@@ -8,25 +8,22 @@ import mpmath
 import numpy as np
 import pytest
 import reference
-from problems import (
+from checks import (
     EPS,
     FLOATS,
     INF,
-    LAYOUTS,
     NAN,
     PENS,
     assert_no_nan,
     assert_same_bits,
-    component_problem,
     each_dtype,
     each_pen,
     each_reduction,
     flat,
-    loss_problem,
-    mixture_problem,
     rows_of,
     without_row,
 )
+from problems import LAYOUTS, component_problem, loss_problem, mixture_problem
 
 import cymdn
 from cymdn import gaussian_logpdf_and_gradient, mdn_loss, mdn_loss_and_gradient, mixture_logpdf_and_gradient

@@ -10,7 +10,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from problems import assert_same_bits, each_dtype, loss_problem, mixture_problem
+from checks import assert_same_bits, each_dtype
+from problems import loss_problem, mixture_problem
 
 import cymdn
 

@@ -11,7 +11,8 @@ import builds
 import numpy as np
 import pytest
 import reference
-from problems import FLOATS, assert_same_bits, each_dtype, each_layout, elements, mixture, network_output, parameters
+from checks import FLOATS, assert_same_bits, each_dtype
+from problems import each_layout, elements, mixture, network_output, parameters
 from reference import EXACT, Number, error_in_terms, score
 from test_accuracy import BOUND, GROUPS, natural, raw_output
 from test_contract import any_finite

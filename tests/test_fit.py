@@ -4,7 +4,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from problems import assert_same_bits, each_dtype, each_layout, parameters
+from checks import assert_same_bits, each_dtype
+from problems import each_layout, parameters
 
 from cymdn import BivariateMixture, _fit
 

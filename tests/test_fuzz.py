@@ -7,7 +7,7 @@ import fuzz
 import fuzz_calls
 import numpy as np
 import pytest
-from problems import assert_same_bits, flat
+from checks import assert_same_bits, flat
 
 import cymdn
 

@@ -2,7 +2,8 @@
 
 import numpy as np
 import pytest
-from problems import PENS, each_pen, softmax
+from checks import PENS, each_pen
+from problems import softmax
 
 import cymdn
 from cymdn import gaussian_logpdf_and_gradient, mdn_loss, mdn_loss_and_gradient, mixture_logpdf_and_gradient

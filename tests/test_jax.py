@@ -12,7 +12,8 @@ import pytest
 jax = pytest.importorskip("jax", reason="the extra `jax` is not installed")
 
 import jax.numpy as jnp  # noqa: E402
-from problems import INF, NAN, assert_same_bits, each_pen, each_reduction, flat, loss_problem  # noqa: E402
+from checks import INF, NAN, assert_same_bits, each_pen, each_reduction, flat  # noqa: E402
+from problems import loss_problem  # noqa: E402
 from test_crosschecks import plain_losses  # noqa: E402
 
 import cymdn  # noqa: E402

@@ -6,7 +6,8 @@ import tracemalloc
 
 import numpy as np
 import pytest
-from problems import arguments_of_calls, calls_of, each_dtype
+from checks import each_dtype
+from problems import arguments_of_calls, calls_of
 
 import cymdn
 

@@ -3,8 +3,9 @@
 import mpmath
 import numpy as np
 import pytest
+from checks import each_dtype
 from mpmath import mpf
-from problems import each_dtype, elements, mixture, network_output, parameters
+from problems import elements, mixture, network_output, parameters
 from reference import EXACT, natural_mixture, score
 
 from cymdn import BivariateMixture

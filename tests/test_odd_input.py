@@ -12,16 +12,8 @@ import itertools
 import numpy as np
 import pytest
 from builds import BLOCK
-from problems import (
-    LAYOUTS,
-    assert_same_bits,
-    density_outputs,
-    density_problem,
-    each_dtype,
-    each_layout,
-    integer_density_problem,
-    plain,
-)
+from checks import assert_same_bits, each_dtype
+from problems import LAYOUTS, density_outputs, density_problem, each_layout, integer_density_problem, plain
 
 from cymdn import gaussian_density_batch
 

@@ -4,7 +4,8 @@ import sys
 
 import numpy as np
 import pytest
-from problems import each_dtype, mixture
+from checks import each_dtype
+from problems import mixture
 
 from cymdn import BivariateMixture, _plot
 

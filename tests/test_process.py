@@ -14,7 +14,7 @@ from contextlib import contextmanager
 import builds
 import numpy as np
 import pytest
-from problems import assert_same_bits, each_dtype
+from checks import assert_same_bits, each_dtype
 from test_builds import calls, digest, golden, results
 
 from cymdn import BivariateMixture

@@ -9,21 +9,10 @@ import builds
 import numpy as np
 import pytest
 from builds import PIECE
+from checks import FALSE_ALARM, FLOATS, assert_same_bits, each_dtype
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from problems import (
-    FALSE_ALARM,
-    FLOATS,
-    LAYOUTS,
-    Told,
-    assert_same_bits,
-    each_dtype,
-    each_layout,
-    network_output,
-    parameters,
-    planes,
-    softmax,
-)
+from problems import LAYOUTS, Told, each_layout, network_output, parameters, planes, softmax
 from scipy import stats
 
 from cymdn import BivariateMixture, mdn_loss, mdn_sample

@@ -12,7 +12,8 @@ import sys
 import numpy as np
 import pytest
 from builds import running
-from problems import INF, NAN, PENS, assert_same_bits, each_pen, each_reduction, loss_problem, row_weights
+from checks import INF, NAN, PENS, assert_same_bits, each_pen, each_reduction
+from problems import loss_problem, row_weights
 from test_contract import any_finite
 
 import cymdn

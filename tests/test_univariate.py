@@ -10,8 +10,9 @@ here logarithms of weights and standard deviations are terms: this is plain NumP
 import mpmath
 import numpy as np
 import pytest
+from checks import FALSE_ALARM, FLOATS, assert_same_bits
 from mpmath import mp, mpf
-from problems import FALSE_ALARM, FLOATS, assert_same_bits, each_layout, elements, mixture, network_output, parameters
+from problems import each_layout, elements, mixture, network_output, parameters
 from reference import EXACT, natural_mixture, raw_mixture
 from scipy import stats
 
