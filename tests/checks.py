@@ -1,5 +1,9 @@
 """What test files share to run on and to judge by: dtypes, pens, constants, comparison bit by bit."""
 
+import os
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 
@@ -47,3 +51,9 @@ def without_row(result, row):
 def assert_no_nan(result):
     for array in flat(result):
         assert not np.isnan(array).any()
+
+
+def run_python(*arguments, cwd="/", **environment):
+    """Run a Python of its own, and return it when it has ended, with what it printed; one that hangs is killed."""
+    command, environment = [sys.executable, *map(str, arguments)], {**os.environ, **environment}
+    return subprocess.run(command, capture_output=True, text=True, cwd=cwd, env=environment, timeout=120)

@@ -4,13 +4,11 @@ import contextlib
 import importlib.util
 import os
 import pickle
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
-from checks import assert_same_bits, each_dtype
+from checks import assert_same_bits, each_dtype, run_python
 from problems import loss_problem, mixture_problem
 
 import cymdn
@@ -149,13 +147,7 @@ def test_memory_of_a_worker_is_bounded_by_the_chunk(client):
 
 def test_the_example_prints_what_it_promises():
     pytest.importorskip("resource", reason="the example measures memory by what only POSIX has")
-    run = subprocess.run(
-        [sys.executable, EXAMPLE, "--points", "100000", "--chunk", "30001", "--limit", "500MB"],
-        capture_output=True,
-        text=True,
-        timeout=SECONDS,
-        cwd="/",
-    )
+    run = run_python(EXAMPLE, "--points", "100000", "--chunk", "30001", "--limit", "500MB")
     assert run.returncode == 0, run.stderr
     lines = run.stdout.splitlines()
     assert lines[0] == "100,000 points in 4 chunks, a mixture of 20 components"

@@ -1,9 +1,6 @@
 """cymdn.jax: the numbers of cymdn.mdn_loss_and_gradient, through JAX's transformations, or a clear error."""
 
-import os
 import re
-import subprocess
-import sys
 import tracemalloc
 
 import numpy as np
@@ -12,7 +9,7 @@ import pytest
 jax = pytest.importorskip("jax", reason="the extra `jax` is not installed")
 
 import jax.numpy as jnp  # noqa: E402
-from checks import INF, NAN, assert_same_bits, each_pen, each_reduction, flat  # noqa: E402
+from checks import INF, NAN, assert_same_bits, each_pen, each_reduction, flat, run_python  # noqa: E402
 from problems import loss_problem  # noqa: E402
 from test_crosschecks import plain_losses  # noqa: E402
 
@@ -491,18 +488,6 @@ def test_a_first_derivative_through_a_gradient_is_none_of_the_second(mode):
 # Processes of their own: one CPU, several devices
 
 
-def run(program, **environment):
-    """Run a program; what hangs is killed and fails."""
-    return subprocess.run(
-        [sys.executable, "-W", "error", "-c", program],
-        capture_output=True,
-        text=True,
-        cwd="/",
-        timeout=120,
-        env={**os.environ, "JAX_PLATFORMS": "cpu", **environment},
-    )
-
-
 def test_large_arrays_pass_where_there_is_one_cpu():
     # where jax.pure_callback waits for ever
     program = """
@@ -519,7 +504,7 @@ expected, expected_gradient = cymdn.mdn_loss_and_gradient(raw, x)
 assert loss == expected and (np.asarray(gradient) == expected_gradient).all()
 print("done")
 """
-    result = run(program)
+    result = run_python("-W", "error", "-c", program, JAX_PLATFORMS="cpu")
     assert result.stdout == "done\n", result.stderr
 
 
@@ -555,5 +540,6 @@ except ValueError as error:
     assert "replicat" in str(error)
     print(len(jax.devices()), "devices")
 """
-    result = run(program, XLA_FLAGS="--xla_force_host_platform_device_count=2")
+    flags = "--xla_force_host_platform_device_count=2"
+    result = run_python("-W", "error", "-c", program, JAX_PLATFORMS="cpu", XLA_FLAGS=flags)
     assert result.stdout == "2 devices\n", result.stderr

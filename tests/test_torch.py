@@ -6,13 +6,11 @@ import io
 import math
 import pickle
 import shutil
-import subprocess
-import sys
 
 import numpy as np
 import pytest
 from builds import running
-from checks import INF, NAN, PENS, assert_same_bits, each_pen, each_reduction
+from checks import INF, NAN, PENS, assert_same_bits, each_pen, each_reduction, run_python
 from problems import loss_problem, row_weights
 from test_contract import any_finite
 
@@ -736,7 +734,5 @@ def test_workers_of_a_data_loader_give_the_same_bits(start, tmp_path):
         pytest.skip(f"no {start} on this system")
     program = tmp_path / "loader.py"
     program.write_text(LOADER)
-    run = subprocess.run(
-        [sys.executable, str(program), start], capture_output=True, text=True, timeout=100, cwd=tmp_path
-    )
+    run = run_python(program, start, cwd=tmp_path)
     assert run.stdout == "same bits\n", run.stderr
