@@ -323,13 +323,6 @@ def test_component_whose_own_derivative_overflows_contributes_exactly_0(mean):
     assert np.isfinite(gradient).all()
 
 
-def test_component_at_infinity_takes_no_part():
-    value, gradient = mixture_logpdf_and_gradient(*changed(mixture_problem((1,), 2), 2, (0, 1), INF))
-    assert np.isfinite(value).all()
-    for array in gradient[1:4]:
-        np.testing.assert_array_equal(array[0, 1], 0)
-
-
 @pytest.mark.parametrize("held", [NAN, INF, -INF, 0.0, -1.0, 1e308, 5e-324])
 @pytest.mark.parametrize("slot", [2, 3, 4], ids=["mean", "stddev", "correlation"])
 @each_dtype
@@ -341,7 +334,7 @@ def test_weight_of_exactly_0_excludes_its_component_whatever_it_holds(held, slot
         np.testing.assert_array_equal(array[:, 2], 0)
 
 
-def test_excluded_component_is_as_if_it_were_not_there():
+def test_excluded_component_is_as_if_it_were_not_there_and_one_at_infinity_takes_no_part():
     x, weights, *rest = changed(mixture_problem((20,), 3), 1, (slice(None), 1), 0)
     kept = [0, 2]
     value, gradient = mixture_logpdf_and_gradient(x, weights, *rest)
@@ -349,6 +342,10 @@ def test_excluded_component_is_as_if_it_were_not_there():
     np.testing.assert_array_equal(value, fewer)
     for array, other in zip(gradient[:4], fewer_gradient[:4], strict=True):
         np.testing.assert_array_equal(array[:, kept], other)
+    value, gradient = mixture_logpdf_and_gradient(*changed(mixture_problem((1,), 2), 2, (0, 1), INF))
+    assert np.isfinite(value).all()
+    for array in gradient[1:4]:
+        np.testing.assert_array_equal(array[0, 1], 0)
 
 
 @pytest.mark.parametrize("held", [0.0, NAN])
@@ -555,20 +552,17 @@ def test_gradient_is_that_of_the_reduced_loss(weighted):
 
 
 @pytest.mark.parametrize("weight", [None, np.zeros(0)])
-def test_sum_of_no_rows_is_0_and_none_of_them_empty(weight):
+def test_sum_of_no_rows_and_of_rows_without_weight_is_0_and_none_of_them_empty(weight):
     loss, gradient = mdn_loss_and_gradient(np.zeros((0, 6)), np.zeros((0, 2)), sample_weight=weight, reduction="sum")
     assert loss == 0
     assert gradient.shape == (0, 6)
+    arguments = loss_problem((3,), 1, "none")
+    loss, gradient = mdn_loss_and_gradient(*arguments, sample_weight=np.zeros(3), reduction="sum")
+    assert loss == 0
+    np.testing.assert_array_equal(gradient, 0)
     loss, gradient = loss_rows(np.zeros((3, 0, 12)), np.zeros((3, 0, 2)))
     assert loss.shape == (3, 0)
     assert gradient.shape == (3, 0, 12)
-
-
-def test_sum_over_a_total_weight_of_0_is_0_with_gradient_0():
-    raw, x, _ = loss_problem((3,), 1, "none")
-    loss, gradient = mdn_loss_and_gradient(raw, x, sample_weight=np.zeros(3), reduction="sum")
-    assert loss == 0
-    np.testing.assert_array_equal(gradient, 0)
 
 
 # Single calls, shapes, broadcasting

@@ -6,6 +6,7 @@ Its modes, one-dimensional mixtures, fit and plot have files of their own.
 import copy
 import itertools
 import pickle
+from functools import partial
 
 import builds
 import numpy as np
@@ -552,17 +553,20 @@ def test_attributes_cannot_be_set(name):
 
 
 @each_kind
-@pytest.mark.parametrize("name", ["weights", "means", "stddevs", "correlations", "covariances"])
-def test_parameters_are_read_only(name, kind):
-    for batch in (made(kind), made(kind, 3, (4,))[1:], made(kind, dtype=np.float32)):
-        array = getattr(batch, name)
-        with pytest.raises(ValueError, match="read-only"):
-            array[...] = 0.0
-        # nor is it a door to what is inside
-        before = batch.logpdf([0.0, 0.0])
-        array.flags.writeable = True
-        array[...] = 0.5
-        np.testing.assert_array_equal(batch.logpdf([0.0, 0.0]), before)
+def test_parameters_are_read_only_and_no_door_to_what_is_inside(kind):
+    whole, part, single = made(kind, dtype=np.float32), made(kind, 3, (4,))[1:], made(kind)
+    planes_and_lines = {whole: [0.0, 0.0], part: [0.0, 0.0], single.marginal(0): 0.0, single.conditional(0, 0.5): 0.0}
+    for owner, x in planes_and_lines.items():
+        names = ("weights", "means", "stddevs", *(("correlations", "covariances") if np.ndim(x) else ()))
+        for name in names:
+            array, before = getattr(owner, name), owner.logpdf(x)
+            with pytest.raises(ValueError, match="read-only"):
+                array[...] = 0.0
+            with pytest.raises(AttributeError):
+                setattr(owner, name, 0.0)
+            array.flags.writeable = True
+            array[...] = 0.5
+            np.testing.assert_array_equal(owner.logpdf(x), before)
 
 
 @each_dtype
@@ -582,21 +586,15 @@ def test_the_callers_arrays_stay_writeable_and_apart(dtype):
         np.testing.assert_array_equal(batch.logpdf([0.0, 0.0]), before[name])
 
 
-def test_results_are_the_callers_own():
-    batch = mixture(3, (4,))
-    x = points((4,))
-    for ask in (batch.mean, batch.covariance, batch.mode, lambda: batch.logpdf(x), lambda: batch.sample(rng=0)):
+def test_results_are_the_callers_own_and_points_are_not_modified():
+    batch, x = mixture(3, (4,)), points((4,))
+    before = x.copy()
+    evaluations = [partial(getattr(batch, name), x) for name in EVALUATIONS]
+    for ask in (batch.mean, batch.covariance, batch.mode, lambda: batch.sample(rng=0), *evaluations):
         first = ask()
         assert first.flags.writeable
         first[...] = 77.0
         assert (ask() != 77.0).all()
-
-
-def test_points_are_not_modified():
-    x = points((4,))
-    before = x.copy()
-    for name in EVALUATIONS:
-        getattr(mixture(3), name)(x)
     np.testing.assert_array_equal(x, before)
 
 

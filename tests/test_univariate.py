@@ -215,14 +215,10 @@ def test_far_away_the_conditional_is_that_of_the_widest_component():
         np.testing.assert_allclose(line.variance(), 9.0 * (1 - 0.0625), rtol=8 * EPS, atol=0)
 
 
-@pytest.mark.parametrize("value", [1e200, -np.inf])
-def test_beyond_all_densities_the_weights_stay(value):
-    single = mixture(3)
-    np.testing.assert_allclose(single.conditional(0, value).weights, single.weights, rtol=4 * EPS, atol=0)
-
-
-def test_an_independent_coordinate_does_not_depend_on_the_value():
-    single = BivariateMixture([1.0], [[1.0, 2.0]], [[3.0, 4.0]], [0.0])
+def test_beyond_all_densities_the_weights_stay_and_an_independent_coordinate_does_not_depend_on_the_value():
+    many, single = mixture(3), BivariateMixture([1.0], [[1.0, 2.0]], [[3.0, 4.0]], [0.0])
+    for value in (1e200, np.inf, -np.inf):
+        np.testing.assert_allclose(many.conditional(0, value).weights, many.weights, rtol=4 * EPS, atol=0)
     for value in (0.0, 1e100, np.inf, -np.inf):
         line = single.conditional(0, value)
         assert line.mean() == 2.0
@@ -316,21 +312,6 @@ def test_layout_does_not_matter(layout):
     single, values = mixture(3), np.random.default_rng(0).normal(size=(2, 3, 4))
     assert_same_bits(single.conditional(0, layout(values)).mean(), single.conditional(0, values).mean())
     assert_same_bits(single.marginal(0).cdf(layout(values)), single.marginal(0).cdf(values))
-
-
-@pytest.mark.parametrize("name", ["weights", "means", "stddevs"])
-def test_parameters_are_read_only_and_no_door(name):
-    batch = mixture(3)
-    for line in (batch.marginal(0), batch.conditional(0, 0.5)):
-        array = getattr(line, name)
-        with pytest.raises(ValueError, match="read-only"):
-            array[...] = 0.0
-        with pytest.raises(AttributeError):
-            setattr(line, name, 0.0)
-        before = line.logpdf(0.0), batch.logpdf([0.0, 0.0])
-        array.flags.writeable = True
-        array[...] = 0.5
-        assert (line.logpdf(0.0), batch.logpdf([0.0, 0.0])) == before
 
 
 def test_a_value_changed_afterwards_changes_nothing():
