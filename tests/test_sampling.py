@@ -9,10 +9,8 @@ import builds
 import numpy as np
 import pytest
 from builds import PIECE
-from checks import FALSE_ALARM, FLOATS, assert_same_bits, each_dtype
-from hypothesis import given, settings
-from hypothesis import strategies as st
-from problems import LAYOUTS, Told, each_layout, network_output, parameters, planes, softmax
+from checks import FALSE_ALARM, assert_same_bits, each_dtype
+from problems import Told, each_layout, network_output, parameters, planes, softmax
 from scipy import stats
 
 from cymdn import BivariateMixture, mdn_loss, mdn_sample
@@ -500,28 +498,24 @@ def sample_numpy(raw, pens, bias, temperature, uniform, normal):
     scale = np.sqrt(temperature) * np.exp(-bias)
     x0 = mean0 + np.exp(log_stddev0) * scale * normal[..., 0]
     x1 = mean1 + np.exp(log_stddev1) * scale * (np.tanh(a) * normal[..., 0] + normal[..., 1] / np.cosh(a))
-    pen = None
-    if pens:
-        pen_logits = raw[:, :3] if pens == 3 else np.stack([0 * raw[:, 0], raw[:, 0]], axis=-1)
-        state = choose_numpy(softmax(pen_logits / temperature), uniform[..., 1])
-        pen = np.eye(3)[state] if pens == 3 else state
-    return np.stack([x0, x1], axis=-1), pen, component
+    pen_logits = raw[:, :3] if pens == 3 else np.stack([0 * raw[:, 0], raw[:, 0]], axis=-1)
+    state = choose_numpy(softmax(pen_logits / temperature), uniform[..., 1]) if pens else None
+    return np.stack([x0, x1], axis=-1), np.eye(3)[state] if pens == 3 else state, component
 
 
-@settings(max_examples=150, deadline=None)
-@given(data=st.data())
-def test_draws_are_those_of_a_twin_in_numpy(data):
-    # more draws than components, and fewer, take other ways
-    m, n, count = (data.draw(st.integers(1, 8)) for _ in range(3))
-    pens, dtype = data.draw(st.sampled_from(PENS)), data.draw(st.sampled_from(FLOATS))
-    bias, temperature = data.draw(st.floats(0, 4)), data.draw(st.floats(0.05, 20))
-    seed, layout = data.draw(st.integers(0, 2**32 - 1)), data.draw(st.sampled_from(list(LAYOUTS)))
-    raw = network_output(m, (n, 1), pens, dtype, seed) * dtype(data.draw(st.sampled_from([0.1, 1, 4])))
+@each_layout
+@pytest.mark.parametrize("pens", PENS)
+@each_dtype
+@pytest.mark.parametrize("seed", range(5))
+def test_draws_are_those_of_a_twin_in_numpy(seed, dtype, pens, layout):
     rng = np.random.default_rng(seed)
-    uniform, normal = rng.random((count, n, 2 if pens else 1)), rng.normal(size=(count, n, 2))
-    x, pen, component = mdn_sample(
-        LAYOUTS[layout](raw), pen=pens, bias=bias, temperature=temperature, size=count, rng=Told(uniform, normal)
-    )
+    # more draws than components, and fewer, take other ways
+    m, n, count = rng.integers(1, 9, 3)
+    bias, temperature = rng.uniform(0, 4), 10.0 ** rng.uniform(-1.3, 1.3)
+    raw = network_output(m, (n, 1), pens, dtype, seed) * dtype(rng.choice([0.1, 1, 4]))
+    told = uniform, normal = rng.random((count, n, 2 if pens else 1)), rng.normal(size=(count, n, 2))
+    keywords = {"pen": pens, "bias": bias, "temperature": temperature, "size": int(count), "rng": Told(*told)}
+    x, pen, component = mdn_sample(layout(raw), **keywords)
     wide = raw[:, 0].astype(np.float64)
     expected, state, chosen = sample_numpy(wide, pens, bias, temperature, uniform, normal)
     np.testing.assert_array_equal(component[..., 0], chosen)

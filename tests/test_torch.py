@@ -132,29 +132,15 @@ def test_pen_and_weights_of_any_dtype_give_the_same_bits(kind):
 # Layouts: each takes a tensor to one of the same values that lies differently in memory
 
 
-def every_other(tensor):
-    larger = torch.full([2 * size for size in tensor.shape], 99.0, dtype=tensor.dtype)
-    view = larger[tuple(slice(None, None, 2) for _ in tensor.shape)]
-    return view.copy_(tensor)
-
-
-def axes_swapped(tensor):
-    return tensor.transpose(0, -1).contiguous().transpose(0, -1)
-
-
-def columns_of_a_table(tensor):
-    return torch.cat([tensor, torch.full_like(tensor, 99.0)], -1)[..., : tensor.shape[-1]]
-
-
-def one_element_on(tensor):
-    return torch.cat([torch.zeros(1, dtype=tensor.dtype), tensor.reshape(-1)])[1:].view(tensor.shape)
-
-
-def minus_sign_pending(tensor):
-    return torch.complex(torch.zeros_like(tensor), -tensor).conj().imag
-
-
-LAYOUTS = (every_other, axes_swapped, columns_of_a_table, one_element_on, minus_sign_pending)
+LAYOUTS = {
+    "every other": lambda t: torch.full([2 * n for n in t.shape], 99.0, dtype=t.dtype)[
+        tuple(slice(None, None, 2) for _ in t.shape)
+    ].copy_(t),
+    "axes swapped": lambda t: t.transpose(0, -1).contiguous().transpose(0, -1),
+    "columns of a table": lambda t: torch.cat([t, torch.full_like(t, 99.0)], -1)[..., : t.shape[-1]],
+    "one element on": lambda t: torch.cat([torch.zeros(1, dtype=t.dtype), t.reshape(-1)])[1:].view(t.shape),
+    "a minus sign pending": lambda t: torch.complex(torch.zeros_like(t), -t).conj().imag,
+}
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
@@ -163,7 +149,7 @@ def test_any_layout_gives_the_same_bits(pen, layout):
     raw, x, targets = network_output(pen, (4, 3))
     weight = weights((4, 3))
     expected = mdn_loss(raw, x, targets, sample_weight=weight, reduction="none")
-    moved = [layout(t.detach().double()) for t in (raw, x, targets, weight)]
+    moved = [LAYOUTS[layout](t.detach().double()) for t in (raw, x, targets, weight)]
     moved[:2] = [t.requires_grad_() for t in moved[:2]]
     loss = mdn_loss(*moved[:3], sample_weight=moved[3], reduction="none")
     assert_same_tensors(loss, expected)

@@ -7,6 +7,8 @@ Errors are measured in eps of the sum of the magnitudes of the terms a number is
 here logarithms of weights and standard deviations are terms: this is plain NumPy, which takes them and goes back.
 """
 
+from typing import NamedTuple
+
 import mpmath
 import numpy as np
 import pytest
@@ -21,61 +23,44 @@ from cymdn import BivariateMixture
 EPS = 2.0**-52
 
 
-def components_exact(single_arrays):
-    """Weights, and (mean, sigma) of both coordinates, and correlations, as mpf."""
-    weights, means, stddevs, correlations = single_arrays
-    return [
-        (mpf(float(w)), [mpf(float(v)) for v in mean], [mpf(float(v)) for v in stddev], mpf(float(r)))
-        for w, mean, stddev, r in zip(weights, means, stddevs, correlations, strict=True)
-    ]
+class Line(NamedTuple):
+    """A one-dimensional mixture in 60 digits."""
+
+    weights: np.ndarray
+    means: np.ndarray
+    stddevs: np.ndarray
+
+    def mean(self):
+        return (self.weights * self.means).sum()
+
+    def variance(self):
+        return (self.weights * (self.stddevs**2 + (self.means - self.mean()) ** 2)).sum()
+
+    def pdf(self, x):
+        return (self.weights * normal_pdf(x, self.means, self.stddevs)).sum()
+
+    def cdf(self, x):
+        # erfc of a positive argument, so that no tail is a difference from 1
+        z = (self.means - x) / (self.stddevs * mpmath.sqrt(2))
+        return (self.weights * np.frompyfunc(mpmath.erfc, 1, 1)(z)).sum() / 2
 
 
 def normal_pdf(x, mean, sigma):
-    return mpmath.exp(-(((x - mean) / sigma) ** 2) / 2) / (sigma * mpmath.sqrt(2 * mp.pi))
+    return EXACT.exp(-(((x - mean) / sigma) ** 2) / 2) / (sigma * mpmath.sqrt(2 * mp.pi))
 
 
 def marginal_exact(arrays, axis):
-    """(weight, mean, sigma) of the components of a marginal."""
-    return [(w, mean[axis], sigma[axis]) for w, mean, sigma, _ in components_exact(arrays)]
+    weights, means, stddevs, _ = map(EXACT.real, arrays)
+    return Line(weights, means[:, axis], stddevs[:, axis])
 
 
 def conditional_exact(arrays, axis, value):
-    """The same of a conditional, by the textbook: regression on the given coordinate."""
-    line, value = [], mpf(float(value))
-    for w, mean, sigma, r in components_exact(arrays):
-        u = (value - mean[axis]) / sigma[axis]
-        other = 1 - axis
-        share = w * normal_pdf(value, mean[axis], sigma[axis])
-        line.append((share, mean[other] + r * sigma[other] * u, sigma[other] * mpmath.sqrt(1 - r**2)))
-    total = mpmath.fsum(share for share, _, _ in line)
-    return [(share / total, mean, sigma) for share, mean, sigma in line]
-
-
-def pdf_exact(line, x):
-    return mpmath.fsum(w * normal_pdf(mpf(float(x)), mean, sigma) for w, mean, sigma in line)
-
-
-def cdf_exact(line, x):
-    # erfc of a positive argument, so that no tail is a difference from 1
-    return mpmath.fsum(
-        w * mpmath.erfc((mean - mpf(float(x))) / (sigma * mpmath.sqrt(2))) / 2 for w, mean, sigma in line
-    )
-
-
-def moments_exact(line):
-    mean = mpmath.fsum(w * mean for w, mean, _ in line)
-    return mean, mpmath.fsum(w * (sigma**2 + (m - mean) ** 2) for w, m, sigma in line)
-
-
-def log_terms(line, x):
-    """Size of the terms of the logarithm of the density: the largest over the components."""
-    x = mpf(float(x))
-    sizes = []
-    for _, mean, sigma in line:
-        z = (abs(x) + abs(mean)) / sigma  # both are rounded before they are subtracted
-        # log sigma is rounded, and exp makes that a relative error of z, twice one of its square
-        sizes.append(1 + abs(mpmath.log(sigma)) + z**2 / 2 * (2 + 2 * abs(mpmath.log(sigma))))
-    return max(sizes)
+    """By the textbook: regression on the given coordinate."""
+    weights, means, stddevs, r = map(EXACT.real, arrays)
+    (given, other), (s_given, s_other) = ((a[:, axis], a[:, 1 - axis]) for a in (means, stddevs))
+    shares = weights * normal_pdf(value, given, s_given)
+    regression = other + r * s_other * (value - given) / s_given
+    return Line(shares / shares.sum(), regression, s_other * EXACT.sqrt(1 - r**2))
 
 
 X = (-30.0, -8.0, -1.0, 0.0, 0.3, 2.0, 9.0, 40.0)
@@ -85,19 +70,20 @@ BOUND = 16
 
 
 def assert_line(line, exact):
-    """Assert all values of a one-dimensional mixture against exact (weight, mean, sigma)."""
+    """Assert all values of a one-dimensional mixture against the exact one."""
+    log_sigma = abs(EXACT.log(exact.stddevs))
     for x in X:
-        density = pdf_exact(exact, x)
-        terms = EPS * BOUND * log_terms(exact, x)
+        z = (abs(x) + abs(exact.means)) / exact.stddevs  # both are rounded before they are subtracted
+        # log sigma is rounded, and exp makes that a relative error of z, twice one of its square
+        terms = EPS * BOUND * (1 + log_sigma + z**2 / 2 * (2 + 2 * log_sigma)).max()
+        density, below = exact.pdf(x), exact.cdf(x)
         assert abs(line.logpdf(x) - mpmath.log(density)) <= terms
-        assert abs(line.pdf(x) - density) <= terms * density + mpf("1e-300")
+        assert abs(line.pdf(x) - density) <= terms * density + 1e-300
         # the slope of the log of a normal tail is that of its density
-        assert abs(line.cdf(x) - cdf_exact(exact, x)) <= terms * cdf_exact(exact, x) + mpf("1e-300")
-    mean, variance = moments_exact(exact)
-    size = sum(w * abs(m) for w, m, _ in exact)
-    assert abs(line.mean() - mean) <= BOUND * EPS * size
-    spread = sum(w * (sigma**2 + (abs(m) + abs(mean)) ** 2) for w, m, sigma in exact)
-    assert abs(line.variance() - variance) <= BOUND * EPS * spread
+        assert abs(line.cdf(x) - below) <= terms * below + 1e-300
+    assert abs(line.mean() - exact.mean()) <= BOUND * EPS * (exact.weights * abs(exact.means)).sum()
+    spread = (exact.weights * (exact.stddevs**2 + (abs(exact.means) + abs(exact.mean())) ** 2)).sum()
+    assert abs(line.variance() - exact.variance()) <= BOUND * EPS * spread
 
 
 @pytest.mark.parametrize("axis", [0, 1])
@@ -118,7 +104,7 @@ def test_a_conditional_density_is_the_joint_by_the_marginal_one(axis):
     for x in (-4.0, -0.5, 0.0, 1.5):
         point = np.array([(value, x) if axis == 0 else (x, value)])
         joint = natural_mixture(EXACT, point, *(array[None] for array in arrays)).value.exact[0]
-        exact = joint - mpmath.log(pdf_exact(marginal_exact(arrays, axis), value))
+        exact = joint - mpmath.log(marginal_exact(arrays, axis).pdf(value))
         assert abs(line.logpdf(x) - exact) <= 64 * EPS * (1 + abs(joint))
 
 
