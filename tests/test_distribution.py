@@ -175,19 +175,11 @@ def test_a_weight_of_0_takes_no_part():
 # dtypes
 
 
-@pytest.mark.parametrize("name", EVALUATIONS)
-@each_kind
-def test_float32_values_are_those_of_float64_rounded_once(kind, name):
-    x = points((200,), np.float32)
-    got = getattr(made(kind, 4, (200,), np.float32), name)(x)
-    expected = getattr(widened(kind, 4, (200,)), name)(x.astype(np.float64))
-    assert_same_bits(got, expected.astype(np.float32))
-
-
 @each_kind
 @pytest.mark.parametrize(
     "ask",
     [
+        *(lambda m, name=name: getattr(m, name)(points((50, 1), np.float32).astype(m.dtype)) for name in EVALUATIONS),
         lambda m: m.mean(),
         lambda m: m.covariance(),
         lambda m: m.mode(),
@@ -253,29 +245,16 @@ def test_points_and_mixtures_broadcast_to_the_bits_of_single_calls(ours, theirs,
             np.testing.assert_array_equal(got[index], getattr(singles[each[index]], name)(x_each[index]))
 
 
+@pytest.mark.parametrize("m", [1, 7, 255, 256, 257, 600])
 @each_kind
-def test_a_grid_against_one_mixture_has_the_bits_of_single_calls(kind):
-    # beyond a block of the kernel's
-    single, x = made(kind, 7), points((40, 30))
-    for name in EVALUATIONS:
-        got = getattr(single, name)(x)
-        for index in [(0, 0), (1, 6), (1, 7), (20, 15), (39, 29)]:
-            np.testing.assert_array_equal(got[index], getattr(single, name)(x[index]))
-
-
-@pytest.mark.parametrize("m", [1, 255, 256, 257, 600])
-@each_kind
-def test_any_number_of_components_broadcasts(kind, m):
-    batch, x = made(kind, m, (3,)), points((4, 1))
+def test_any_number_of_components_and_points_broadcasts(kind, m):
+    batch, x, grid = made(kind, m, (3,)), points((4, 1)), points((40, 30))  # beyond a block of the kernel's
     for name in EVALUATIONS:
         got = getattr(batch, name)(x)
         np.testing.assert_array_equal(got[2, 1], getattr(batch[1], name)(x[2, 0]))
-
-
-def test_single_answers_are_scalars():
-    single = mixture()
-    for value in (single.pdf([0, 0]), single.logpdf([0, 0]), single.credible_level(0.5), single.marginal(0).mean()):
-        assert isinstance(value, np.float64)
+        got = getattr(batch[1], name)(grid)
+        for index in [(0, 0), (1, 6), (1, 7), (20, 15), (39, 29)]:
+            np.testing.assert_array_equal(got[index], getattr(batch[1], name)(grid[index]))
 
 
 @pytest.mark.parametrize("workers", [2, 3, -1])
@@ -476,7 +455,7 @@ def test_an_index_outside_the_batch_is_an_index_error(index):
         mixture(2, (3, 4))[index]
 
 
-def test_a_batch_has_a_length_and_elements():
+def test_a_batch_has_a_length_and_elements_and_its_answers_are_arrays():
     batch = mixture(2, (3, 4))
     assert len(batch) == 3
     assert [element.batch_shape for element in batch] == [(4,)] * 3
@@ -488,9 +467,12 @@ def test_a_batch_has_a_length_and_elements():
 
 
 @pytest.mark.parametrize("use", [len, iter, list, lambda single: single[0], lambda single: single[...]])
-def test_a_single_mixture_has_no_length_and_no_elements(use):
+def test_a_single_mixture_has_no_length_and_no_elements_and_its_answers_are_scalars(use):
+    single = mixture()
     with pytest.raises(TypeError, match=r"a single BivariateMixture has no .*see batch_shape"):
-        use(mixture())
+        use(single)
+    for value in (single.pdf([0, 0]), single.logpdf([0, 0]), single.credible_level(0.5), single.marginal(0).mean()):
+        assert isinstance(value, np.float64)
 
 
 def state(batch):

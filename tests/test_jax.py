@@ -307,9 +307,7 @@ def test_weights_that_are_none_give_nan(bad):
     for array in expected:
         array[2] = NAN
     assert_equal(got, expected)
-
-
-def test_a_mean_over_weights_of_0_is_nan_and_only_that_of_its_element():
+    # nor is there a mean over weights of 0, but of another element
     raw, x, pen, weight = problem((3, 4))
     weight[1] = 0
     loss = jax.vmap(lambda r, y, p, w: mdn_loss(r, y, p, sample_weight=w))(raw, x, pen, weight)

@@ -62,8 +62,9 @@ def test_imports_go_down_only():
         assert imports_of(path) <= ARROWS[path.stem], path.name
 
 
-def test_tests_run_against_the_installed_package():
+def test_tests_run_against_the_installed_package_whose_version_is_that_of_the_distribution():
     assert Path(cymdn.__file__).resolve().parent != ROOT / "cymdn"
+    assert cymdn.__version__ == importlib.metadata.version("cymdn")
 
 
 def test_import_of_the_sources_says_what_is_wrong():
@@ -71,10 +72,6 @@ def test_import_of_the_sources_says_what_is_wrong():
     assert run.stderr.splitlines()[-1].startswith(
         "ImportError: cymdn: the compiled kernels cannot be imported. In the f"
     )
-
-
-def test_version_is_that_of_the_distribution():
-    assert cymdn.__version__ == importlib.metadata.version("cymdn")
 
 
 def test_wheel_holds_only_what_a_user_needs():
