@@ -26,14 +26,9 @@ def density_problem(n=4, m=3, dtype=np.float64, seed=0):
 
 def integer_density_problem(n=4, m=3, dtype=np.int8, seed=0):
     """The same with small integers >= 0, which every dtype holds exactly; correlations are 0 and 1, stddevs 1."""
-    rng = np.random.default_rng(seed)
-    arguments = {
-        "x": rng.integers(0, 2, (n, 1, 2)),
-        "mean": rng.integers(0, 2, (n, m, 2)),
-        "stddev": np.ones((n, m, 2)),
-        "correlation": rng.integers(0, 2, (n, m, 1)),
-    }
-    return {name: array.astype(dtype) for name, array in arguments.items()}
+    rng, shapes = np.random.default_rng(seed), {"x": (n, 1, 2), "mean": (n, m, 2), "correlation": (n, m, 1)}
+    arguments = {name: rng.integers(0, 2, shape).astype(dtype) for name, shape in shapes.items()}
+    return arguments | {"stddev": np.ones((n, m, 2), dtype)}
 
 
 def density_outputs(result):

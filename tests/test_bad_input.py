@@ -361,6 +361,15 @@ PENS = {
     **{repr(bad): (bad, PEN) for bad in (2, 1.0, np.float64(3.0), "1", [1], np.array(1.0))},
     "targets": (np.zeros(4), PEN + r"an array of shape \(4,\)$"),
 }
+RAWS = {
+    "of width 7": (np.zeros((3, 7)), rf"expected {RAW}, P = 0 .*, got \(3, 7\)$"),
+    "of no columns": (np.zeros((4, 0)), r"expected shape .*got \(4, 0\)$"),
+    "a number": (1.0, rf"expected {RAW}, got \(\)$"),
+}
+PENLESS = {
+    "raw without its pen": ({"raw": np.zeros((4, 12)), "pen": 1}, r"raw: .*P = 1 pen.*, got \(4, 12\)$"),
+    "raw of pens only": ({"raw": np.zeros(3), "pen": 3}, r"raw: .*M >= 1, got \(3,\)$"),
+}
 SHARPENING = {
     "pen": PENS,
     "bias": {
@@ -420,16 +429,7 @@ BAD = {
             for bad in ("average", "Mean", "", None, 1)
         },
     },
-    "mdn_sample": {
-        "raw": {
-            "of width 7": (np.zeros((4, 7)), r"expected shape .*P = 0 .*got \(4, 7\)$"),
-            "of no columns": (np.zeros((4, 0)), r"expected shape .*got \(4, 0\)$"),
-            "a number": (1.0, rf"expected {RAW}, got \(\)$"),
-        },
-        **SHARPENING,
-        "size": SIZES,
-        "rng": RNGS,
-    },
+    "mdn_sample": {"raw": RAWS, **SHARPENING, "size": SIZES, "rng": RNGS},
     "BivariateMixture": {
         "weights": {
             "negative": (at((1, 0), -0.25), r".*>= 0, got -0.25 at index \(1, 0\)$"),
@@ -461,8 +461,7 @@ BAD = {
         "raw": {
             "NaN": (at((1, 2, 7), NAN), FINITE.format(r"nan at index \(1, 2, 7\)$")),
             "inf": (at((1, 2, 7), INF), FINITE.format(r"inf at index \(1, 2, 7\)$")),
-            "of width 7": (np.zeros((3, 7)), rf"expected {RAW}, P = 0 .*, got \(3, 7\)$"),
-            "a number": (0.0, r"expected shape .*, got \(\)$"),
+            **RAWS,
             "of objects": (np.array([None] * 6), r".*dtype object$"),
         },
         **SHARPENING,
@@ -570,20 +569,13 @@ OTHER_CASES = {
             NO_MEAN.format("over rows of total weight 0"),
         ),
     },
-    "mdn_sample": {
-        "raw without its pen": ({"raw": np.zeros((4, 12)), "pen": 1}, r"raw: .*P = 1 pen.*, got \(4, 12\)$"),
-        "raw of pens only": ({"raw": np.zeros(3), "pen": 3}, r"raw: .*M >= 1, got \(3,\)$"),
-        "pen None": ({"pen": None}, "pen: " + PEN),
-    },
+    "mdn_sample": {**PENLESS, "pen None": ({"pen": None}, "pen: " + PEN)},
+    "from_network_output": PENLESS,
     "BivariateMixture": {
         "no components": (
             shapes(weights=0, means=(0, 2), stddevs=(0, 2), correlations=0),
             r"weights: expected at least one component, got M = 0$",
         )
-    },
-    "from_network_output": {
-        "raw without its pen": ({"raw": np.zeros((3, 12)), "pen": 1}, r"raw: .*P = 1 pen.*, got \(3, 12\)$"),
-        "raw of pens only": ({"raw": np.zeros(3), "pen": 3}, r"raw: .*M >= 1, got \(3,\)$"),
     },
     "fit": {"weights all 0": ({"sample_weight": np.zeros(20)}, r"points: .*with a weight > 0, got 0$")},
 }

@@ -201,13 +201,10 @@ def test_the_highest_level_that_can_be_used_is_chosen_and_an_impossible_one_refu
 @pytest.mark.parametrize(
     ("offered", "here"), [(0, "none of the x86-64 levels"), (1, "x86-64-v1"), (3, "x86-64-v3")], ids=repr
 )
-def test_a_level_beyond_the_machine_is_said_to_be(offered, here, monkeypatch):
+def test_a_level_beyond_the_machine_or_not_built_is_said_to_be(offered, here, monkeypatch):
     monkeypatch.setattr(choosing, "_kernels", types.SimpleNamespace(offered_level=lambda: offered))
     assert choosing.why_not("v4") == f"this CPU and operating system offer {here}, v4 needs x86-64-v4"
     assert choosing.why_not("baseline") is None
-
-
-def test_a_level_that_was_not_built_is_said_to_be(monkeypatch):
     monkeypatch.setattr(choosing, "_kernels", types.SimpleNamespace(offered_level=lambda: 4))
     monkeypatch.setattr(choosing, "find_spec", {"cymdn._kernels_v4": "found"}.get)
     assert choosing.why_not("v3") == "this wheel has no v3 build"
@@ -263,16 +260,12 @@ def test_negative_workers_count_from_the_cpus(monkeypatch):
         running.check_workers(-5)
 
 
-def test_work_is_shared_where_two_workers_have_enough_to_do():
-    enough = 2 * running.WORKER_COMPONENTS
-    assert running.is_worth_sharing(enough, 2)
-    assert not running.is_worth_sharing(enough - 1, 2)
-    assert not running.is_worth_sharing(enough, 1)
-    assert not running.is_worth_sharing(enough, None)
-
-
-def test_rows_are_cut_into_slices_worth_a_worker():
+def test_work_is_shared_and_rows_are_cut_into_slices_where_each_worker_has_enough_to_do():
     enough = running.WORKER_COMPONENTS
+    assert running.is_worth_sharing(2 * enough, 2)
+    assert not running.is_worth_sharing(2 * enough - 1, 2)
+    assert not running.is_worth_sharing(2 * enough, 1)
+    assert not running.is_worth_sharing(2 * enough, None)
     assert running.split(3, enough, 3) == [(0, 1), (1, 2), (2, 3)]
     assert running.split(3, enough, 2) == [(0, 1), (1, 3)]
     assert running.split(3, enough - 1, 9) == [(0, 1), (1, 3)]

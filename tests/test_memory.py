@@ -76,15 +76,14 @@ def test_no_more_than_a_mebibyte_of_any_allocation_where_out_takes_the_results(n
 
 def bad_calls():
     """Calls that are refused: by the kernel's own checks, by those of shapes, of types and of values."""
-    x, weights, mean, stddev, correlation, raw, pen, weight = arguments_of_calls(np.float64, 3, 4)
-    negative = -weight
+    x, weights, *components, raw, pen, weight = arguments_of_calls(np.float64, 3, 4)
     return [
         lambda: cymdn.mdn_loss(raw[:, 1:-2], x, pen),
-        lambda: cymdn.mdn_loss_and_gradient(raw, x, pen, sample_weight=negative),
-        lambda: cymdn.mdn_loss_and_gradient(raw, x, pen, out=(None, mean)),
-        lambda: cymdn.mixture_logpdf_and_gradient(x, weights[:, 1:], mean, stddev, correlation),
-        lambda: cymdn.gaussian_logpdf(x.astype(complex), mean, stddev, correlation),
-        lambda: cymdn.gaussian_density_batch(x, mean, stddev, correlation[..., None]),
+        lambda: cymdn.mdn_loss_and_gradient(raw, x, pen, sample_weight=-1 - weight),
+        lambda: cymdn.mdn_loss_and_gradient(raw, x, pen, out=(None, components[0])),
+        lambda: cymdn.mixture_logpdf_and_gradient(x, weights[:, 1:], *components),
+        lambda: cymdn.gaussian_logpdf(x.astype(complex), *components),
+        lambda: cymdn.gaussian_density_batch(x, *components),
     ]
 
 

@@ -282,19 +282,12 @@ def test_plain_output_is_drawn_from_as_it_is(dtype, monkeypatch):
 # Where randomness comes from
 
 
-@pytest.mark.parametrize(
-    "make",
-    [
-        lambda: 5,
-        lambda: np.int64(7),
-        lambda: [1, 2],
-        lambda: np.random.SeedSequence(9),
-        lambda: np.random.PCG64(3),
-        lambda: np.random.Philox(4),
-        lambda: np.random.Generator(np.random.MT19937(5)),
-    ],
-    ids=lambda make: type(make()).__name__,
-)
+RANDOM = np.random
+SEEDS = [lambda: 5, lambda: np.int64(7), lambda: [1, 2], lambda: RANDOM.SeedSequence(9), lambda: RANDOM.PCG64(3)]
+SEEDS += [lambda: RANDOM.Philox(4), lambda: RANDOM.Generator(RANDOM.MT19937(5))]
+
+
+@pytest.mark.parametrize("make", SEEDS, ids=lambda make: type(make()).__name__)
 def test_rng_is_what_default_rng_takes(make):
     raw = network_output(3, (4,), 1)
     expected = mdn_sample(raw, pen=1, rng=np.random.default_rng(make()))

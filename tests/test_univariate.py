@@ -7,6 +7,7 @@ Errors are measured in eps of the sum of the magnitudes of the terms a number is
 here logarithms of weights and standard deviations are terms: this is plain NumPy, which takes them and goes back.
 """
 
+import itertools
 from typing import NamedTuple
 
 import mpmath
@@ -277,20 +278,15 @@ def test_values_and_batch_broadcast_to_the_bits_of_single_calls(batch, value, sh
         np.testing.assert_array_equal(line.cdf(0.5)[index], single.cdf(0.5))
 
 
-def test_points_broadcast_with_the_batch():
+def test_points_broadcast_with_the_batch_and_dtypes_with_those_of_arguments():
     line, x = mixture(2, (4,)).marginal(0), np.linspace(-2, 2, 15).reshape(5, 3, 1)
     for ask in ("pdf", "logpdf", "cdf"):
         assert getattr(line, ask)(x).shape == (5, 3, 4)
         np.testing.assert_array_equal(getattr(line, ask)(x)[2, 1], getattr(line, ask)(x[2, 1, 0]))
-
-
-def test_dtypes_are_those_of_mixture_and_arguments_together():
-    for ours in FLOATS:
-        for theirs in FLOATS:
-            line = mixture(dtype=ours).conditional(0, theirs(0.5))
-            assert line.dtype == np.result_type(ours, theirs)
-            assert line.mean().dtype == line.sample(rng=0).dtype == line.weights.dtype == line.dtype
-            assert mixture(dtype=ours).marginal(0).pdf(theirs(0.5)).dtype == np.result_type(ours, theirs)
+    for ours, theirs in itertools.product(FLOATS, FLOATS):
+        line, common = mixture(dtype=ours).conditional(0, theirs(0.5)), np.result_type(ours, theirs)
+        assert {line.dtype, line.mean().dtype, line.sample(rng=0).dtype, line.weights.dtype} == {common}
+        assert mixture(dtype=ours).marginal(0).pdf(theirs(0.5)).dtype == common
 
 
 @each_layout
