@@ -297,9 +297,6 @@ def density(of, x, mean, stddev, correlation, smooth_eps=1e-10):
     return Number(*(np.stack(parts, axis=-1) for parts in zip(*numbers, strict=True)))
 
 
-# Errors
-
-
 def error_in_terms(got, number):
     """Errors of float64 numbers in eps of their terms; inf where one is no finite number."""
     got = np.asarray(got)

@@ -46,9 +46,6 @@ def widened(kind, *arguments, **keywords):
     return BivariateMixture.from_network_output(raw.astype(np.float64))
 
 
-# Values: the bits of the functions
-
-
 @each_dtype
 @pytest.mark.parametrize("m", [1, 3, 20, 300])
 def test_natural_parameters_give_the_bits_of_the_functions(m, dtype):
@@ -267,9 +264,6 @@ def test_any_number_of_workers_gives_the_same_bits(kind, workers, monkeypatch):
             assert_same_bits(getattr(batch, name)(x, workers=workers), getattr(batch, name)(x))
 
 
-# Layouts
-
-
 @each_dtype
 @each_layout
 def test_layout_of_points_does_not_matter(layout, dtype):
@@ -399,9 +393,6 @@ def test_levels_have_the_axes_of_the_batch_and_of_the_masses(kind):
     assert batch.credible_level(0.5).shape == (2, 3)
     assert batch.credible_level([]).shape == (2, 3, 0)
     assert made(kind, 2, (0,)).credible_level(0.5).shape == (0,)
-
-
-# From covariances
 
 
 @each_dtype

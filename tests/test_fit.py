@@ -40,9 +40,6 @@ def assert_same_mixture(got, expected, rtol=1e-6, atol=1e-6):
         np.testing.assert_allclose(getattr(got, name), getattr(expected, name), rtol=rtol, atol=atol, err_msg=name)
 
 
-# Old Faithful
-
-
 @pytest.mark.parametrize("seed", range(5))
 def test_old_faithful_is_fitted_to_the_maximum(eruptions, seed):
     fitted = BivariateMixture.fit(eruptions, 2, rng=seed, stddev_floor=1e-6)
@@ -63,9 +60,6 @@ def test_the_heaviest_component_comes_first(eruptions):
     assert fitted.weights.sum() == pytest.approx(1.0, abs=1e-12)
 
 
-# One component: moments
-
-
 @pytest.mark.parametrize("floor", [1e-9, 0.1, (0.5, 3.0), 1e3])
 def test_one_component_has_the_moments_of_the_points_and_the_floor_in_its_variances(eruptions, floor):
     fitted = BivariateMixture.fit(eruptions, 1, rng=0, stddev_floor=floor)
@@ -81,9 +75,6 @@ def test_one_component_has_the_known_likelihood_and_by_default_a_floor_of_a_thou
     assert fitted.logpdf(eruptions).sum() == pytest.approx(-1289.7967450526, abs=1e-9)
     fitted = BivariateMixture.fit(eruptions, 1, rng=0)
     np.testing.assert_allclose(fitted.stddevs[0], eruptions.std(axis=0) * np.sqrt(1 + 1e-6), rtol=1e-13, atol=0)
-
-
-# Known mixtures
 
 
 @pytest.mark.parametrize("m", [2, 3, 5])
@@ -243,9 +234,6 @@ def test_a_point_that_outweighs_all_others_is_where_the_mixture_is(ratio):
         assert fitted.weights[0] == pytest.approx(1.0, abs=1e-12)
 
 
-# Units
-
-
 @pytest.mark.parametrize("scale", [(1e-300, 1e-300), (1e-200, 1.0), (1e-3, 1e5), (1e200, 1e-200), (1e300, 1e300)])
 def test_units_do_not_matter(scale):
     points, _ = clusters(300)
@@ -297,9 +285,6 @@ def test_dtype_is_that_of_the_points(dtype):
     assert fitted.dtype == dtype
     wide = BivariateMixture.fit(points.astype(np.float64), 2, rng=0)
     assert_same_bits(fitted.means, wide.means.astype(dtype))
-
-
-# Few points
 
 
 @pytest.mark.parametrize("m", [1, 2, 5])

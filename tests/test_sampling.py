@@ -321,9 +321,6 @@ def test_a_draw_takes_the_documented_count_of_numbers(pens):
     assert asked == [24 * (2 if pens else 1), 24 * 2]
 
 
-# Large draws go piece by piece
-
-
 SIZES = {
     "a piece": (PIECE, None),
     "one row more": (PIECE + 1, None),

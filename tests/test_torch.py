@@ -515,9 +515,6 @@ def test_exported_module_is_saved_and_loaded(mode, strict):
         assert_same_tensors(loaded(*given_tensors), network(*given_tensors))
 
 
-# The module
-
-
 @each_reduction
 @pytest.mark.parametrize("copied", [copy.copy, copy.deepcopy, lambda module: pickle.loads(pickle.dumps(module))])
 def test_module_and_its_copies_return_what_the_function_returns_and_have_no_state(copied, reduction):

@@ -232,9 +232,6 @@ def test_given_one_coordinate_the_other_is_as_good_as_known_at_a_correlation_of_
     np.testing.assert_allclose(line.stddevs, [2.0 / np.cosh(16.0)], rtol=32 * EPS, atol=0)
 
 
-# Samples
-
-
 LINES = {
     "marginal": mixture(4).marginal(1),
     "given": mixture(4).conditional(0, 0.5),
@@ -302,9 +299,6 @@ def test_a_value_changed_afterwards_changes_nothing():
     before = line.mean()
     values[...] = 9.0
     np.testing.assert_array_equal(line.mean(), before)
-
-
-# Extreme components
 
 
 @pytest.mark.parametrize("sigma", [1e-310, 1e-200, 1e-30, 1e30, 1e150])
