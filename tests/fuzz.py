@@ -30,8 +30,9 @@ from typing import Any, NamedTuple
 import fuzz_calls
 import numpy as np
 from builds import running
+from checks import assert_same_bits, flat
 from fuzz_calls import DRAWS, chance, pick
-from problems import LAYOUTS, assert_same_bits, flat
+from problems import LAYOUTS
 
 import cymdn
 
@@ -131,11 +132,7 @@ class Invocation(NamedTuple):
 
     def code(self):
         """Return the call as a program."""
-        lines = [
-            "# in tests/",
-            "from fuzz import *",
-            f"running.WORKER_COMPONENTS = {self.worker_components}",
-        ]
+        lines = ["# in tests/", "from fuzz import *", f"running.WORKER_COMPONENTS = {self.worker_components}"]
         lines += [f"{name} = {code_of(value)}" for name, value in self.arguments.items()]
         names = ", ".join(f"{name}={name}" for name in self.arguments)
         return "\n".join([*lines, f"result = resolve({self.function!r})({names})", "print(result)"])

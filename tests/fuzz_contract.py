@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 import numpy as np
 import reference
-from problems import INF
+from checks import INF
 from reference import LONG, PROMISED, Number, raw_parts, scaled
 
 from cymdn import BivariateMixture
@@ -207,9 +207,8 @@ def judge_density(arrays, outputs, dtype, smooth_eps):
         known &= abs(r) < 1
     pairs = [np.moveaxis(pair, -1, 0) for pair in outputs[1:3]]
     got = [outputs[0][..., 0], *(part for pair in pairs for part in pair), *(out[..., 0] for out in outputs[3:])]
-    names = ("density", "dmean0", "dmean1", "dstddev0", "dstddev1", "dcorrelation")
     numbers = reference.density(LONG, x, mean, stddev, r, smooth_eps)
-    for k, (name, result) in enumerate(zip(names, got, strict=False)):
+    for k, (name, result) in enumerate(zip(reference.OUTPUTS, got, strict=False)):
         number = Number(*(part[..., k] for part in numbers))
         assert np.isnan(result[nan]).all() or name != "density", "density: not NaN in a component that has to be"
         # a density whose exponential is denormal has lost digits

@@ -1,19 +1,13 @@
-"""What test files share: good calls, the same arrays in every layout that NumPy knows, comparison bit by bit."""
+"""What test files share to call with: good arguments, and the same arrays in every layout that NumPy knows."""
 
 from functools import partial
 
 import numpy as np
 import pytest
+from checks import PENS
 
+import cymdn
 from cymdn import BivariateMixture
-
-FLOATS = (np.float32, np.float64)
-EPS = {np.float32: 2.0**-23, np.float64: 2.0**-52}
-PENS = {"none": 0, "bernoulli": 1, "categorical": 3}  # and how many logits each takes
-REDUCTIONS = ("none", "sum", "mean")
-FALSE_ALARM = 1e-6  # probability that one statistical test fails a right sampler, under another seed
-INF, NAN = np.inf, np.nan
-
 
 # Good arguments
 
@@ -32,14 +26,9 @@ def density_problem(n=4, m=3, dtype=np.float64, seed=0):
 
 def integer_density_problem(n=4, m=3, dtype=np.int8, seed=0):
     """The same with small integers >= 0, which every dtype holds exactly; correlations are 0 and 1, stddevs 1."""
-    rng = np.random.default_rng(seed)
-    arguments = {
-        "x": rng.integers(0, 2, (n, 1, 2)),
-        "mean": rng.integers(0, 2, (n, m, 2)),
-        "stddev": np.ones((n, m, 2)),
-        "correlation": rng.integers(0, 2, (n, m, 1)),
-    }
-    return {name: array.astype(dtype) for name, array in arguments.items()}
+    rng, shapes = np.random.default_rng(seed), {"x": (n, 1, 2), "mean": (n, m, 2), "correlation": (n, m, 1)}
+    arguments = {name: rng.integers(0, 2, shape).astype(dtype) for name, shape in shapes.items()}
+    return arguments | {"stddev": np.ones((n, m, 2), dtype)}
 
 
 def density_outputs(result):
@@ -82,6 +71,33 @@ def loss_problem(batch=(6,), m=3, pen="bernoulli", dtype=np.float64, seed=0):
 
 def row_weights(batch=(6,), seed=1):
     return np.random.default_rng(seed).uniform(0.5, 1.5, batch)
+
+
+def calls_of(x, weights, mean, stddev, correlation, raw, pen, weight):
+    """Calls of the functions of arrays by name, each to be given options; raw (n, 1 + 6 M)."""
+    one = weights[0], mean[0], stddev[0], correlation[0]
+    drop_in = x[:, None], mean, stddev, correlation[..., None]
+    return {
+        "density": lambda **k: cymdn.gaussian_density_batch(*drop_in, True, **k),
+        "density, one mixture": lambda **k: cymdn.gaussian_density_batch(
+            drop_in[0], *(a[:1] for a in drop_in[1:]), True, **k
+        ),
+        "components": lambda **k: cymdn.gaussian_logpdf_and_gradient(x, mean, stddev, correlation, **k),
+        "mixture": lambda **k: cymdn.mixture_logpdf_and_gradient(x, weights, mean, stddev, correlation, **k),
+        "grid": lambda **k: cymdn.mixture_logpdf_and_gradient(x, *one, **k),
+        "one point": lambda **k: cymdn.mixture_logpdf(x[0], weights, mean, stddev, correlation, **k),
+        "loss": lambda **k: cymdn.mdn_loss_and_gradient(raw, x, pen, **k),
+        "weighted loss": lambda **k: cymdn.mdn_loss_and_gradient(raw, x, pen, sample_weight=weight, **k),
+        "losses": lambda **k: cymdn.mdn_loss_and_gradient(raw, x, pen, reduction="none", **k),
+        "sum": lambda **k: cymdn.mdn_loss(raw, x, pen, reduction="sum", **k),
+    }
+
+
+def arguments_of_calls(dtype, n, m):
+    """Arguments of calls_of, of ordinary sizes."""
+    rng = np.random.default_rng(3)
+    raw = rng.normal(size=(n, 1 + 6 * m)).astype(dtype)
+    return *mixture_problem((n,), m, dtype), raw, rng.random(n).astype(dtype), rng.random(n).astype(dtype)
 
 
 def parameters(m=3, batch=(), dtype=np.float64, seed=0):
@@ -141,43 +157,6 @@ class Told(np.random.Generator):
         return np.broadcast_to(np.asarray(numbers(size) if callable(numbers) else numbers, float), size).copy()
 
 
-# Comparison
-
-
-def flat(result):
-    """The arrays of a result, nested or not, as a list; without None."""
-    if isinstance(result, dict):
-        result = tuple(result.values())
-    if isinstance(result, (tuple, list)):
-        return [array for part in result for array in flat(part)]
-    return [] if result is None else [result]
-
-
-def assert_same_bits(actual, expected):
-    """Assert that arrays, or results that hold them, agree in dtype, shape and every bit; all NaNs count as one."""
-    if isinstance(expected, dict):
-        assert actual.keys() == expected.keys()
-    for ours, theirs in zip(flat(actual), flat(expected), strict=True):
-        np.testing.assert_array_equal(ours, theirs, strict=True)
-        number = ~np.isnan(theirs)
-        signs = np.signbit(np.asarray(ours)[number]), np.signbit(np.asarray(theirs)[number])
-        np.testing.assert_array_equal(*signs, "signs of zeros")
-
-
-def rows_of(result, index):
-    """The same rows of all arrays of a result."""
-    return tuple(array[index] for array in flat(result))
-
-
-def without_row(result, row):
-    return tuple(np.delete(array, row, axis=0) for array in flat(result))
-
-
-def assert_no_nan(result):
-    for array in flat(result):
-        assert not np.isnan(array).any()
-
-
 def plain(array, dtype=None):
     """Return a contiguous, aligned, native, writeable, fresh copy."""
     array = np.asarray(array)
@@ -187,7 +166,7 @@ def plain(array, dtype=None):
 def strided(array):
     """Every other element of every axis of a larger array, whose other elements are 99."""
     larger = np.full([2 * size for size in array.shape], 99, array.dtype)
-    view = larger[tuple(slice(None, None, 2) for _ in array.shape)]
+    view = larger[(..., *[slice(None, None, 2)] * array.ndim)]  # with the ellipsis an array of no axes is a view too
     view[...] = array
     return view
 
@@ -200,7 +179,7 @@ def columns_of_a_table(array):
 
 
 def reversed_everywhere(array):
-    backwards = tuple(slice(None, None, -1) for _ in array.shape)
+    backwards = (..., *[slice(None, None, -1)] * array.ndim)
     return array[backwards].copy()[backwards]
 
 
@@ -243,7 +222,7 @@ LAYOUTS = {
     "columns_of_a_table": columns_of_a_table,
     "reversed_rows": lambda array: array[::-1].copy()[::-1],
     "reversed_everywhere": reversed_everywhere,
-    "fortran_ordered": lambda array: np.asfortranarray(array).copy(order="F"),
+    "fortran_ordered": lambda array: array.copy(order="F"),
     "transposed": lambda array: np.moveaxis(np.moveaxis(array, 1, 0).copy(), 0, 1),  # the middle axis varies slowest
     "read_only": read_only,
     "byte_swapped": byte_swapped,
@@ -253,7 +232,4 @@ LAYOUTS = {
     "subclass": lambda array: array.copy().view(Subclass),
 }
 
-each_dtype = pytest.mark.parametrize("dtype", FLOATS)
-each_pen = pytest.mark.parametrize("pen", PENS)
-each_reduction = pytest.mark.parametrize("reduction", REDUCTIONS)
 each_layout = pytest.mark.parametrize("layout", LAYOUTS.values(), ids=LAYOUTS)

@@ -272,8 +272,11 @@ def categorical(of, logits, targets):
     return loss, Number(shares.exact * total - targets, shares.terms * total + targets)
 
 
+OUTPUTS = ("density", "dmean0", "dmean1", "dstddev0", "dstddev1", "dcorrelation")
+
+
 def density(of, x, mean, stddev, correlation, smooth_eps=1e-10):
-    """The drop-in level at points (..., 1 or M, 2): density, dmean 0, 1, dstddev 0, 1, dcorrelation side by side."""
+    """The drop-in level at points (..., 1 or M, 2): OUTPUTS, side by side."""
     e, stddev, r = of.real(smooth_eps), of.real(stddev), of.real(correlation)
     u, v = np.moveaxis((of.real(x) - of.real(mean)) / (stddev + e), -1, 0)
     s0, s1 = np.moveaxis(stddev, -1, 0)
@@ -292,9 +295,6 @@ def density(of, x, mean, stddev, correlation, smooth_eps=1e-10):
         Number(u * v + r * (1 - c * z), abs(u * v) + abs(r) * (1 + c * size)),
     ]
     return Number(*(np.stack(parts, axis=-1) for parts in zip(*numbers, strict=True)))
-
-
-# Errors
 
 
 def error_in_terms(got, number):

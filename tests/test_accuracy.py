@@ -8,7 +8,8 @@ from functools import cache
 import numpy as np
 import pytest
 import reference
-from problems import EPS, FLOATS, PENS, density_outputs, each_dtype
+from checks import EPS, FLOATS, PENS, each_dtype
+from problems import density_outputs
 from reference import EXACT, LONG, Number, error_in_terms
 
 import cymdn
@@ -288,7 +289,6 @@ def test_long_double_is_exact_enough_to_judge_by(group):
 # The drop-in level
 
 
-OUTPUTS = ("density", "dmean0", "dmean1", "dstddev0", "dstddev1", "dcorrelation")
 REGIONS = {
     "ordinary": {},
     "30 sigma away": {"distance": 30.0},
@@ -351,7 +351,9 @@ def test_density_is_as_near_to_the_exact_value_as_numpy_and_within_a_few_eps(nam
     # half an eps for each rounding on the longest way, to dcorrelation: 3 in u and v, 3 more in w0 and w1, both of
     # which go into the product, 3 in c, 4 after it; in float32, the one of the result
     assert kernel.max() <= (5.0 if dtype is np.float64 else 0.5001)
-    for output, ours, theirs in zip(OUTPUTS, kernel, worst_density_errors(densities_numpy, arguments), strict=True):
+    for output, ours, theirs in zip(
+        reference.OUTPUTS, kernel, worst_density_errors(densities_numpy, arguments), strict=True
+    ):
         # one eps is two roundings more or fewer in the order of evaluation: less than that says nothing
         assert ours <= theirs + 1.0, f"{output}: {ours:.2f} eps, NumPy {theirs:.2f} eps"
 
@@ -421,8 +423,8 @@ def test_smoothing_lowers_the_peak_of_narrow_components(stddev, peak):
 
 
 def test_zero_stddev_is_smoothed_not_divided_by():
-    x, mean, stddev, correlation = (np.zeros((1, 1, k)) for k in (2, 2, 2, 1))
-    density, derivatives = gaussian_density_batch(x, mean, stddev, correlation, True)
+    zero = np.zeros((1, 1, 2))
+    density, derivatives = gaussian_density_batch(zero, zero, zero, zero[..., :1], True)
     np.testing.assert_allclose(density, 1e10, rtol=EPS[np.float64], atol=0)
     assert all(np.isfinite(derivative).all() for derivative in derivatives)
 

@@ -13,8 +13,6 @@ import hashlib
 import inspect
 import multiprocessing
 import os
-import subprocess
-import sys
 import threading
 import time
 import types
@@ -23,7 +21,8 @@ import builds
 import numpy as np
 import pytest
 from builds import BUILDS, LEVELS, choosing, running
-from problems import FLOATS, Told, each_dtype, flat
+from checks import FLOATS, each_dtype, flat, run_python
+from problems import Told, arguments_of_calls, calls_of
 
 import cymdn
 
@@ -177,48 +176,36 @@ def test_more_than_the_baseline_is_tested_where_the_machine_offers_it():
     assert len(BUILDS) == max(1, builds.offered_level() - 1)
 
 
-def run(code, **environment):
-    return subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, cwd="/", env={**os.environ, **environment}
-    )
-
-
 @pytest.mark.parametrize("level", BUILDS)
 def test_the_environment_forces_a_level(level):
-    shown = run("import cymdn; cymdn.show_config()", **{builds.FORCE: level}).stdout
+    shown = run_python("-c", "import cymdn; cymdn.show_config()", **{builds.FORCE: level}).stdout
     assert f"kernels: {level} (forced by CYMDN_CPU_LEVEL)" in shown
 
 
 def test_an_unknown_level_is_refused_with_those_there_are():
     message = "CYMDN_CPU_LEVEL: expected one of baseline, v3, v4, got 'v5'"
-    assert run("import cymdn", **{builds.FORCE: "v5"}).stderr.splitlines()[-1] == f"ImportError: {message}"
+    assert run_python("-c", "import cymdn", **{builds.FORCE: "v5"}).stderr.splitlines()[-1] == f"ImportError: {message}"
     with pytest.raises(ImportError, match=f"^{message}$"):
         choosing.choose("v5")
 
 
-def test_an_impossible_level_is_refused_with_the_reason(monkeypatch):
-    monkeypatch.setattr(choosing, "why_not", {"baseline": None, "v3": None, "v4": "this is a test"}.get)
-    with pytest.raises(ImportError, match=r"^CYMDN_CPU_LEVEL: 'v4' is impossible: this is a test$"):
-        choosing.choose("v4")
-
-
 @pytest.mark.parametrize("highest", LEVELS)
-def test_the_highest_level_that_can_be_used_is_chosen(highest, monkeypatch):
+def test_the_highest_level_that_can_be_used_is_chosen_and_an_impossible_one_refused(highest, monkeypatch):
     usable = LEVELS[: LEVELS.index(highest) + 1]
     monkeypatch.setattr(choosing, "why_not", lambda level: None if level in usable else "this is a test")
     assert choosing.choose(None) == (highest, "the highest that this machine offers")
+    for level in LEVELS[len(usable) :]:
+        with pytest.raises(ImportError, match=rf"^CYMDN_CPU_LEVEL: '{level}' is impossible: this is a test$"):
+            choosing.choose(level)
 
 
 @pytest.mark.parametrize(
     ("offered", "here"), [(0, "none of the x86-64 levels"), (1, "x86-64-v1"), (3, "x86-64-v3")], ids=repr
 )
-def test_a_level_beyond_the_machine_is_said_to_be(offered, here, monkeypatch):
+def test_a_level_beyond_the_machine_or_not_built_is_said_to_be(offered, here, monkeypatch):
     monkeypatch.setattr(choosing, "_kernels", types.SimpleNamespace(offered_level=lambda: offered))
     assert choosing.why_not("v4") == f"this CPU and operating system offer {here}, v4 needs x86-64-v4"
     assert choosing.why_not("baseline") is None
-
-
-def test_a_level_that_was_not_built_is_said_to_be(monkeypatch):
     monkeypatch.setattr(choosing, "_kernels", types.SimpleNamespace(offered_level=lambda: 4))
     monkeypatch.setattr(choosing, "find_spec", {"cymdn._kernels_v4": "found"}.get)
     assert choosing.why_not("v3") == "this wheel has no v3 build"
@@ -226,8 +213,7 @@ def test_a_level_that_was_not_built_is_said_to_be(monkeypatch):
 
 
 def test_each_level_has_its_module():
-    names = [choosing.module_of(level) for level in LEVELS]
-    assert names == ["cymdn._kernels", "cymdn._kernels_v3", "cymdn._kernels_v4"]
+    assert list(map(choosing.module_of, LEVELS)) == ["cymdn._kernels", "cymdn._kernels_v3", "cymdn._kernels_v4"]
 
 
 def test_the_configuration_names_each_level_and_why_it_cannot_be_used(monkeypatch, capsys):
@@ -242,9 +228,8 @@ def test_the_configuration_names_each_level_and_why_it_cannot_be_used(monkeypatc
 
 
 def test_module_prints_the_configuration():
-    shown = subprocess.run([sys.executable, "-m", "cymdn"], capture_output=True, text=True, check=True, cwd="/").stdout
+    shown = run_python("-m", "cymdn").stdout
     assert shown.startswith(f"cymdn {cymdn.__version__}, NumPy {np.__version__}\nkernels: {choosing.level} (")
-    assert "compiler: " in shown
 
 
 # Workers
@@ -265,27 +250,7 @@ def test_the_cpus_are_those_that_the_process_may_use(system, expected, monkeypat
 
 
 def big_calls(dtype, n=9001, m=9):
-    rng = np.random.default_rng(3)
-    raw, x = rng.normal(size=(n, 1 + 6 * m)).astype(dtype), rng.normal(size=(n, 2)).astype(dtype)
-    pen, weight = rng.random(n), rng.random(n)
-    mean, stddev = rng.normal(size=(n, m, 2)).astype(dtype), np.exp(rng.normal(size=(n, m, 2))).astype(dtype)
-    correlation, weights = np.tanh(rng.normal(size=(n, m))).astype(dtype), rng.random((n, m)).astype(dtype)
-    return {
-        "density": lambda **k: cymdn.gaussian_density_batch(
-            x[:, None], mean, stddev, correlation[..., None], True, **k
-        ),
-        "density, one mixture": lambda **k: cymdn.gaussian_density_batch(
-            x[:, None], mean[:1], stddev[:1], correlation[:1, :, None], True, **k
-        ),
-        "components": lambda **k: cymdn.gaussian_logpdf_and_gradient(x, mean, stddev, correlation, **k),
-        "mixture": lambda **k: cymdn.mixture_logpdf_and_gradient(x, weights, mean, stddev, correlation, **k),
-        "grid": lambda **k: cymdn.mixture_logpdf_and_gradient(x, weights[0], mean[0], stddev[0], correlation[0], **k),
-        "one point": lambda **k: cymdn.mixture_logpdf(x[0], weights, mean, stddev, correlation, **k),
-        "loss": lambda **k: cymdn.mdn_loss_and_gradient(raw, x, pen, **k),
-        "weighted loss": lambda **k: cymdn.mdn_loss_and_gradient(raw, x, pen, sample_weight=weight, **k),
-        "losses": lambda **k: cymdn.mdn_loss_and_gradient(raw, x, pen, reduction="none", **k),
-        "sum": lambda **k: cymdn.mdn_loss(raw, x, pen, reduction="sum", **k),
-    }
+    return calls_of(*arguments_of_calls(dtype, n, m))
 
 
 def test_negative_workers_count_from_the_cpus(monkeypatch):
@@ -296,16 +261,12 @@ def test_negative_workers_count_from_the_cpus(monkeypatch):
         running.check_workers(-5)
 
 
-def test_work_is_shared_where_two_workers_have_enough_to_do():
-    enough = 2 * running.WORKER_COMPONENTS
-    assert running.is_worth_sharing(enough, 2)
-    assert not running.is_worth_sharing(enough - 1, 2)
-    assert not running.is_worth_sharing(enough, 1)
-    assert not running.is_worth_sharing(enough, None)
-
-
-def test_rows_are_cut_into_slices_worth_a_worker():
+def test_work_is_shared_and_rows_are_cut_into_slices_where_each_worker_has_enough_to_do():
     enough = running.WORKER_COMPONENTS
+    assert running.is_worth_sharing(2 * enough, 2)
+    assert not running.is_worth_sharing(2 * enough - 1, 2)
+    assert not running.is_worth_sharing(2 * enough, 1)
+    assert not running.is_worth_sharing(2 * enough, None)
     assert running.split(3, enough, 3) == [(0, 1), (1, 2), (2, 3)]
     assert running.split(3, enough, 2) == [(0, 1), (1, 3)]
     assert running.split(3, enough - 1, 9) == [(0, 1), (1, 3)]

@@ -8,7 +8,7 @@ import mpmath
 import numpy as np
 import pytest
 import reference
-from problems import (
+from checks import (
     EPS,
     FLOATS,
     INF,
@@ -16,16 +16,14 @@ from problems import (
     PENS,
     assert_no_nan,
     assert_same_bits,
-    component_problem,
     each_dtype,
     each_pen,
     each_reduction,
     flat,
-    loss_problem,
-    mixture_problem,
     rows_of,
     without_row,
 )
+from problems import LAYOUTS, component_problem, loss_problem, mixture_problem
 
 import cymdn
 from cymdn import gaussian_logpdf_and_gradient, mdn_loss, mdn_loss_and_gradient, mixture_logpdf_and_gradient
@@ -146,20 +144,16 @@ def test_infinite_x_has_density_0_and_gradient_0(position, dtype, level):
         np.testing.assert_array_equal(array[1], 0)
 
 
-@pytest.mark.parametrize("scale", [1e-323, 1e-310, 1e-200, 1e-30, 1e30, 1e200, 1.7e308])
 @pytest.mark.parametrize("offset", [0.0, 1.0])
-def test_denormal_to_huge_stddevs_give_no_nan(scale, offset):
-    mean, stddev = np.zeros((3, 2)), np.array([[scale, 1.0], [1.0, scale], [scale, scale]])
+def test_denormal_to_huge_stddevs_give_no_nan(offset):
     x, weights, correlation = np.full(2, offset), np.full(3, 1 / 3), np.array([0.0, 0.9, -0.9])
-    assert_no_nan(mixture_logpdf_and_gradient(x, weights, mean, stddev, correlation))
-    assert_no_nan(gaussian_logpdf_and_gradient(x, mean, stddev, correlation))
-
-
-@pytest.mark.parametrize("log_sigma", [-1e308, -1e4, -745.0, -709.0, 709.0, 745.0, 1e4, 1e308])
-@pytest.mark.parametrize("offset", [0.0, 1.0])
-def test_log_stddevs_whose_exp_is_0_or_inf_give_no_nan(log_sigma, offset):
-    raw = np.array([[0, 0, 0, log_sigma, 0, 0], [0, 0, 0, 0, log_sigma, 1], [0, 0, 0, log_sigma, log_sigma, 0]])
-    assert_no_nan(loss_rows(raw, np.full((3, 2), offset)))
+    for scale in (1e-323, 1e-310, 1e-200, 1e-30, 1e30, 1e200, 1.7e308):
+        mean, stddev = np.zeros((3, 2)), np.array([[scale, 1.0], [1.0, scale], [scale, scale]])
+        assert_no_nan(mixture_logpdf_and_gradient(x, weights, mean, stddev, correlation))
+        assert_no_nan(gaussian_logpdf_and_gradient(x, mean, stddev, correlation))
+    for log_sigma in (-1e308, -1e4, -745.0, -709.0, 709.0, 745.0, 1e4, 1e308):
+        raw = np.array([[0, 0, 0, log_sigma, 0, 0], [0, 0, 0, 0, log_sigma, 1], [0, 0, 0, log_sigma, log_sigma, 0]])
+        assert_no_nan(loss_rows(raw, np.full((3, 2), offset)))
 
 
 @pytest.mark.parametrize("scale", [1e-300, 1e-200, 1e200, 1e300])
@@ -325,13 +319,6 @@ def test_component_whose_own_derivative_overflows_contributes_exactly_0(mean):
     assert np.isfinite(gradient).all()
 
 
-def test_component_at_infinity_takes_no_part():
-    value, gradient = mixture_logpdf_and_gradient(*changed(mixture_problem((1,), 2), 2, (0, 1), INF))
-    assert np.isfinite(value).all()
-    for array in gradient[1:4]:
-        np.testing.assert_array_equal(array[0, 1], 0)
-
-
 @pytest.mark.parametrize("held", [NAN, INF, -INF, 0.0, -1.0, 1e308, 5e-324])
 @pytest.mark.parametrize("slot", [2, 3, 4], ids=["mean", "stddev", "correlation"])
 @each_dtype
@@ -343,7 +330,7 @@ def test_weight_of_exactly_0_excludes_its_component_whatever_it_holds(held, slot
         np.testing.assert_array_equal(array[:, 2], 0)
 
 
-def test_excluded_component_is_as_if_it_were_not_there():
+def test_excluded_component_is_as_if_it_were_not_there_and_one_at_infinity_takes_no_part():
     x, weights, *rest = changed(mixture_problem((20,), 3), 1, (slice(None), 1), 0)
     kept = [0, 2]
     value, gradient = mixture_logpdf_and_gradient(x, weights, *rest)
@@ -351,6 +338,10 @@ def test_excluded_component_is_as_if_it_were_not_there():
     np.testing.assert_array_equal(value, fewer)
     for array, other in zip(gradient[:4], fewer_gradient[:4], strict=True):
         np.testing.assert_array_equal(array[:, kept], other)
+    value, gradient = mixture_logpdf_and_gradient(*changed(mixture_problem((1,), 2), 2, (0, 1), INF))
+    assert np.isfinite(value).all()
+    for array in gradient[1:4]:
+        np.testing.assert_array_equal(array[0, 1], 0)
 
 
 @pytest.mark.parametrize("held", [0.0, NAN])
@@ -507,17 +498,6 @@ def test_reductions_are_those_of_the_losses_of_the_rows(weighted, n, dtype):
         np.testing.assert_allclose(loss, expected, rtol=EPS[dtype], atol=4 * EPS[np.float64] * abs(w * rows).sum() / n)
 
 
-@each_dtype
-def test_weights_multiply_the_losses_of_the_rows(dtype):
-    raw, x, targets = loss_problem((100,), 3, "categorical", dtype)
-    weight = np.random.default_rng(1).exponential(size=100)
-    loss, gradient = loss_rows(raw, x, targets)
-    weighted_loss, weighted_gradient = loss_rows(raw, x, targets, sample_weight=weight)
-    # the roundings of float32, or a few of the factors; softmax less responsibility cancels
-    np.testing.assert_allclose(weighted_loss, weight * loss, rtol=2 * EPS[dtype], atol=0)
-    np.testing.assert_allclose(weighted_gradient, weight[:, None] * gradient, rtol=6 * EPS[dtype], atol=1e-15)
-
-
 @pytest.mark.parametrize("scale", [5e-324, 2.0**-1022, 2.0**-450, 2.0**450, 2.0**600, 2.0**1023])
 def test_mean_depends_on_the_proportions_of_weights_alone(scale):
     raw, x, targets = loss_problem((4,), 3)
@@ -545,36 +525,38 @@ def test_dtype_of_the_weights_does_not_matter_to_a_bit_of_the_mean(dtype):
     assert_same_bits(mdn_loss_and_gradient(*arguments, sample_weight=weight), expected)
 
 
+@each_dtype
+def test_weights_multiply_the_losses_of_the_rows(dtype):
+    arguments, weight = loss_problem((100,), 3, "categorical", dtype), np.random.default_rng(1).exponential(size=100)
+    (loss, gradient), weighted = loss_rows(*arguments), loss_rows(*arguments, sample_weight=weight)
+    # the roundings of float32, or a few of the factors; softmax less responsibility cancels
+    np.testing.assert_allclose(weighted[0], weight * loss, rtol=2 * EPS[dtype], atol=0)
+    np.testing.assert_allclose(weighted[1], weight[:, None] * gradient, rtol=6 * EPS[dtype], atol=1e-15)
+
+
 @pytest.mark.parametrize("weighted", [False, True])
 def test_gradient_is_that_of_the_reduced_loss(weighted):
     arguments, weight = loss_problem((50,)), np.random.default_rng(1).exponential(size=50) if weighted else None
     rows = loss_rows(*arguments, sample_weight=weight)[1]
-    for reduction, divisor in (("sum", 1), ("mean", 50 if weight is None else weight.sum())):
-        _, gradient = mdn_loss_and_gradient(*arguments, sample_weight=weight, reduction=reduction)
+    mean = 50 if weight is None else weight.sum()
+    for keywords, divisor in (({"reduction": "sum"}, 1), ({"reduction": "mean"}, mean), ({}, mean)):
+        _, gradient = mdn_loss_and_gradient(*arguments, sample_weight=weight, **keywords)
         # a few roundings of the factors, and those of differences near 0
         np.testing.assert_allclose(gradient, rows / divisor, rtol=8 * EPS[np.float64], atol=1e-16)
 
 
-def test_mean_is_the_default_reduction():
-    arguments = loss_problem()
-    assert mdn_loss(*arguments) == mdn_loss(*arguments, reduction="mean")
-
-
 @pytest.mark.parametrize("weight", [None, np.zeros(0)])
-def test_sum_of_no_rows_is_0_and_none_of_them_empty(weight):
+def test_sum_of_no_rows_and_of_rows_without_weight_is_0_and_none_of_them_empty(weight):
     loss, gradient = mdn_loss_and_gradient(np.zeros((0, 6)), np.zeros((0, 2)), sample_weight=weight, reduction="sum")
     assert loss == 0
     assert gradient.shape == (0, 6)
+    arguments = loss_problem((3,), 1, "none")
+    loss, gradient = mdn_loss_and_gradient(*arguments, sample_weight=np.zeros(3), reduction="sum")
+    assert loss == 0
+    np.testing.assert_array_equal(gradient, 0)
     loss, gradient = loss_rows(np.zeros((3, 0, 12)), np.zeros((3, 0, 2)))
     assert loss.shape == (3, 0)
     assert gradient.shape == (3, 0, 12)
-
-
-def test_sum_over_a_total_weight_of_0_is_0_with_gradient_0():
-    raw, x, _ = loss_problem((3,), 1, "none")
-    loss, gradient = mdn_loss_and_gradient(raw, x, sample_weight=np.zeros(3), reduction="sum")
-    assert loss == 0
-    np.testing.assert_array_equal(gradient, 0)
 
 
 # Single calls, shapes, broadcasting
@@ -647,25 +629,18 @@ def test_losses_of_several_batch_axes_are_those_of_the_flat_batch(batch, pen):
 
 @each_dtype
 @each_reduction
-def test_one_loss_is_a_numpy_scalar(reduction, dtype):
+def test_results_without_batch_axes_are_numpy_scalars(reduction, dtype):
     arguments = loss_problem((), 3, "bernoulli", dtype)
-    assert type(mdn_loss(*arguments, reduction=reduction)) is dtype
     loss, gradient = mdn_loss_and_gradient(*arguments, reduction=reduction)
-    assert type(loss) is dtype
-    assert gradient.shape == (19,)
-    assert gradient.dtype == dtype
+    assert type(mdn_loss(*arguments, reduction=reduction)) is type(loss) is dtype
+    assert (gradient.shape, gradient.dtype) == ((19,), dtype)
     if reduction != "none":
-        raw, x, _ = loss_problem((5,), 1, "none", dtype)
-        assert type(mdn_loss(raw, x, reduction=reduction)) is dtype
-        assert type(mdn_loss_and_gradient(raw, x, reduction=reduction)[0]) is dtype
-
-
-@each_dtype
-def test_log_density_without_batch_axes_is_a_numpy_scalar(dtype):
+        arguments = loss_problem((5,), 1, "none", dtype)
+        assert type(mdn_loss(*arguments, reduction=reduction)) is dtype
+        assert type(mdn_loss_and_gradient(*arguments, reduction=reduction)[0]) is dtype
     arguments = mixture_problem((), 3, dtype)
-    assert type(cymdn.mixture_logpdf(*arguments)) is dtype
     value, gradient = mixture_logpdf_and_gradient(*arguments)
-    assert type(value) is dtype
+    assert type(cymdn.mixture_logpdf(*arguments)) is type(value) is dtype
     assert [a.shape for a in gradient] == [(3,), (3, 2), (3, 2), (3,), (2,)]
     assert {a.dtype for a in gradient} == {np.dtype(dtype)}
 
@@ -736,19 +711,9 @@ SEVERAL = [name for name in CALLS if "_and_gradient" in name]
 each_call = pytest.mark.parametrize("name", CALLS)
 each_call_with_several_outputs = pytest.mark.parametrize("name", SEVERAL)
 
-# Arrays of a shape and dtype to write to, filled with what is not to stay. The ellipsis keeps arrays of no axes arrays.
-LAYOUTS = {
-    "contiguous": lambda shape, dtype: np.full(shape, 99, dtype),
-    "every other element": lambda shape, dtype: np.full([2 * k for k in shape], 99, dtype)[
-        (..., *[slice(None, None, 2)] * len(shape))
-    ],
-    "Fortran order": lambda shape, dtype: np.full(shape, 99, dtype, order="F"),
-    "reversed": lambda shape, dtype: np.full(shape, 99, dtype)[(..., *[slice(None, None, -1)] * len(shape))],
-    "byte-swapped": lambda shape, dtype: np.full(shape, 99, np.dtype(dtype).newbyteorder()),
-    "misaligned": lambda shape, dtype: np.frombuffer(
-        bytearray(1 + int(np.prod(shape)) * dtype.itemsize), dtype, offset=1
-    ).reshape(shape),
-}
+# To write to, all with what is not to stay; those that arrays without axes have too
+OUT_LAYOUTS = ("contiguous", "strided", "reversed_everywhere", "fortran_ordered", "byte_swapped", "misaligned")
+OUT_LAYOUTS += ("offset_by_one_element", "field_of_records")
 
 
 def called(name, dtype=np.float64):
@@ -763,7 +728,7 @@ def called(name, dtype=np.float64):
 
 
 def outputs_like(result, layout="contiguous"):
-    return [LAYOUTS[layout](np.shape(a), a.dtype) for a in flat(result)]
+    return [LAYOUTS[layout](np.full(np.shape(a), 99, a.dtype)) for a in flat(result)]
 
 
 def nested(result, arrays):
@@ -782,7 +747,7 @@ def assert_filled(arrays, returned, expected):
 
 
 @each_dtype
-@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("layout", OUT_LAYOUTS)
 @each_call
 def test_out_is_filled_with_the_same_bits_and_returned(name, layout, dtype):
     call, expected, _ = called(name, dtype)

@@ -2,7 +2,8 @@
 
 import numpy as np
 import pytest
-from problems import each_pen, loss_problem
+from checks import each_pen
+from problems import loss_problem
 
 from cymdn import gaussian_density_batch, gaussian_logpdf, mdn_loss_and_gradient, mixture_logpdf_and_gradient
 

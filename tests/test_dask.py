@@ -4,13 +4,12 @@ import contextlib
 import importlib.util
 import os
 import pickle
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
-from problems import assert_same_bits, each_dtype, loss_problem, mixture_problem
+from checks import assert_same_bits, each_dtype, run_python
+from problems import loss_problem, mixture_problem
 
 import cymdn
 
@@ -84,21 +83,13 @@ def test_chunks_of_a_grid_give_the_bits_of_a_single_call(chunks, dtype):
 def test_chunks_on_a_cluster_give_the_bits_of_a_single_call(client, score, rows):
     chunked, single = score(ROWS[rows])
     assert_same_bits(client.compute(chunked).result(timeout=SECONDS), single)
+    assert len({*client.run(os.getpid).values()} - {os.getpid()}) == 2  # other processes
 
 
-def test_the_cluster_is_of_other_processes(client):
-    processes = set(client.run(os.getpid).values())
-    assert len(processes - {os.getpid()}) == 2
-
-
-def test_chunks_that_do_not_match_are_refused():
+def test_chunks_that_do_not_match_and_a_row_cut_into_chunks_are_refused():
     raw, x, pen = loss_problem((60,), 5)
     with pytest.raises(ValueError, match="different chunksize"):
         load_example().losses(da.from_array(raw, chunks=(20, 31)), da.from_array(x, chunks=(17, 2)), pen)
-
-
-def test_a_row_cut_into_chunks_is_refused():
-    raw, x, pen = loss_problem((60,), 5)
     with pytest.raises(ValueError, match="Core dimension"):
         load_example().losses(da.from_array(raw, chunks=(60, 10)), x, pen)
 
@@ -148,13 +139,7 @@ def test_memory_of_a_worker_is_bounded_by_the_chunk(client):
 
 def test_the_example_prints_what_it_promises():
     pytest.importorskip("resource", reason="the example measures memory by what only POSIX has")
-    run = subprocess.run(
-        [sys.executable, EXAMPLE, "--points", "100000", "--chunk", "30001", "--limit", "500MB"],
-        capture_output=True,
-        text=True,
-        timeout=SECONDS,
-        cwd="/",
-    )
+    run = run_python(EXAMPLE, "--points", "100000", "--chunk", "30001", "--limit", "500MB")
     assert run.returncode == 0, run.stderr
     lines = run.stdout.splitlines()
     assert lines[0] == "100,000 points in 4 chunks, a mixture of 20 components"

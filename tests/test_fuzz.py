@@ -7,7 +7,7 @@ import fuzz
 import fuzz_calls
 import numpy as np
 import pytest
-from problems import assert_same_bits, flat
+from checks import assert_same_bits, flat
 
 import cymdn
 
@@ -25,7 +25,7 @@ def test_random_calls_keep_the_contract(seed):
 
 
 def changing(change):
-    """Return what makes of a function one whose result is changed, in `out` as well."""
+    """Return what makes of a function one whose result is changed, in `out` as well; change may take the arguments."""
 
     def flawed(function, **arguments):
         value, out = function(**arguments), arguments.get("out")
@@ -38,9 +38,14 @@ def changing(change):
     return flawed
 
 
-def one_place_less(value):
-    # of float64: less than the promise grants; a place of float32 is more
-    return value if value.dtype == np.float32 else np.nextafter(value, -np.inf)
+def less_if(condition):
+    """Take a place off float64, which is less than the promise grants; a place of float32 is more."""
+
+    def change(value, arguments):
+        wrong = value.dtype == np.float64 and condition(value, arguments)
+        return np.nextafter(value, -np.inf) if wrong else value
+
+    return changing(change)
 
 
 def is_strided(array):
@@ -54,36 +59,42 @@ def modifying(function, **arguments):
     return value
 
 
-def writing_beside(function, **arguments):
-    value, out = function(**arguments), arguments.get("out")
-    if out is not None:
-        contents = out.copy()
-        fuzz.memory_of(out)[...] = 1
-        out[...] = contents
-    return value
+def spoiling(spoil):
+    """Return what spoils `out` after the call, from what it held before."""
+
+    def flawed(function, **arguments):
+        out = arguments.get("out")
+        held = None if out is None else out.copy()
+        value = function(**arguments)
+        if out is not None and out.size:
+            spoil(out, held)
+        return value
+
+    return flawed
 
 
-def leaving_the_first_unwritten(function, **arguments):
-    out = arguments.get("out")
-    held = None if out is None else out.copy()
-    value = function(**arguments)
-    if out is not None and out.size:
-        out[(0,) * out.ndim] = held[(0,) * out.ndim]
-    return value
+def write_beside(out, _):
+    contents = out.copy()
+    fuzz.memory_of(out)[...] = 1
+    out[...] = contents
 
 
-def refusing_without_a_name(function, **arguments):
-    try:
-        return function(**arguments)
-    except (TypeError, ValueError):
-        raise ValueError("invalid input") from None
+def leave_the_first_unwritten(out, held):
+    out[(0,) * out.ndim] = held[(0,) * out.ndim]
 
 
-def refusing_nothing(function, **arguments):
-    try:
-        return function(**arguments)
-    except (TypeError, ValueError):
-        return np.float64(0)
+def refusing(error):
+    """Return what refuses as it should, but with another error, or with none."""
+
+    def flawed(function, **arguments):
+        try:
+            return function(**arguments)
+        except (TypeError, ValueError):
+            if error is None:
+                return np.float64(0)
+            raise error from None
+
+    return flawed
 
 
 def warning(function, **arguments):
@@ -97,31 +108,19 @@ FLAWS = {
     "a number for NaN": (changing(lambda value, _: np.nan_to_num(value, nan=-1.0)), "not NaN in a row that has to be"),
     "a number for inf": (changing(lambda value, _: np.nan_to_num(value, nan=np.nan)), "not inf in a row beyond"),
     "NaN for inf": (changing(lambda value, _: np.where(np.isinf(value), np.nan, value)), "not inf|NaN for finite"),
-    "minding workers": (
-        changing(lambda value, given: one_place_less(value) if given.get("workers", 1) != 1 else value),
-        OTHER_BITS,
-    ),
-    "minding layout": (
-        changing(lambda value, given: one_place_less(value) if is_strided(given["x"]) else value),
-        OTHER_BITS,
-    ),
+    "minding workers": (less_if(lambda _, given: given.get("workers", 1) != 1), OTHER_BITS),
+    "minding layout": (less_if(lambda _, given: is_strided(given["x"])), OTHER_BITS),
+    "minding the number of rows": (less_if(lambda value, _: value.size > 2), OTHER_BITS),
     "minding other rows": (
         changing(lambda value, _: value * np.nan if np.isnan(value).any() else value),
         f"NaN for finite|{OTHER_BITS}",
     ),
-    "minding the number of rows": (
-        changing(lambda value, _: one_place_less(value) if value.size > 2 else value),
-        OTHER_BITS,
-    ),
     "modifying an argument": (modifying, "an argument was modified"),
-    "writing beside outputs": (writing_beside, "written beside an output"),
-    "leaving outputs unwritten": (leaving_the_first_unwritten, OTHER_BITS),
-    "returning another array": (
-        lambda function, **given: np.array(function(**given))[()],
-        "not the array given as out",
-    ),
-    "refusing without a name": (refusing_without_a_name, "not by the name of"),
-    "refusing nothing": (refusing_nothing, "not refused"),
+    "writing beside outputs": (spoiling(write_beside), "written beside an output"),
+    "leaving outputs unwritten": (spoiling(leave_the_first_unwritten), OTHER_BITS),
+    "returning another array": (lambda f, **given: np.array(f(**given))[()], "not the array given as out"),
+    "refusing without a name": (refusing(ValueError("invalid input")), "not by the name of"),
+    "refusing nothing": (refusing(None), "not refused"),
     "warning": (warning, "invalid value encountered in log"),
 }
 

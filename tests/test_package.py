@@ -3,11 +3,10 @@
 import ast
 import importlib.metadata
 import re
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
+from checks import run_python
 
 import cymdn
 
@@ -78,19 +77,16 @@ def test_imports_go_down_only():
         assert imports_of(path) <= ARROWS[path.stem], path.name
 
 
-def test_tests_run_against_the_installed_package():
+def test_tests_run_against_the_installed_package_whose_version_is_that_of_the_distribution():
     assert Path(cymdn.__file__).resolve().parent != ROOT / "cymdn"
+    assert cymdn.__version__ == importlib.metadata.version("cymdn")
 
 
 def test_import_of_the_sources_says_what_is_wrong():
-    run = subprocess.run([sys.executable, "-c", "import cymdn"], capture_output=True, text=True, cwd=ROOT)
+    run = run_python("-c", "import cymdn", cwd=ROOT)
     assert run.stderr.splitlines()[-1].startswith(
         "ImportError: cymdn: the compiled kernels cannot be imported. In the f"
     )
-
-
-def test_version_is_that_of_the_distribution():
-    assert cymdn.__version__ == importlib.metadata.version("cymdn")
 
 
 def test_wheel_holds_only_what_a_user_needs():
@@ -127,32 +123,23 @@ new = {{name.split(".")[0] for name in set(sys.modules) - before}} - set(sys.std
 print(*sorted(name for name in new if "cython" not in name.lower()))
 """
     # Cython registers a module of its own for the types that its extensions share, hence its name is left out
-    run = subprocess.run(
-        [sys.executable, "-X", "dev", "-W", "error", "-c", program], capture_output=True, text=True, check=True, cwd="/"
-    )
+    run = run_python("-X", "dev", "-W", "error", "-c", program)
     assert set(run.stdout.split()) <= {"cymdn", "numpy"}  # numpy loads parts of itself on demand
     assert run.stderr == ""
 
 
 @pytest.mark.parametrize("name", sorted(OPTIONAL))
-def test_import_of_cymdn_leaves_optional_modules_alone(name):
+def test_an_optional_module_is_left_alone_and_without_its_package_says_what_to_install(name):
     program = f"import sys, cymdn; print(*[module for module in ('cymdn.{name}', '{name}') if module in sys.modules])"
-    run = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, cwd="/")
-    assert run.stdout == "\n"
-
-
-@pytest.mark.parametrize("name", sorted(OPTIONAL))
-def test_optional_module_without_its_package_says_what_to_install(name):
-    program = f"import sys; sys.modules['{name}'] = None; import cymdn.{name}"
-    run = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, cwd="/")
-    assert re.fullmatch(
-        rf'ImportError: cymdn\.{name} needs \w+: python -m pip install "cymdn\[{name}\]"', run.stderr.splitlines()[-1]
-    )
+    assert run_python("-c", program).stdout == "\n"
+    run = run_python("-c", f"import sys; sys.modules['{name}'] = None; import cymdn.{name}")
+    message = rf'ImportError: cymdn\.{name} needs \w+: python -m pip install "cymdn\[{name}\]"'
+    assert re.fullmatch(message, run.stderr.splitlines()[-1])
 
 
 @pytest.mark.parametrize("name", sorted(OPTIONAL))
 def test_optional_module_hides_no_fault_of_its_package(name, tmp_path):
     (tmp_path / f"{name}.py").write_text("import no_such_module")
     program = f"import sys; sys.path.insert(0, {str(tmp_path)!r}); import cymdn.{name}"
-    run = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, cwd="/")
+    run = run_python("-c", program)
     assert run.stderr.splitlines()[-1] == "ModuleNotFoundError: No module named 'no_such_module'"

@@ -5,16 +5,14 @@ PyTorch does on demand, a library linked with -ffast-math where it is loaded.
 """
 
 import ctypes
-import os
 import platform
-import subprocess
 import sys
 from contextlib import contextmanager
 
 import builds
 import numpy as np
 import pytest
-from problems import assert_same_bits, each_dtype
+from checks import assert_same_bits, each_dtype, run_python
 from test_builds import calls, digest, golden, results
 
 from cymdn import BivariateMixture
@@ -59,13 +57,7 @@ print("unchanged")
 
 @pytest.mark.parametrize("level", builds.BUILDS)
 def test_import_and_calls_leave_the_floating_point_mode_as_it_is(level):
-    run = subprocess.run(
-        [sys.executable, "-W", "error", "-c", PROGRAM],
-        capture_output=True,
-        text=True,
-        cwd="/",
-        env={**os.environ, builds.FORCE: level},
-    )
+    run = run_python("-W", "error", "-c", PROGRAM, **{builds.FORCE: level})
     assert (run.stdout, run.stderr) == ("unchanged\n", "")
 
 

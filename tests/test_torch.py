@@ -1,19 +1,17 @@
 """cymdn.torch: the numbers of cymdn, and what PyTorch expects of an operator, a loss function and a module."""
 
 import copy
-import doctest
 import importlib
 import io
 import math
 import pickle
 import shutil
-import subprocess
-import sys
 
 import numpy as np
 import pytest
 from builds import choosing
-from problems import INF, NAN, PENS, assert_same_bits, each_pen, each_reduction, loss_problem, row_weights
+from checks import INF, NAN, PENS, assert_same_bits, each_pen, each_reduction, run_python
+from problems import loss_problem, row_weights
 from test_contract import any_finite
 
 import cymdn
@@ -99,23 +97,6 @@ def test_gradient_to_x_is_minus_the_sum_of_those_to_the_means(pen, m, dtype):
 
 
 @each_pen
-def test_gradient_to_x_is_that_of_the_log_density(pen):
-    raw, x, targets = network_output(pen, (40,), 5)
-    (x_gradient,) = gradients(mdn_loss(raw, x, targets, reduction="none"), x)
-    mixture = array(raw)[:, PENS[pen] :].reshape(40, 6, 5)
-    weight = np.exp(mixture[:, 0])
-    _, gradient = cymdn.mixture_logpdf_and_gradient(
-        array(x),
-        weight / weight.sum(-1, keepdims=True),
-        mixture[:, 1:3].swapaxes(1, 2),
-        np.exp(mixture[:, 3:5]).swapaxes(1, 2),
-        np.tanh(mixture[:, 5]),
-    )
-    # correlations up to 0.99: tanh has lost two digits there, and derivatives are up to 1e3
-    np.testing.assert_allclose(array(x_gradient), -gradient.x, rtol=1e-11, atol=1e-11)
-
-
-@each_pen
 @each_reduction
 def test_gradcheck_passes(reduction, pen):
     raw, x, targets = network_output(pen, (4,))
@@ -140,14 +121,6 @@ def test_rows_are_scaled_by_what_follows_the_loss(dtype):
     np.testing.assert_array_equal(array(gradient), rows.dtype.type(-3.0) * rows)
 
 
-def test_positive_pen_logit_means_that_the_stroke_ends():
-    raw = torch.zeros(2, 7)
-    raw[:, 0] = 3.0
-    stays, ends = mdn_loss(raw, torch.zeros(2, 2), torch.tensor([0, 1]), reduction="none")
-    # log sigmoid(3) against log sigmoid(-3)
-    torch.testing.assert_close(stays - ends, torch.tensor(3.0))
-
-
 @pytest.mark.parametrize("kind", [torch.bool, torch.uint8, torch.int64, torch.float16, torch.float32])
 def test_pen_and_weights_of_any_dtype_give_the_same_bits(kind):
     raw, x, targets = network_output()
@@ -159,29 +132,15 @@ def test_pen_and_weights_of_any_dtype_give_the_same_bits(kind):
 # Layouts: each takes a tensor to one of the same values that lies differently in memory
 
 
-def every_other(tensor):
-    larger = torch.full([2 * size for size in tensor.shape], 99.0, dtype=tensor.dtype)
-    view = larger[tuple(slice(None, None, 2) for _ in tensor.shape)]
-    return view.copy_(tensor)
-
-
-def axes_swapped(tensor):
-    return tensor.transpose(0, -1).contiguous().transpose(0, -1)
-
-
-def columns_of_a_table(tensor):
-    return torch.cat([tensor, torch.full_like(tensor, 99.0)], -1)[..., : tensor.shape[-1]]
-
-
-def one_element_on(tensor):
-    return torch.cat([torch.zeros(1, dtype=tensor.dtype), tensor.reshape(-1)])[1:].view(tensor.shape)
-
-
-def minus_sign_pending(tensor):
-    return torch.complex(torch.zeros_like(tensor), -tensor).conj().imag
-
-
-LAYOUTS = (every_other, axes_swapped, columns_of_a_table, one_element_on, minus_sign_pending)
+LAYOUTS = {
+    "every other": lambda t: torch.full([2 * n for n in t.shape], 99.0, dtype=t.dtype)[
+        tuple(slice(None, None, 2) for _ in t.shape)
+    ].copy_(t),
+    "axes swapped": lambda t: t.transpose(0, -1).contiguous().transpose(0, -1),
+    "columns of a table": lambda t: torch.cat([t, torch.full_like(t, 99.0)], -1)[..., : t.shape[-1]],
+    "one element on": lambda t: torch.cat([torch.zeros(1, dtype=t.dtype), t.reshape(-1)])[1:].view(t.shape),
+    "a minus sign pending": lambda t: torch.complex(torch.zeros_like(t), -t).conj().imag,
+}
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
@@ -190,7 +149,7 @@ def test_any_layout_gives_the_same_bits(pen, layout):
     raw, x, targets = network_output(pen, (4, 3))
     weight = weights((4, 3))
     expected = mdn_loss(raw, x, targets, sample_weight=weight, reduction="none")
-    moved = [layout(t.detach().double()) for t in (raw, x, targets, weight)]
+    moved = [LAYOUTS[layout](t.detach().double()) for t in (raw, x, targets, weight)]
     moved[:2] = [t.requires_grad_() for t in moved[:2]]
     loss = mdn_loss(*moved[:3], sample_weight=moved[3], reduction="none")
     assert_same_tensors(loss, expected)
@@ -220,13 +179,13 @@ def test_gradient_is_computed_where_one_is_needed_and_only_there(losses_called):
     losses_called.clear()
     assert not mdn_loss(raw.detach(), x.detach(), pen).requires_grad
     with torch.no_grad():
-        mdn_loss(raw, x, pen)
+        mdn_loss(raw, x, pen.clone().requires_grad_())  # which is refused where a gradient is computed
     with torch.inference_mode():
         mdn_loss(raw, x, pen)
     assert [name for name, *_ in losses_called] == ["mdn_loss"] * 3
 
 
-def test_backward_computes_no_loss_again(losses_called):
+def test_backward_computes_no_loss_again_and_only_the_gradients_asked_for(losses_called):
     raw, x, pen = network_output()
     loss = mdn_loss(raw, x, pen)
     loss.backward(retain_graph=True)
@@ -234,15 +193,9 @@ def test_backward_computes_no_loss_again(losses_called):
     loss.backward()
     assert len(losses_called) == 1
     assert_same_tensors(raw.grad, 2 * first)
-
-
-def test_only_the_gradients_asked_for_are_returned():
-    raw, x, pen = network_output()
     raw_gradient, x_gradient = gradients(mdn_loss(raw, x, pen), raw, x)
-    (alone,) = gradients(mdn_loss(raw.detach(), x, pen), x)
-    assert_same_tensors(alone, x_gradient)
-    (alone,) = gradients(mdn_loss(raw, x.detach(), pen), raw)
-    assert_same_tensors(alone, raw_gradient)
+    assert_same_tensors(gradients(mdn_loss(raw.detach(), x, pen), x), (x_gradient,))
+    assert_same_tensors(gradients(mdn_loss(raw, x.detach(), pen), raw), (raw_gradient,))
 
 
 @each_dtype
@@ -274,22 +227,15 @@ def threads():
     torch.set_num_threads(before)
 
 
-@pytest.mark.parametrize("number", [1, 2, 1000])
-def test_workers_are_the_threads_of_torch_and_at_most_one_a_cpu(number, threads, losses_called):
-    raw, x, pen = network_output()
-    threads(number)
-    mdn_loss(raw, x, pen)
-    assert losses_called[0][2]["workers"] == min(number, choosing.cpu_count())
-
-
-def test_any_number_of_threads_gives_the_same_bits(threads):
+def test_workers_are_the_threads_of_torch_and_at_most_one_a_cpu_and_give_the_same_bits(threads, losses_called):
     raw, x, pen = network_output(batch=(20_000,), m=4)
     results = []
-    for number in (1, 2):
+    for number in (1, 2, 1000):
         threads(number)
         loss = mdn_loss(raw, x, pen)
         results.append((loss, *gradients(loss, raw, x)))
-    assert_same_tensors(*results)
+        assert losses_called[-1][2]["workers"] == min(number, choosing.cpu_count())
+        assert_same_tensors(results[-1], results[0])
 
 
 # The contract: finite tensors never give NaN, a row of weight 0 is skipped
@@ -350,36 +296,30 @@ def test_row_of_weight_0_is_skipped_whatever_it_holds(reduction, held, dtype):
 
 
 @each_dtype
-def test_row_that_the_caller_masks_has_gradient_0_whatever_it_holds(dtype):
+def test_nan_makes_its_row_nan_and_a_row_that_the_caller_masks_has_gradient_0_whatever_it_holds(dtype):
     raw, x, _ = network_output("none", (4,), dtype=dtype)
     keep = torch.tensor([True, False, True, False])
     with torch.no_grad():
         raw[1], x[3] = NAN, INF
+    losses = mdn_loss(raw, x, reduction="none")
+    for gradient in gradients(losses, raw, x):
+        assert gradient[1].isnan().all()
+        assert not gradient[[0, 2, 3]].isnan().any()
     losses = mdn_loss(raw, x, reduction="none")
     for gradient in gradients(torch.where(keep, losses, 0.0), raw, x):
         np.testing.assert_array_equal(array(gradient)[~keep], 0)
         assert gradient[keep].any(dim=-1).all()
 
 
-def test_nan_in_a_row_makes_its_gradient_nan_and_touches_no_other():
-    raw, x, pen = network_output()
-    expected = gradients(mdn_loss(raw, x, pen, reduction="none"), raw, x)
-    with torch.no_grad():
-        raw[2, 4] = NAN
-    others = [0, 1, 3, 4, 5]
-    for gradient, before in zip(gradients(mdn_loss(raw, x, pen, reduction="none"), raw, x), expected, strict=True):
-        assert gradient[2].isnan().all()
-        assert_same_tensors(gradient[others], before[others])
-
-
 # Autograd beyond the gradient
 
 
-def test_create_graph_gives_the_same_gradient():
+def test_create_graph_and_checkpointing_give_the_same_gradient():
     raw, x, pen = network_output()
-    loss = mdn_loss(raw, x, pen)
-    ours = torch.autograd.grad(loss, (raw, x), create_graph=True)
-    assert_same_tensors(ours, gradients(mdn_loss(raw, x, pen), raw, x))
+    expected = gradients(mdn_loss(raw, x, pen), raw, x)
+    assert_same_tensors(torch.autograd.grad(mdn_loss(raw, x, pen), (raw, x), create_graph=True), expected)
+    loss = torch.utils.checkpoint.checkpoint(mdn_loss, raw, x, pen, use_reentrant=False)
+    assert_same_tensors(gradients(loss, raw, x), expected)
 
 
 @each_reduction
@@ -406,12 +346,6 @@ def test_forward_mode_is_refused(mode, slot):
         torch.func.jvp(loss, (arguments[slot],), (torch.ones_like(arguments[slot]),))
 
 
-def test_checkpointing_gives_the_same_gradient():
-    raw, x, pen = network_output()
-    loss = torch.utils.checkpoint.checkpoint(mdn_loss, raw, x, pen, use_reentrant=False)
-    assert_same_tensors(gradients(loss, raw, x), gradients(mdn_loss(raw, x, pen), raw, x))
-
-
 # torch.vmap and torch.func
 
 
@@ -431,17 +365,12 @@ def test_vmap_gives_the_bits_of_the_calls_one_by_one(reduction, pen):
         np.testing.assert_array_equal(array(ours), array(theirs))  # -0 becomes 0 where PyTorch adds slices up
 
 
-def test_vmap_over_another_axis_and_over_one_argument_only():
+def test_vmap_over_another_axis_and_over_one_argument_only_is_one_call(losses_called):
     raw, x, _ = network_output("none", (4, 3))
     mapped = torch.vmap(lambda raw, x: mdn_loss(raw, x, reduction="none"), in_dims=(1, None), out_dims=1)(raw, x[:, 0])
+    assert len(losses_called) == 1
     expected = mdn_loss(raw, x[:, :1].expand(4, 3, 2), reduction="none")
     assert_same_tensors(mapped, expected)
-
-
-def test_vmap_of_rows_is_one_call(losses_called):
-    raw, x, pen = network_output(batch=(100,))
-    torch.vmap(lambda *row: mdn_loss(*row, reduction="none"))(raw, x, pen)
-    assert len(losses_called) == 1
 
 
 @each_reduction
@@ -491,13 +420,9 @@ def test_opcheck_passes(reduction, pen, dtype):
         passed = torch.library.opcheck(operator, (*tensors, targets, weight, reduction))
         assert len(passed) == 4
         assert set(passed.values()) == {"SUCCESS"}
-
-
-@pytest.mark.parametrize("upstream", [torch.tensor(2.0), torch.tensor([1.0, 0.0, INF, -1.0])])
-def test_opcheck_of_the_scaling_passes(upstream):
-    gradient = torch.randn(4, 13, generator=torch.Generator().manual_seed(0))
-    passed = torch.library.opcheck(cymdn_torch._scale, (gradient, upstream, upstream.clone()))
-    assert set(passed.values()) == {"SUCCESS"}
+    for upstream in (torch.tensor(2.0), torch.tensor([1.0, 0.0, INF, -1.0])):
+        tensors = torch.randn(4, 13, generator=torch.Generator().manual_seed(0)), upstream, upstream.clone()
+        assert set(torch.library.opcheck(cymdn_torch._scale, tensors).values()) == {"SUCCESS"}
 
 
 @pytest.fixture
@@ -590,43 +515,21 @@ def test_exported_module_is_saved_and_loaded(mode, strict):
         assert_same_tensors(loaded(*given_tensors), network(*given_tensors))
 
 
-# The module
-
-
 @each_reduction
-def test_module_returns_what_the_function_returns(reduction):
-    raw, x, pen = network_output()
-    weight = weights()
-    loss = MDNLoss(reduction)(raw, x, pen, sample_weight=weight)
-    assert_same_tensors(loss, mdn_loss(raw, x, pen, sample_weight=weight, reduction=reduction))
-
-
 @pytest.mark.parametrize("copied", [copy.copy, copy.deepcopy, lambda module: pickle.loads(pickle.dumps(module))])
-def test_module_is_copied_and_pickled(copied):
-    module = copied(MDNLoss("sum").eval())
-    assert repr(module) == "MDNLoss(reduction='sum')"
+def test_module_and_its_copies_return_what_the_function_returns_and_have_no_state(copied, reduction):
+    module, (raw, x, pen), weight = copied(MDNLoss(reduction).eval()), network_output(), weights()
+    loss = module(raw, x, pen, sample_weight=weight)
+    assert_same_tensors(loss, mdn_loss(raw, x, pen, sample_weight=weight, reduction=reduction))
+    assert repr(module) == f"MDNLoss(reduction='{reduction}')"
     assert not module.training
-
-
-def test_module_has_no_state():
-    assert MDNLoss().state_dict() == {}
-    assert list(MDNLoss().parameters()) == []
+    assert module.state_dict() == {}
+    assert list(module.parameters()) == []
 
 
 def test_module_refuses_another_reduction_when_it_is_made():
     with pytest.raises(ValueError, match=r"^reduction: expected one of 'none', 'sum', 'mean', got 'batchmean'$"):
         MDNLoss("batchmean")
-
-
-def test_public_names():
-    assert cymdn_torch.__all__ == ["MDNLoss", "mdn_loss"]
-
-
-@pytest.mark.parametrize("name", cymdn_torch.__all__)
-def test_example_in_the_docstring_runs(name):
-    (test,) = doctest.DocTestFinder(recurse=False).find(getattr(cymdn_torch, name), name, globs={})
-    assert test.examples
-    assert doctest.DocTestRunner().run(test).failed == 0
 
 
 # Errors: each a good call with one argument spoilt, the exception, and its message
@@ -722,12 +625,6 @@ def test_compiled_loss_refuses_with_the_same_message(what, compiler):
         compiler(mdn_loss, backend="aot_eager")(**arguments)
 
 
-def test_pen_that_requires_grad_is_taken_where_no_gradient_is_computed():
-    raw, x, pen = network_output()
-    with torch.no_grad():
-        assert mdn_loss(raw, x, pen.clone().requires_grad_()) == mdn_loss(raw, x, pen)
-
-
 # Other processes: each test starts a fresh Python, which a time limit ends; a fork of this one has lost its threads
 
 
@@ -777,7 +674,5 @@ def test_workers_of_a_data_loader_give_the_same_bits(start, tmp_path):
         pytest.skip(f"no {start} on this system")
     program = tmp_path / "loader.py"
     program.write_text(LOADER)
-    run = subprocess.run(
-        [sys.executable, str(program), start], capture_output=True, text=True, timeout=100, cwd=tmp_path
-    )
+    run = run_python(program, start, cwd=tmp_path)
     assert run.stdout == "same bits\n", run.stderr
