@@ -109,7 +109,6 @@ def lint(session):
     session.run("codespell")
     session.run("numpydoc", "lint", *map(str, sorted((ROOT / "cymdn").glob("*.py"))))
     session.run("sp-repo-review", ".")
-    session.run("validate-pyproject", "pyproject.toml")
     session.run("zizmor", "--offline", "--persona=auditor", ".github")
     session.run("python", "tools/faults.py", "--check")
 
