@@ -12,7 +12,7 @@ Why it looks like this:
 
 from cymdn cimport _bivariate as bivariate
 from cymdn cimport _elementary as elementary
-from cymdn._columns cimport double_out
+from cymdn._columns cimport Column, Place, double_in, double_out, float_in, float_out, real_in, real_out, within
 from cymdn._elementary cimport fma
 
 cdef enum:
@@ -40,9 +40,10 @@ cdef struct Block:
     double[PLANE] slope1
     double[PLANE] datanh
     double[PLANE] dlogit
-    # of the row, at each of its components: the point; the largest logit or exponent; scales of the derivatives
+    # numbers of the row, at each of its components; the stages say which
     double[PLANE] row0
     double[PLANE] row1
+    double[PLANE] row2
 
 cdef struct Rows:
     double[PLANE] x0          # the point; differentiate_rows: d/dx0
@@ -55,6 +56,71 @@ cdef struct Rows:
     double[PLANE] weight_scale
     double[PLANE] live        # 0: a row without derivatives
     double[PLANE] weight      # of the row in the loss; scale_loss: times the scale of the gradient
+
+
+# Six columns at once of rows in the order of raw network output: these rows are short, and the loops over them cost
+# more than what they move.
+
+
+cdef inline void read_packed_numbers(
+    real_in numbers, Py_ssize_t distance, Py_ssize_t row, Py_ssize_t rows, Py_ssize_t columns, Block *b
+) noexcept nogil:
+    cdef Py_ssize_t i, j, k, at
+    for i in range(rows):
+        for j in range(columns):
+            k = i * columns + j
+            at = i * row + j
+            b.weight[k] = numbers[at]
+            b.mean0[k] = numbers[at + distance]
+            b.mean1[k] = numbers[at + 2 * distance]
+            b.inverse0[k] = numbers[at + 3 * distance]
+            b.inverse1[k] = numbers[at + 4 * distance]
+            b.r[k] = numbers[at + 5 * distance]
+
+
+cdef inline void write_three(
+    Py_ssize_t columns, const double *plane0, const double *plane1, const double *plane2,
+    real_out numbers0, real_out numbers1, real_out numbers2,
+) noexcept nogil:
+    # three pointers, for a compiler has to know that what it writes does not overlap
+    cdef Py_ssize_t j
+    for j in range(columns):
+        numbers0[j] = plane0[j]
+        numbers1[j] = plane1[j]
+        numbers2[j] = plane2[j]
+
+
+cdef inline void write_packed_numbers(
+    const Block *b, Py_ssize_t distance, Py_ssize_t row, Py_ssize_t rows, Py_ssize_t columns, real_out numbers
+) noexcept nogil:
+    cdef Py_ssize_t i, k
+    cdef real_out second
+    for i in range(rows):
+        k = i * columns
+        second = numbers + 3 * distance
+        write_three(
+            columns, b.dlogit + k, b.slope0 + k, b.slope1 + k, numbers, numbers + distance, numbers + 2 * distance
+        )
+        write_three(columns, b.u + k, b.v + k, b.datanh + k, second, second + distance, second + 2 * distance)
+        numbers = numbers + row
+
+
+cdef inline void read_packed(const Column *c, Py_ssize_t m, const Place *at, Block *b) noexcept nogil:
+    cdef Py_ssize_t offset = at.row * c.row + at.column
+    within(offset, offset + (at.rows - 1) * c.row + 5 * m + at.columns - 1, c.size)
+    if c.single:
+        read_packed_numbers(<float_in> (<const float *> c.first + offset), m, c.row, at.rows, at.columns, b)
+    else:
+        read_packed_numbers(<double_in> (<const double *> c.first + offset), m, c.row, at.rows, at.columns, b)
+
+
+cdef inline void write_packed(const Column *c, Py_ssize_t m, const Place *at, const Block *b) noexcept nogil:
+    cdef Py_ssize_t offset = at.row * c.row + at.column
+    within(offset, offset + (at.rows - 1) * c.row + 5 * m + at.columns - 1, c.size)
+    if c.single:
+        write_packed_numbers(b, m, c.row, at.rows, at.columns, <float_out> (<float *> c.first + offset))
+    else:
+        write_packed_numbers(b, m, c.row, at.rows, at.columns, <double_out> (<double *> c.first + offset))
 
 
 cdef inline void spread(
@@ -83,6 +149,16 @@ cdef inline void spread_two(
         for j in range(columns):
             b.row0[i * columns + j] = values0[i]
             b.row1[i * columns + j] = values1[i]
+
+
+cdef inline void spread_three(Py_ssize_t rows, Py_ssize_t columns, const Rows *w, Block *b) noexcept nogil:
+    # the point, and the largest logit
+    cdef Py_ssize_t i, j
+    for i in range(rows):
+        for j in range(columns):
+            b.row0[i * columns + j] = w.x0[i]
+            b.row1[i * columns + j] = w.x1[i]
+            b.row2[i * columns + j] = w.top[i]
 
 
 cdef inline void set_plane(Py_ssize_t count, double value, double_out plane) noexcept nogil:
@@ -146,11 +222,11 @@ cdef inline void prepare_natural(Py_ssize_t count, Block *b) noexcept nogil:
 cdef inline void exponentiate_logits(Py_ssize_t count, Block *b) noexcept nogil:
     cdef Py_ssize_t k
     for k in range(count):
-        b.weight[k] = elementary.exp_flushed(b.weight[k] - b.row0[k])
+        b.weight[k] = elementary.exp_flushed(b.weight[k] - b.row2[k])
 
 
 cdef inline void prepare_unconstrained(Py_ssize_t count, Block *b) noexcept nogil:
-    # row0: the row's largest logit
+    # row2: the row's largest logit
     cdef Py_ssize_t k
     cdef double a, n, joint, kappa, r
     for k in range(count):
@@ -159,7 +235,7 @@ cdef inline void prepare_unconstrained(Py_ssize_t count, Block *b) noexcept nogi
         joint = bivariate.joint_inverse(n)
         kappa = bivariate.kappa_of_decay(n, joint)
         r = bivariate.correlation_of_decay(a, n, bivariate.one_less_decay(a), joint)
-        b.shift[k] = bivariate.shift_of_logs(b.weight[k] - b.row0[k], b.inverse0[k], b.inverse1[k], a)
+        b.shift[k] = bivariate.shift_of_logs(b.weight[k] - b.row2[k], b.inverse0[k], b.inverse1[k], a)
         b.factor[k] = bivariate.factor_of_decay(n)
         b.inverse0[k] = bivariate.inverse_stddev_of_log(b.inverse0[k])
         b.inverse1[k] = bivariate.inverse_stddev_of_log(b.inverse1[k])

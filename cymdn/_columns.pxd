@@ -4,6 +4,21 @@ cdef extern from *:
     """
     typedef float *__restrict cymdn_float_out;
     typedef double *__restrict cymdn_double_out;
+    typedef const float *__restrict cymdn_float_in;
+    typedef const double *__restrict cymdn_double_in;
+
+    #if defined(__GNUC__)
+    #define CYMDN_PREFETCH(address, write) __builtin_prefetch((address), (write), 2)
+    #else
+    #define CYMDN_PREFETCH(address, write) ((void) (address))
+    #endif
+    static inline void cymdn_prefetch(const char *memory, ptrdiff_t bytes, int write)
+    {
+        if (write)
+            for (ptrdiff_t k = 0; k < bytes; k += 64) CYMDN_PREFETCH(memory + k, 1);
+        else
+            for (ptrdiff_t k = 0; k < bytes; k += 64) CYMDN_PREFETCH(memory + k, 0);
+    }
 
     /* the build with bounds checks: each block is checked at the end of what it touches */
     #ifdef CYMDN_BOUNDS_CHECKS
@@ -23,13 +38,20 @@ cdef extern from *:
     }
     #endif
     """
+    void prefetch "cymdn_prefetch"(const char *memory, Py_ssize_t bytes, int write) noexcept nogil
     void within "cymdn_within"(Py_ssize_t first, Py_ssize_t last, Py_ssize_t size) noexcept nogil
     ctypedef float *float_out "cymdn_float_out"
     ctypedef double *double_out "cymdn_double_out"
+    ctypedef const float *float_in "cymdn_float_in"
+    ctypedef const double *double_in "cymdn_double_in"
 
 ctypedef fused real:
     float
     double
+
+ctypedef fused real_in:
+    float_in
+    double_in
 
 ctypedef fused real_out:
     float_out
@@ -52,11 +74,20 @@ cdef struct Place:
     Py_ssize_t columns
 
 
+cdef inline void fetch_ahead(
+    const Column *c, Py_ssize_t row, Py_ssize_t rows, Py_ssize_t part, Py_ssize_t parts, bint to_write
+) noexcept nogil:
+    # a part of some rows into the second cache, while something else is computed
+    cdef Py_ssize_t bytes = c.row * <Py_ssize_t> (sizeof(float) if c.single else sizeof(double))
+    cdef const char *memory = <const char *> c.first + row * bytes
+    prefetch(memory + rows * bytes * part // parts, rows * bytes // parts, to_write)
+
+
 # The loops below treat a row of one component apart: an inner loop of one turn costs three times as much.
 
 
 cdef inline void read_numbers(
-    const real *numbers, Py_ssize_t row, Py_ssize_t rows, Py_ssize_t columns, double_out plane
+    real_in numbers, Py_ssize_t row, Py_ssize_t rows, Py_ssize_t columns, double_out plane
 ) noexcept nogil:
     cdef Py_ssize_t i, j
     if columns == 1:
@@ -69,7 +100,7 @@ cdef inline void read_numbers(
 
 
 cdef inline void read_pairs(
-    const real *numbers, Py_ssize_t row, Py_ssize_t rows, Py_ssize_t columns, double_out plane0, double_out plane1
+    real_in numbers, Py_ssize_t row, Py_ssize_t rows, Py_ssize_t columns, double_out plane0, double_out plane1
 ) noexcept nogil:
     cdef Py_ssize_t i, j
     for i in range(rows):
@@ -108,9 +139,9 @@ cdef inline void read(const Column *c, const Place *at, double *plane) noexcept 
         rows = 1
     within(offset, offset + (rows - 1) * c.row + columns - 1, c.size)
     if c.single:
-        read_numbers(<const float *> c.first + offset, c.row, rows, columns, <double_out> plane)
+        read_numbers(<float_in> (<const float *> c.first + offset), c.row, rows, columns, <double_out> plane)
     else:
-        read_numbers(<const double *> c.first + offset, c.row, rows, columns, <double_out> plane)
+        read_numbers(<double_in> (<const double *> c.first + offset), c.row, rows, columns, <double_out> plane)
 
 
 cdef inline void read_two(const Column *c, const Place *at, double *plane0, double *plane1) noexcept nogil:
@@ -126,11 +157,11 @@ cdef inline void read_two(const Column *c, const Place *at, double *plane0, doub
     within(offset, offset + (rows - 1) * c.row + 2 * columns - 1, c.size)
     if c.single:
         read_pairs(
-            <const float *> c.first + offset, c.row, rows, columns, <double_out> plane0, <double_out> plane1
+            <float_in> (<const float *> c.first + offset), c.row, rows, columns, <double_out> plane0, <double_out> plane1
         )
     else:
         read_pairs(
-            <const double *> c.first + offset, c.row, rows, columns, <double_out> plane0, <double_out> plane1
+            <double_in> (<const double *> c.first + offset), c.row, rows, columns, <double_out> plane0, <double_out> plane1
         )
 
 

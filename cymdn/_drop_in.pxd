@@ -1,61 +1,136 @@
-"""The drop-in level: smoothed densities of a block of components, and the derivatives of their logarithms."""
+"""The drop-in level: smoothed densities of components, and the derivatives of their logarithms.
+
+It reads and writes the caller's arrays in the one loop that computes, without planes: nothing is summed over a row, and
+where these arrays are beyond the caches their traffic goes on while the loop computes. Only points are spread over
+their components first; and parameters of one row are repeated for a block of rows, once.
+"""
 
 from cymdn cimport _bivariate as bivariate
-from cymdn._block cimport Block
+from cymdn._block cimport BLOCK, Block
+from cymdn._columns cimport Column, double_out, float_out, real_out, within
+
+cdef struct DropIn:
+    Py_ssize_t n
+    Py_ssize_t m
+    double smooth_eps
+    bint derivatives
+    Column x
+    Column mean
+    Column stddev
+    Column correlation
+    Column density
+    Column dmean
+    Column dstddev
+    Column dcorrelation
+    Block *block
 
 
-cdef inline void make_positive(Py_ssize_t count, Block *b) noexcept nogil:
-    cdef Py_ssize_t k
-    for k in range(count):
-        b.inverse0[k] = bivariate.positive_or_nan(b.inverse0[k])
-        b.inverse1[k] = bivariate.positive_or_nan(b.inverse1[k])
-
-
-cdef inline void densities(Py_ssize_t count, double e, Block *b) noexcept nogil:
+cdef inline void densities(
+    Py_ssize_t count, const Block *b, double e, real_out mean, real_out stddev, real_out correlation,
+    real_out density_out,
+) noexcept nogil:
+    # row0, row1: the point
     cdef Py_ssize_t k
     cdef double sigma0, sigma1, u, v, t, d, q, z
     for k in range(count):
-        sigma0 = b.inverse0[k]
-        sigma1 = b.inverse1[k]
-        t = bivariate.nearest_integer(b.r[k])
-        d = t - b.r[k]
-        q = bivariate.one_minus_square(b.r[k], t, d)
-        u = (b.row0[k] - b.mean0[k]) * bivariate.inverse_stddev(sigma0 + e)
-        v = (b.row1[k] - b.mean1[k]) * bivariate.inverse_stddev(sigma1 + e)
+        sigma0 = bivariate.positive_or_nan(stddev[2 * k])
+        sigma1 = bivariate.positive_or_nan(stddev[2 * k + 1])
+        t = bivariate.nearest_integer(correlation[k])
+        d = t - correlation[k]
+        q = bivariate.one_minus_square(correlation[k], t, d)
+        u = (b.row0[k] - mean[2 * k]) * bivariate.inverse_stddev(sigma0 + e)
+        v = (b.row1[k] - mean[2 * k + 1]) * bivariate.inverse_stddev(sigma1 + e)
         z = bivariate.squared_distance(u, bivariate.decorrelated(v, u, t, d), q)
-        b.exponent[k] = bivariate.smoothed_density(z, q, sigma0, sigma1, e)
+        density_out[k] = bivariate.smoothed_density(z, q, sigma0, sigma1, e)
 
 
-cdef inline void densities_and_derivatives(Py_ssize_t count, double e, Block *b) noexcept nogil:
+cdef inline void densities_and_derivatives(
+    Py_ssize_t count, const Block *b, double e, real_out mean, real_out stddev, real_out correlation,
+    real_out density_out, real_out dmean_out, real_out dstddev_out, real_out dcorrelation_out,
+) noexcept nogil:
     cdef Py_ssize_t k
-    cdef double sigma0, sigma1, inverse0, inverse1, u, v, r, t, d, q, c, z, w0, w1
+    cdef double sigma0, sigma1, inverse0, inverse1, u, v, r, t, d, q, c, z, w0, w1, dmean0, dmean1
     for k in range(count):
-        sigma0 = b.inverse0[k]
-        sigma1 = b.inverse1[k]
+        sigma0 = bivariate.positive_or_nan(stddev[2 * k])
+        sigma1 = bivariate.positive_or_nan(stddev[2 * k + 1])
         inverse0 = bivariate.inverse_stddev(sigma0 + e)
         inverse1 = bivariate.inverse_stddev(sigma1 + e)
-        r = b.r[k]
+        r = correlation[k]
         t = bivariate.nearest_integer(r)
         d = t - r
         q = bivariate.one_minus_square(r, t, d)
         c = 1.0 / (q + e)
-        u = (b.row0[k] - b.mean0[k]) * inverse0
-        v = (b.row1[k] - b.mean1[k]) * inverse1
+        u = (b.row0[k] - mean[2 * k]) * inverse0
+        v = (b.row1[k] - mean[2 * k + 1]) * inverse1
         w0 = bivariate.decorrelated(u, v, t, d)
         w1 = bivariate.decorrelated(v, u, t, d)
         z = bivariate.squared_distance(u, w1, q)
-        b.exponent[k] = bivariate.smoothed_density(z, q, sigma0, sigma1, e)
-        b.slope0[k] = c * w0 * inverse0
-        b.slope1[k] = c * w1 * inverse1
-        b.u[k] = bivariate.smoothed_dlog_stddev(u, sigma0, b.slope0[k])
-        b.v[k] = bivariate.smoothed_dlog_stddev(v, sigma1, b.slope1[k])
-        b.datanh[k] = bivariate.smoothed_dcorrelation(u, v, w0, w1, r, c, e)
+        dmean0 = c * w0 * inverse0
+        dmean1 = c * w1 * inverse1
+        density_out[k] = bivariate.smoothed_density(z, q, sigma0, sigma1, e)
+        dmean_out[2 * k] = dmean0
+        dmean_out[2 * k + 1] = dmean1
+        dstddev_out[2 * k] = bivariate.smoothed_dlog_stddev(u, sigma0, dmean0)
+        dstddev_out[2 * k + 1] = bivariate.smoothed_dlog_stddev(v, sigma1, dmean1)
+        dcorrelation_out[k] = bivariate.smoothed_dcorrelation(u, v, w0, w1, r, c, e)
 
 
-cdef inline void evaluate(Py_ssize_t count, double e, bint derivatives, Block *b) noexcept nogil:
-    # row0, row1: the point; inverse0, inverse1: still sigma0, sigma1
-    make_positive(count, b)
-    if derivatives:
-        densities_and_derivatives(count, e, b)
+cdef inline void repeat(Column *c, Py_ssize_t width, Py_ssize_t rows, real_out memory) noexcept nogil:
+    # one row that serves all becomes a block of copies of it
+    cdef Py_ssize_t k
+    if c.row == 0 and rows > 1:
+        for k in range(rows * width):
+            memory[k] = (<real_out> c.first)[k % width]
+        c.first = memory
+        c.size = rows * width
+
+
+cdef inline void spread_points(
+    const DropIn *p, Py_ssize_t i, Py_ssize_t rows, Py_ssize_t columns, real_out x
+) noexcept nogil:
+    cdef Py_ssize_t j, k
+    for j in range(rows):
+        for k in range(j * columns, (j + 1) * columns):
+            p.block.row0[k] = x[(i + j) * p.x.row]
+            p.block.row1[k] = x[(i + j) * p.x.row + 1]
+
+
+cdef inline void drop_in_block(
+    const DropIn *p, Py_ssize_t i, Py_ssize_t rows, Py_ssize_t j, Py_ssize_t columns, real_out density
+) noexcept nogil:
+    # rows from i on, components from j on: contiguous, because there are several rows only of all components
+    cdef Py_ssize_t count = rows * columns, out = i * p.m + j, at = i * p.correlation.row + j
+    cdef real_out mean = <real_out> p.mean.first + i * p.mean.row + 2 * j
+    cdef real_out stddev = <real_out> p.stddev.first + i * p.stddev.row + 2 * j
+    cdef real_out correlation = <real_out> p.correlation.first + at
+    within(at, at + count - 1, p.correlation.size)
+    within(out, out + count - 1, p.density.size)
+    spread_points(p, i, rows, columns, <real_out> p.x.first)
+    if p.derivatives:
+        densities_and_derivatives(
+            count, p.block, p.smooth_eps, mean, stddev, correlation, density + out, <real_out> p.dmean.first + 2 * out,
+            <real_out> p.dstddev.first + 2 * out, <real_out> p.dcorrelation.first + out,
+        )
     else:
-        densities(count, e, b)
+        densities(count, p.block, p.smooth_eps, mean, stddev, correlation, density + out)
+
+
+cdef inline void drop_in_rows(DropIn *p, real_out density) noexcept nogil:
+    cdef Py_ssize_t i = 0, j, rows, block_rows = max(<Py_ssize_t> 1, BLOCK // p.m)
+    repeat(&p.mean, 2 * p.m, min(block_rows, p.n), <real_out> p.block.mean0)  # and mean1
+    repeat(&p.stddev, 2 * p.m, min(block_rows, p.n), <real_out> p.block.inverse0)  # and inverse1
+    repeat(&p.correlation, p.m, min(block_rows, p.n), <real_out> p.block.r)
+    while i < p.n:
+        rows = min(block_rows, p.n - i)
+        j = 0
+        while j < p.m:
+            drop_in_block(p, i, rows, j, min(<Py_ssize_t> BLOCK, p.m - j), density)
+            j += BLOCK
+        i += rows
+
+
+cdef inline void drop_in(DropIn *p) noexcept nogil:
+    if p.density.single:
+        drop_in_rows(p, <float_out> p.density.first)
+    else:
+        drop_in_rows(p, <double_out> p.density.first)

@@ -18,6 +18,7 @@ from cymdn cimport _pipeline
 from cymdn._block cimport Block, Rows
 from cymdn._buffers cimport Buffers, hold, hold_each, release
 from cymdn._columns cimport Column, double_out
+from cymdn._drop_in cimport DropIn, drop_in
 from cymdn._pen cimport Pens
 from cymdn._pipeline cimport Head, Problem
 
@@ -69,7 +70,6 @@ cdef int begin(
     held.fit = n > 0 and m > 0
     p.n = n
     p.m = m
-    p.smooth_eps = -1.0
     hold(held, scratch, sizeof(double), PyBUF_WRITABLE, scratch_size(m), 0, 0, &memory)
     held.itemsize = x.itemsize
     take_pairs(held, x, n, axes, p.x)
@@ -108,20 +108,28 @@ def density(
 ):
     """Smoothed density of each component; with outputs for them, the derivatives of its logarithm."""
     cdef Problem p
+    cdef DropIn d
     cdef Buffers held
+    cdef _arithmetic.arithmetic before
     held.count = 0
     try:
         begin(&held, &p, n, m, x, 1, scratch)
-        p.smooth_eps = smooth_eps
-        p.derivatives = dmean_out is not None
-        take_pairs(&held, mean, n, m, &p.parameters[1])
-        take_pairs(&held, stddev, n, m, &p.parameters[3])
-        take(&held, correlation, n, m, 1, &p.parameters[5])
-        give(&held, density_out, n, m, 1, &p.value)
-        give_pairs(&held, dmean_out, n, m, &p.gradient[1])
-        give_pairs(&held, dstddev_out, n, m, &p.gradient[3])
-        give(&held, dcorrelation_out, n, m, 1, &p.gradient[5])
-        return run(&held, &p, NULL, _pipeline.components)
+        memset(&d, 0, sizeof(d))
+        take(&held, mean, n, m, 2, &d.mean)
+        take(&held, stddev, n, m, 2, &d.stddev)
+        take(&held, correlation, n, m, 1, &d.correlation)
+        give(&held, density_out, n, m, 1, &d.density)
+        give(&held, dmean_out, n, m, 2, &d.dmean)
+        give(&held, dstddev_out, n, m, 2, &d.dstddev)
+        give(&held, dcorrelation_out, n, m, 1, &d.dcorrelation)
+        if held.fit:
+            d.n, d.m, d.smooth_eps, d.derivatives = n, m, smooth_eps, dmean_out is not None
+            d.x, d.block = p.x[0], p.blocks
+            with nogil:
+                before = _arithmetic.use_ieee_arithmetic()
+                drop_in(&d)
+                _arithmetic.restore_arithmetic(before)
+        return held.fit
     finally:
         release(&held)
 
@@ -146,6 +154,7 @@ def gaussian_logpdf(
     try:
         begin(&held, &p, n, m, x, 0, scratch)
         p.derivatives = mean_out is not None
+        p.unweighted = True
         take_pairs(&held, mean, n, m, &p.parameters[1])
         take_pairs(&held, stddev, n, m, &p.parameters[3])
         take(&held, correlation, n, m, 0, &p.parameters[5])
@@ -219,7 +228,7 @@ def packed_components(
         memset(&rows, 0, sizeof(rows))
         hold(&held, parameters, sizeof(double), 0, n, 6 * m, 0, &rows)
         pack(&rows, 0, m, p.parameters)
-        p.parameters[0].first = NULL
+        p.packed = p.unweighted = True
         give(&held, value_out, n, m, 0, &p.value)
         return run(&held, &p, NULL, _pipeline.components)
     finally:
@@ -250,6 +259,7 @@ def packed_mixture(
         memset(&rows, 0, sizeof(rows))
         hold(&held, parameters, sizeof(double), 0, n, 6 * m, 0, &rows)
         pack(&rows, 0, m, p.parameters)
+        p.packed = True
         give(&held, value_out, n, 0, 0, &p.value)
         give(&held, responsibilities_out, n, m, 0, &p.responsibilities)
         give_pairs(&held, score_out, n, 0, p.x_gradient)
@@ -301,6 +311,7 @@ def mdn_loss(
         p.derivatives = gradient_out is not None
         pack(&rows, pens, m, p.parameters)
         pack(&gradient, pens, m, p.gradient)
+        p.packed = p.packed_gradient = True
         h.pens = pens
         for k in range(pens if held.fit else 0):
             h.logit[k] = _pipeline.column_after(&rows, k)

@@ -7,13 +7,13 @@ from libc.math cimport INFINITY
 
 from cymdn cimport _bivariate as bivariate
 from cymdn cimport _block
-from cymdn cimport _drop_in
 from cymdn cimport _pen
 from cymdn._block cimport BLOCK, Block, Rows, rounded
-from cymdn._columns cimport Column, Place, read, read_two, write, write_two
+from cymdn._columns cimport Column, Place, fetch_ahead, read, read_two, write, write_two
 from cymdn._pen cimport Pens
 
 cdef enum:
+    FITS_CACHES = 1 << 17  # numbers of raw output: 1 MiB in float64
     CHUNK = 2048  # rows whose losses are summed together: fixed, so that a sum does not depend on how work was split
 
 
@@ -23,7 +23,9 @@ cdef struct Problem:
     bint unconstrained          # parameters are logits, logarithms of stddevs, atanh of correlations
     bint derivatives
     bint density                # of a mixture: the density for a value
-    double smooth_eps           # below 0, but for the drop-in level
+    bint packed                 # parameters, from their first column on, in the order of raw network output
+    bint packed_gradient
+    bint unweighted             # components that stand alone
     Column[2] x
     Column[6] parameters        # weights or logits, means 0, means 1, stddevs 0, stddevs 1, correlations
     Column value                # of each component, or of each row
@@ -103,54 +105,55 @@ cdef inline void largest_logits(const Problem *p, Py_ssize_t rows) noexcept nogi
         _block.row_tops(rows, at.columns, p.blocks[k].weight, p.rows.top)
 
 
-cdef inline void prepare(const Problem *p, Py_ssize_t i, Py_ssize_t rows) noexcept nogil:
+cdef inline void read_parameters(const Problem *p, Py_ssize_t i, Py_ssize_t rows) noexcept nogil:
     cdef Py_ssize_t k
     cdef Place at
     cdef Block *b
     for k in range(parts(p)):
         at = place_of(p, i, rows, k)
         b = p.blocks + k
-        if p.parameters[0].first == NULL:  # a component that stands alone
-            _block.set_plane(rows * at.columns, 0.0 if p.unconstrained else 1.0, b.weight)
+        if p.packed:
+            _block.read_packed(p.parameters, p.m, &at, b)
         else:
-            read(&p.parameters[0], &at, b.weight)
-        read_two(&p.parameters[1], &at, b.mean0, b.mean1)
-        read_two(&p.parameters[3], &at, b.inverse0, b.inverse1)
-        read(&p.parameters[5], &at, b.r)
-        if not p.unconstrained and p.smooth_eps < 0.0:
-            _block.prepare_natural(rows * at.columns, b)
-    if not p.unconstrained:
-        return
-    largest_logits(p, rows)
-    for k in range(parts(p)):
-        at = place_of(p, i, rows, k)
-        b = p.blocks + k
-        _block.spread(rows, at.columns, p.rows.top, b.row0)
-        _block.prepare_unconstrained(rows * at.columns, b)
+            if not p.unweighted:
+                read(&p.parameters[0], &at, b.weight)
+            read_two(&p.parameters[1], &at, b.mean0, b.mean1)
+            read_two(&p.parameters[3], &at, b.inverse0, b.inverse1)
+            read(&p.parameters[5], &at, b.r)
+        if p.unweighted:
+            _block.set_plane(rows * at.columns, 0.0 if p.unconstrained else 1.0, b.weight)
 
 
 cdef inline void evaluate(const Problem *p, Py_ssize_t i, Py_ssize_t rows) noexcept nogil:
     # exponents, and slopes where they are wanted, of components at their points
     cdef Py_ssize_t k, count
+    cdef bint fresh = i == 0 or not one_mixture(p)
     cdef Place at = place_of_rows(i, rows)
     cdef Block *b
-    if i == 0 or not one_mixture(p):
-        prepare(p, i, rows)
+    if fresh:
+        read_parameters(p, i, rows)
+        if p.unconstrained:
+            largest_logits(p, rows)
     read_two(p.x, &at, p.rows.x0, p.rows.x1)
     for k in range(parts(p)):
         at = place_of(p, i, rows, k)
         b = p.blocks + k
         count = rows * at.columns
-        _block.spread_two(rows, at.columns, p.rows.x0, p.rows.x1, b)
-        if p.smooth_eps >= 0.0:
-            _drop_in.evaluate(count, p.smooth_eps, p.derivatives, b)
-        elif p.derivatives:
+        _block.spread_three(rows, at.columns, p.rows, b)
+        if fresh and p.unconstrained:
+            _block.prepare_unconstrained(count, b)
+        elif fresh:
+            _block.prepare_natural(count, b)
+        if p.derivatives:
             _block.evaluate_with_slopes(count, b)
         else:
             _block.evaluate(count, b)
 
 
 cdef inline void write_gradient(const Problem *p, const Place *at, const Block *b) noexcept nogil:
+    if p.packed_gradient:
+        _block.write_packed(p.gradient, p.m, at, b)
+        return
     write(&p.gradient[0], at, b.dlogit)
     write_two(&p.gradient[1], at, b.slope0, b.slope1)
     write_two(&p.gradient[3], at, b.u, b.v)
@@ -171,19 +174,16 @@ cdef inline void components(const Problem *p, const Head *_head) noexcept nogil:
             at = place_of(p, i, rows, k)
             b = p.blocks + k
             count = rows * at.columns
-            if p.smooth_eps < 0.0:
-                _block.component_values(count, b)
+            _block.component_values(count, b)
             write(&p.value, &at, b.exponent)
-            if not p.derivatives:
-                continue
-            if p.smooth_eps < 0.0:
+            if p.derivatives:
                 _block.component_shares(count, p.value.single, b)
                 _block.set_plane(count, 1.0, b.row0)
                 _block.differentiate(count, b)
-            write_gradient(p, &at, b)
-            _block.negate(count, b.slope0)
-            _block.negate(count, b.slope1)
-            write_two(p.x_gradient, &at, b.slope0, b.slope1)
+                write_gradient(p, &at, b)
+                _block.negate(count, b.slope0)
+                _block.negate(count, b.slope1)
+                write_two(p.x_gradient, &at, b.slope0, b.slope1)
         i += rows
 
 
@@ -361,6 +361,15 @@ cdef inline void add_losses(Py_ssize_t rows, const double *loss, double *total, 
         total[0] = after
 
 
+cdef inline void fetch_next(const Problem *p, Py_ssize_t i, Py_ssize_t rows, Py_ssize_t part) noexcept nogil:
+    # a third of the next block's rows; what fits the caches anyway would only cost time
+    if p.n * p.parameters[0].row < FITS_CACHES or i + 2 * rows > p.n:
+        return
+    fetch_ahead(p.parameters, i + rows, rows, part, 3, False)
+    if p.derivatives:
+        fetch_ahead(p.gradient, i + rows, rows, part, 3, True)
+
+
 cdef inline void losses(const Problem *p, const Head *h) noexcept nogil:
     cdef Py_ssize_t i = 0, rows, chunk_end = 0
     cdef double total = 0.0, lost = 0.0
@@ -372,8 +381,11 @@ cdef inline void losses(const Problem *p, const Head *h) noexcept nogil:
             lost = 0.0
         rows = rows_of_block(p, chunk_end - i)
         at = place_of_rows(i, rows)
+        fetch_next(p, i, rows, 0)
         evaluate(p, i, rows)
+        fetch_next(p, i, rows, 1)
         reduce_rows(p, rows)
+        fetch_next(p, i, rows, 2)
         score_pens(h, &at)
         if h.weight.first == NULL:
             _block.set_plane(rows, 1.0, p.rows.weight)

@@ -13,7 +13,7 @@ import builds
 import mpmath
 import numpy as np
 import pytest
-from problems import assert_same_bits
+from checks import assert_same_bits
 
 ROOT = Path(__file__).resolve().parents[1]
 INF, NAN, TINY, HUGE = math.inf, math.nan, 5e-324, sys.float_info.max
