@@ -281,7 +281,7 @@ def sanitizers(session):
     }
     build_to_watch(session, flags, "one point too far")
     expect(session, "AddressSanitizer: heap-buffer-overflow", "-k", "sampling", env=watched)
-    build_to_watch(session, flags, "an index beyond its type")
+    build_to_watch(session, flags, "a sum beyond its type")
     expect(session, "signed integer overflow", "-k", "sampling", env=watched)
     build_to_watch(session, flags)
     session.run("pytest", "-q", env=watched)
