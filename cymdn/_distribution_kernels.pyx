@@ -152,6 +152,11 @@ def modes(
 # One-dimensional mixtures
 
 
+cdef inline double normal_probability(double z) noexcept nogil:
+    # below z; by the complement, for the lower tail
+    return 0.5 * erfc(-z * SQRT_HALF)
+
+
 def normal_cdf(z, cdf_out):
     """The standard normal distribution function, by the C library's erfc: right in the lower tail too. All float64."""
     cdef Py_ssize_t n = z.shape[0], i
@@ -168,7 +173,7 @@ def normal_cdf(z, cdf_out):
         with nogil:
             before = _arithmetic.use_ieee_arithmetic()
             for i in range(n):
-                (<double *> cdf.first)[i] = 0.5 * erfc(-(<const double *> numbers.first)[i] * SQRT_HALF)
+                (<double *> cdf.first)[i] = normal_probability((<const double *> numbers.first)[i])
             _arithmetic.restore_arithmetic(before)
         return True
     finally:
