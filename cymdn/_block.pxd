@@ -66,6 +66,16 @@ cdef inline void read_packed_numbers(
     real_in numbers, Py_ssize_t distance, Py_ssize_t row, Py_ssize_t rows, Py_ssize_t columns, Block *b
 ) noexcept nogil:
     cdef Py_ssize_t i, j, k, at
+    if columns == 1:
+        for i in range(rows):
+            at = i * row
+            b.weight[i] = numbers[at]
+            b.mean0[i] = numbers[at + 1]
+            b.mean1[i] = numbers[at + 2]
+            b.inverse0[i] = numbers[at + 3]
+            b.inverse1[i] = numbers[at + 4]
+            b.r[i] = numbers[at + 5]
+        return
     for i in range(rows):
         for j in range(columns):
             k = i * columns + j
@@ -95,6 +105,16 @@ cdef inline void write_packed_numbers(
 ) noexcept nogil:
     cdef Py_ssize_t i, k
     cdef real_out second
+    if columns == 1:
+        for i in range(rows):
+            k = i * row
+            numbers[k] = b.dlogit[i]
+            numbers[k + 1] = b.slope0[i]
+            numbers[k + 2] = b.slope1[i]
+            numbers[k + 3] = b.u[i]
+            numbers[k + 4] = b.v[i]
+            numbers[k + 5] = b.datanh[i]
+        return
     for i in range(rows):
         k = i * columns
         second = numbers + 3 * distance
@@ -154,6 +174,10 @@ cdef inline void spread_two(
 cdef inline void spread_three(Py_ssize_t rows, Py_ssize_t columns, const Rows *w, Block *b) noexcept nogil:
     # the point, and the largest logit
     cdef Py_ssize_t i, j
+    if columns == 1:
+        spread_two(rows, 1, w.x0, w.x1, b)
+        spread(rows, 1, w.top, b.row2)
+        return
     for i in range(rows):
         for j in range(columns):
             b.row0[i * columns + j] = w.x0[i]
@@ -225,23 +249,43 @@ cdef inline void exponentiate_logits(Py_ssize_t count, Block *b) noexcept nogil:
         b.weight[k] = elementary.exp_flushed(b.weight[k] - b.row2[k])
 
 
-cdef inline void prepare_unconstrained(Py_ssize_t count, Block *b) noexcept nogil:
-    # row2: the row's largest logit
+cdef inline void decay(Py_ssize_t count, Block *b) noexcept nogil:
+    # for correlate: n = exp(-|a|) to kappa, 1 - n to cross
+    cdef Py_ssize_t k
+    for k in range(count):
+        b.kappa[k] = bivariate.decay(b.r[k])
+        b.cross[k] = bivariate.one_less_decay(b.r[k])
+
+
+cdef inline void correlate(Py_ssize_t count, Block *b) noexcept nogil:
     cdef Py_ssize_t k
     cdef double a, n, joint, kappa, r
     for k in range(count):
         a = b.r[k]
-        n = bivariate.decay(a)
+        n = b.kappa[k]
         joint = bivariate.joint_inverse(n)
         kappa = bivariate.kappa_of_decay(n, joint)
-        r = bivariate.correlation_of_decay(a, n, bivariate.one_less_decay(a), joint)
+        r = bivariate.correlation_of_decay(a, n, b.cross[k], joint)
         b.shift[k] = bivariate.shift_of_logs(b.weight[k] - b.row2[k], b.inverse0[k], b.inverse1[k], a)
         b.factor[k] = bivariate.factor_of_decay(n)
-        b.inverse0[k] = bivariate.inverse_stddev_of_log(b.inverse0[k])
-        b.inverse1[k] = bivariate.inverse_stddev_of_log(b.inverse1[k])
         b.r[k] = r
         b.cross[k] = bivariate.cross_of_decay(r, bivariate.nearest_integer(r), n, kappa)
         b.kappa[k] = kappa
+
+
+cdef inline void invert_logs(Py_ssize_t count, double_out inverse) noexcept nogil:
+    cdef Py_ssize_t k
+    for k in range(count):
+        inverse[k] = bivariate.inverse_stddev_of_log(inverse[k])
+
+
+cdef inline void prepare_unconstrained(Py_ssize_t count, Block *b) noexcept nogil:
+    # Five short loops: in one long one, a processor sees too little of the next iteration to overlap them (2 to 7 %).
+    # row2: the row's largest logit.
+    decay(count, b)
+    correlate(count, b)
+    invert_logs(count, b.inverse0)
+    invert_logs(count, b.inverse1)
     exponentiate_logits(count, b)
 
 
@@ -323,96 +367,3 @@ cdef inline void no_gradient(Py_ssize_t columns, Py_ssize_t first, Block *b) noe
     set_plane(columns, 0.0, b.u + first)
     set_plane(columns, 0.0, b.v + first)
     set_plane(columns, 0.0, b.datanh + first)
-
-
-# Reductions over the components of a row, in an order fixed by the row alone: eight chains, as many as an AVX-512
-# register holds
-
-
-cdef inline double row_sum(Py_ssize_t columns, const double *values) noexcept nogil:
-    cdef double s0 = 0.0, s1 = 0.0, s2 = 0.0, s3 = 0.0, s4 = 0.0, s5 = 0.0, s6 = 0.0, s7 = 0.0
-    cdef Py_ssize_t j = 0
-    while j + 8 <= columns:
-        s0 += values[j]
-        s1 += values[j + 1]
-        s2 += values[j + 2]
-        s3 += values[j + 3]
-        s4 += values[j + 4]
-        s5 += values[j + 5]
-        s6 += values[j + 6]
-        s7 += values[j + 7]
-        j += 8
-    if j + 4 <= columns:
-        s0 += values[j]
-        s1 += values[j + 1]
-        s2 += values[j + 2]
-        s3 += values[j + 3]
-        j += 4
-    while j < columns:
-        s4 += values[j]
-        j += 1
-    return ((s0 + s4) + (s2 + s6)) + ((s1 + s5) + (s3 + s7))
-
-
-cdef inline double larger(double a, double b) noexcept nogil:
-    # b, if a is NaN
-    return a if a > b else b
-
-
-cdef inline double row_top(Py_ssize_t columns, const double *values) noexcept nogil:
-    # starts from a finite number: where every exponent is -inf, nothing becomes -inf - -inf
-    cdef double t0 = -bivariate.DBL_MAX, t1 = t0, t2 = t0, t3 = t0, t4 = t0, t5 = t0, t6 = t0, t7 = t0
-    cdef Py_ssize_t j = 0
-    while j + 8 <= columns:
-        t0 = larger(values[j], t0)
-        t1 = larger(values[j + 1], t1)
-        t2 = larger(values[j + 2], t2)
-        t3 = larger(values[j + 3], t3)
-        t4 = larger(values[j + 4], t4)
-        t5 = larger(values[j + 5], t5)
-        t6 = larger(values[j + 6], t6)
-        t7 = larger(values[j + 7], t7)
-        j += 8
-    while j < columns:
-        t0 = larger(values[j], t0)
-        j += 1
-    t0 = larger(larger(t0, t4), larger(t2, t6))
-    return larger(t0, larger(larger(t1, t5), larger(t3, t7)))
-
-
-cdef inline double scaled_row_sum(Py_ssize_t columns, const double *values, double scale) noexcept nogil:
-    # of infinite values as if they were the largest number: in a sum of both signs, inf - inf would be a NaN
-    cdef double total = 0.0
-    cdef Py_ssize_t j
-    for j in range(columns):
-        total += bivariate.bounded(values[j], bivariate.DBL_MAX) * scale
-    return total
-
-
-cdef inline void row_sums(
-    Py_ssize_t rows, Py_ssize_t columns, const double *plane, double_out total
-) noexcept nogil:
-    # added to what `total` holds of the row's other blocks
-    cdef Py_ssize_t i
-    if columns == 1:
-        for i in range(rows):
-            total[i] += plane[i]
-        return
-    for i in range(rows):
-        total[i] += row_sum(columns, plane + i * columns)
-
-
-cdef inline void row_tops(Py_ssize_t rows, Py_ssize_t columns, const double *plane, double_out top) noexcept nogil:
-    cdef Py_ssize_t i
-    if columns == 1:
-        for i in range(rows):
-            top[i] = larger(plane[i], top[i])
-        return
-    for i in range(rows):
-        top[i] = larger(row_top(columns, plane + i * columns), top[i])
-
-
-cdef inline void mixture_values(Py_ssize_t rows, Rows *w) noexcept nogil:
-    cdef Py_ssize_t i
-    for i in range(rows):
-        w.value[i] = (w.top[i] + (elementary.log(w.total[i]) - elementary.log(w.weights[i]))) - bivariate.LOG_TWO_PI

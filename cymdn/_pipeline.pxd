@@ -8,6 +8,7 @@ from libc.math cimport INFINITY
 from cymdn cimport _bivariate as bivariate
 from cymdn cimport _block
 from cymdn cimport _pen
+from cymdn cimport _rows
 from cymdn._block cimport BLOCK, Block, Rows, rounded
 from cymdn._columns cimport Column, Place, fetch_ahead, read, read_two, write, write_two
 from cymdn._pen cimport Pens
@@ -102,7 +103,7 @@ cdef inline void largest_logits(const Problem *p, Py_ssize_t rows) noexcept nogi
     _block.set_plane(rows, -bivariate.DBL_MAX, p.rows.top)
     for k in range(parts(p)):
         at = place_of(p, 0, rows, k)
-        _block.row_tops(rows, at.columns, p.blocks[k].weight, p.rows.top)
+        _rows.row_tops(rows, at.columns, p.blocks[k].weight, p.rows.top)
 
 
 cdef inline void read_parameters(const Problem *p, Py_ssize_t i, Py_ssize_t rows) noexcept nogil:
@@ -200,15 +201,15 @@ cdef inline void reduce_rows(const Problem *p, Py_ssize_t rows) noexcept nogil:
     _block.set_plane(rows, 0.0 if p.unconstrained else 1.0, w.weights)
     for k in range(parts(p)):
         at = place_of(p, 0, rows, k)
-        _block.row_tops(rows, at.columns, p.blocks[k].exponent, w.top)
+        _rows.row_tops(rows, at.columns, p.blocks[k].exponent, w.top)
     for k in range(parts(p)):
         at = place_of(p, 0, rows, k)
         _block.spread(rows, at.columns, w.top, p.blocks[k].row0)
         _block.weigh(rows * at.columns, p.blocks + k)
-        _block.row_sums(rows, at.columns, p.blocks[k].exponent, w.total)
+        _rows.row_sums(rows, at.columns, p.blocks[k].exponent, w.total)
         if p.unconstrained:  # the weights are still to be divided by their sum
-            _block.row_sums(rows, at.columns, p.blocks[k].weight, w.weights)
-    _block.mixture_values(rows, w)
+            _rows.row_sums(rows, at.columns, p.blocks[k].weight, w.weights)
+    _rows.mixture_values(rows, w)
 
 
 cdef inline void differentiate(const Problem *p, Py_ssize_t rows) noexcept nogil:
@@ -238,7 +239,7 @@ cdef inline double sum_within_range(const Problem *p, Py_ssize_t rows, Py_ssize_
             slope = p.blocks[k].slope1
         else:
             slope = p.blocks[k].slope0
-        total += _block.scaled_row_sum(at.columns, slope + j * at.columns, scale)
+        total += _rows.scaled_row_sum(at.columns, slope + j * at.columns, scale)
     return total / scale
 
 
@@ -251,8 +252,8 @@ cdef inline void differentiate_rows(const Problem *p, Py_ssize_t rows) noexcept 
     _block.set_plane(rows, 0.0, w.x1)
     for k in range(parts(p)):
         at = place_of(p, 0, rows, k)
-        _block.row_sums(rows, at.columns, p.blocks[k].slope0, w.x0)
-        _block.row_sums(rows, at.columns, p.blocks[k].slope1, w.x1)
+        _rows.row_sums(rows, at.columns, p.blocks[k].slope0, w.x0)
+        _rows.row_sums(rows, at.columns, p.blocks[k].slope1, w.x1)
     for j in range(rows):
         if w.x0[j] - w.x0[j] != 0.0:
             w.x0[j] = sum_within_range(p, rows, j, False)
