@@ -216,10 +216,11 @@ def loss_and_gradients(
     sample_weight: ArrayLike | None,
     reduction: Reduction,
     workers: int | None,
+    out: Out = None,
 ) -> tuple[FloatArray, FloatArray, FloatArray]:
     """Return what `mdn_loss_and_gradient` does, and the gradient with respect to x, for frameworks."""
     problem = _check_problem(raw, x, pen, sample_weight, reduction)
-    outputs = _allocate(problem, reduction, None, gradient=True)
+    outputs = _allocate(problem, reduction, out, gradient=True)
     x_gradient = np.empty((*problem.batch_shape, 2), problem.raw.dtype)
     _run(problem, reduction, outputs, check_workers(workers), x_gradient)
     loss, gradient = deliver(outputs)

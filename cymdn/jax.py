@@ -1,6 +1,6 @@
 """The loss of a mixture density network as a JAX function: jit, grad and vmap go through it. Needs the extra `jax`."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial, reduce
 from math import prod
@@ -10,9 +10,11 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from cymdn import _mdn
-from cymdn._arrays import check_numbers
+from cymdn import _mdn, _portable, _portable_draws
+from cymdn._arrays import check_numbers, check_size
+from cymdn._layout import components_of
 from cymdn._mdn import Reduction
+from cymdn._sampling import MdnSample, Pens, check_pens
 
 try:
     import jax
@@ -25,10 +27,12 @@ except ModuleNotFoundError as _error:
         raise
     raise ImportError('cymdn.jax needs JAX: python -m pip install "cymdn[jax]"', name="jax") from _error
 
-__all__ = ["mdn_loss"]
+__all__ = ["mdn_loss", "mdn_sample"]
 
 # Numbers up to which cymdn's results are copied into XLA's memory: that takes less time than checking this as `out`.
 COPIED = 2**16
+# Rows below which the arithmetic is left to XLA on the CPU too: the way to the kernels and back takes 100 us and more
+FEW = 200
 
 
 def mdn_loss(
@@ -43,10 +47,11 @@ def mdn_loss(
 
     Parameters
     ----------
-    raw : array, shape (..., P + 6 M), float32 or float64
-        Raw output of the network. Along the last axis: P pen logits, then M each of mixture logits, mean 0, mean 1,
-        log stddev 0, log stddev 1, atanh correlation.
-    x : array, shape (..., 2), float32 or float64
+    raw : array, shape (..., P + 6 M), float32, float64, float16 or bfloat16
+        Raw output of the network. Half precision is taken as float32.
+        Along the last axis: P pen logits, then M each of mixture logits, mean 0, mean 1, log stddev 0, log stddev 1,
+        atanh correlation.
+    x : array, shape (..., 2), of the same
         The points to be predicted.
     pen : array, shape (...) or (..., 3), optional
         None: P is 0. Of shape (...): P is 1, and `pen` in [0, 1] is the probability (mostly 0 or 1) that the stroke
@@ -62,17 +67,15 @@ def mdn_loss(
     Returns
     -------
     Array
-        Without axes, or for "none" of shape (...), in nats. float32 if `raw` and `x` are, else float64.
+        Without axes, or for "none" of shape (...), in nats. float64 if `raw` or `x` is, else float32.
 
     Raises
     ------
     TypeError
-        `raw` or `x` is neither float32 nor float64, another array not of real numbers of at most 64 bits; `pen` or
-        `sample_weight` depends on what is differentiated.
+        `raw` or `x` is not of floats, another array not of real numbers of at most 64 bits; `pen` or `sample_weight`
+        depends on what is differentiated; the loss itself is differentiated in forward mode.
     ValueError
         A shape does not fit; `reduction` is none of the three; it is "mean" and there are no rows.
-    NotImplementedError
-        A derivative of the gradient is asked for.
 
     See Also
     --------
@@ -80,20 +83,25 @@ def mdn_loss(
 
     Notes
     -----
-    Loss and gradient are those of `cymdn.mdn_loss_and_gradient`, bit for bit, but that what JAX computes from them may
-    flush numbers below the smallest normal one to zero. The gradient is with respect to `raw` and `x`; it is computed
-    along with the loss where JAX asks for it, and else only the loss. A row whose loss has no part in the result, as in
-    ``jnp.where(mask, loss, 0)``, has gradient 0, whatever it holds.
+    On the CPU, from 200 rows on, loss and gradient are those of `cymdn.mdn_loss_and_gradient`, bit for bit, but that
+    what JAX computes from them may flush numbers below the smallest normal one to zero. For fewer rows, where the way
+    to the kernels would take longer than the arithmetic, and on GPU and TPU they are computed in jax.numpy: in the
+    dtype of the arguments, with errors of at most 8 eps of the terms, by the same contract. The number of rows is that
+    which a function is traced with, without the axes of `jax.vmap`.
+
+    The gradient is with respect to `raw` and `x`; it is computed along with the loss where JAX asks for it, and else
+    only the loss. A row whose loss has no part in the result, as in ``jnp.where(mask, loss, 0)``, has gradient 0,
+    whatever it holds.
+
+    Gradients can be differentiated, in forward and reverse mode, to any order: `jax.hessian`, `jax.jacrev` twice. The
+    loss itself has no forward mode, `jax.jvp` and `jax.jacfwd` raise a TypeError of JAX's: JAX takes one rule or the
+    other, and no rule of forward mode can give a masked row that holds NaN the gradient 0.
 
     All errors are raised when a function is traced. Values are not known then: where a `sample_weight` is negative or
     not finite, or a "mean" is over a total weight of 0, which `cymdn.mdn_loss` refuses, the result is NaN.
 
-    Reverse mode only, and once: `jax.jvp` and `jax.hessian` raise a TypeError of JAX's.
-
-    Arrays must be on the CPU. XLA calls the compiled kernels in its own thread and on its own memory, so that nothing
-    large is copied; as many threads share a large batch as there are CPUs. The way there leads through Python and costs
-    a small part of the time of a batch of thousands of rows, but more than all arithmetic of some hundred. So hand over
-    whole batches, by leading axes or by `jax.vmap`, rather than a row at each step of a `jax.lax.scan`.
+    On the CPU XLA calls the compiled kernels in its own thread and on its own memory, so that nothing large is copied;
+    as many threads share a large batch as there are CPUs.
 
     This is `jax.experimental.buffer_callback`. The functions of `jax.ffi` would need JAX's headers to compile against,
     and `jax.pure_callback` waits for ever for large arrays where all of XLA's threads are in callbacks, as on one CPU.
@@ -128,6 +136,100 @@ def mdn_loss(
     return loss
 
 
+def mdn_sample(
+    key: Array,
+    raw: Array | ArrayLike,
+    *,
+    pen: Pens = 0,
+    bias: float = 0.0,
+    temperature: _portable_draws.Temperature = 1.0,
+    size: int | tuple[int, ...] | None = None,
+    reparameterized: bool = False,
+) -> MdnSample:
+    r"""Draw points, and pen states, from raw network output.
+
+    Parameters
+    ----------
+    key : Array
+        A key of `jax.random`.
+    raw : array, shape (..., P + 6 M), of floats
+        Raw output of the network, as in `mdn_loss`.
+    pen : {0, 1, 3}, optional
+        The number P of pen logits: none, one for the end of a stroke, or three for pen states.
+    bias : float, optional
+        Probability bias b >= 0 of Graves: standard deviations are multiplied by exp(-b), mixture logits by 1 + b.
+    temperature : float or pair of floats, optional
+        Temperature T >= 0 of sketch-rnn: mixture and pen logits are divided by T, variances multiplied by T. A pair is
+        the temperature of the logits and that of the variances. 0 is greedy: the mean of the heaviest component, the
+        likeliest pen.
+    size : int or tuple of int, optional
+        Axes to put before those of `raw`: so many draws from each row.
+    reparameterized : bool, optional
+        Whether points are differentiable with respect to `raw`: as functions of the parameters of the component that
+        was drawn, for the normal numbers that were drawn. The logits get no derivative.
+
+    Returns
+    -------
+    MdnSample
+        Named tuple `(x, pen, component)` of arrays, as `cymdn.mdn_sample` returns it: `x` of shape (\*size, ..., 2) and
+        `pen`, which is None, of shape (\*size, ...) or one-hot of shape (\*size, ..., 3), float64 if `raw` is, else
+        float32; `component` of JAX's default integer dtype.
+
+    Raises
+    ------
+    TypeError
+        `raw` is not of floats; `bias` or `temperature` is not a real number, `size` not of its kind.
+    ValueError
+        The shape of `raw` does not fit; `pen` is none of the three; `bias` or `temperature` is negative or not finite.
+
+    See Also
+    --------
+    cymdn.mdn_sample : The same for NumPy arrays, with other random numbers.
+
+    Notes
+    -----
+    `bias`, `temperature` and `size` are Python numbers: static under `jax.jit`. A NaN among the mixture logits of a row
+    gives NaN points of component -1, as does inf; one in a component NaN points where that is drawn; one among the pen
+    logits NaN pens. None touches another row.
+
+    Examples
+    --------
+    >>> import jax
+    >>> import jax.numpy as jnp
+    >>> from cymdn.jax import mdn_sample
+    >>> raw = jnp.zeros((1, 1 + 6 * 20))  # one step of a network: pen logit, 20 components
+    >>> x, pen, component = mdn_sample(jax.random.key(7), raw, pen=1, bias=0.5)
+    >>> x.shape, pen.shape, component.shape
+    ((1, 2), (1,), (1,))
+    """
+    check_pens(pen)
+    raw = _as_floats("raw", raw)
+    components = components_of(raw.shape, pen)
+    sharpening = _portable_draws.check_sharpening(bias, temperature)
+    shape = (*check_size("size", size), *raw.shape[:-1])
+    raw = jnp.broadcast_to(raw if reparameterized else jax.lax.stop_gradient(raw), (*shape, raw.shape[-1]))
+    for_component, for_point, for_pen = jax.random.split(key, 3)
+
+    def draw(key: Array, logits: Array, factor: float | None) -> Array:
+        noise = None if factor is None else jax.random.exponential(key, logits.shape, logits.dtype)
+        scores = _portable_draws.scores(jnp, logits, factor, noise)
+        return jnp.where(jnp.isnan(scores).any(-1), -1, jnp.argmax(scores, -1))
+
+    component = draw(for_component, raw[..., pen : pen + components], sharpening.logits)
+    normal = jax.random.normal(for_point, (*shape, 2), raw.dtype)
+    x = _portable_draws.points(jnp, raw, pen, component, normal, sharpening)
+    pens = None
+    if pen == 1:
+        logit, factor = jax.lax.stop_gradient(raw[..., 0]), sharpening.pen_logits
+        uniform = jax.random.uniform(for_pen, shape, raw.dtype)
+        pens = logit > 0 if factor is None else uniform > jax.nn.sigmoid(-logit * factor)
+        pens = jnp.where(jnp.isnan(logit), jnp.nan, pens.astype(raw.dtype))
+    elif pen == 3:
+        state = draw(for_pen, raw[..., :3], sharpening.pen_logits)[..., None]
+        pens = jnp.where(state < 0, jnp.nan, (state == jnp.arange(3)).astype(raw.dtype))
+    return MdnSample(x, pens, component)  # type: ignore[arg-type]
+
+
 def _as_array(name: str, value: Array | ArrayLike) -> Array:
     if isinstance(value, np.ndarray):  # JAX would take a masked array for a plain one
         check_numbers(name, value)
@@ -139,15 +241,20 @@ def _as_array(name: str, value: Array | ArrayLike) -> Array:
 
 def _as_floats(name: str, value: Array | ArrayLike) -> Array:
     array = _as_array(name, value)
+    if array.dtype in (jnp.float16, jnp.bfloat16):
+        return array.astype(jnp.float32)
     if array.dtype not in (np.float32, np.float64):
         raise TypeError(
-            f"{name}: expected dtype float32 or float64, got {array.dtype}; convert it: {name}.astype(jnp.float32)"
+            f"{name}: expected dtype float32, float64, float16 or bfloat16, got {array.dtype}; "
+            f"convert it: {name}.astype(jnp.float32)"
         )
     return array
 
 
 def _as_numbers(name: str, value: Array | ArrayLike) -> Array:
     array = _as_array(name, value)
+    if array.dtype == jnp.bfloat16:
+        return array.astype(jnp.float32)
     if array.dtype.kind not in "biuf":  # the kinds of NumPy, not those that JAX adds
         raise TypeError(
             f"{name}: expected real numbers of a dtype of NumPy, got {array.dtype}; "
@@ -163,6 +270,7 @@ class _Static(NamedTuple):
     batch_shape: tuple[int, ...]
     pens: int
     components: int
+    x_wanted: bool = False  # whether the gradient with respect to x is computed with that to raw
 
 
 @partial(jax.jit, static_argnums=0)
@@ -182,80 +290,112 @@ def _vary_alike(arrays: Sequence[Array], examples: Sequence[Array | None]) -> li
     return [jnp.where(never, 0, array) for array in arrays]
 
 
-# The loss, and the loss with its gradient, which is what becomes of the loss where it is differentiated
+# Reverse mode: the rules of a custom_vjp, for only these can give a row that has no part in the result gradient 0
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(0,))
 def _loss(static: _Static, raw: Array, x: Array, pen: Array | None, sample_weight: Array | None) -> Array:
-    (loss,) = _call(static, raw, x, pen, sample_weight, gradient=False)
+    (loss,) = _evaluate(static, raw, x, pen, sample_weight, gradients=False)
     return loss
 
 
-@partial(jax.custom_vjp, nondiff_argnums=(0,))
-def _loss_and_gradient(
+def _forward(static: _Static, raw: Any, x: Any, pen: Any, sample_weight: Any) -> tuple[Array, tuple[Array, ...]]:
+    """Loss and gradients; each argument knows whether it depends on what is differentiated."""
+    _check_constant(*(argument is not None and argument.perturbed for argument in (pen, sample_weight)))
+    static = static._replace(x_wanted=x.perturbed)
+    values = (None if argument is None else argument.value for argument in (raw, x, pen, sample_weight))
+    loss, *gradients = _loss_and_gradients(static, *values)
+    # JAX keeps one structure of what is saved for all combinations of perturbed arguments: always two arrays
+    return loss, (gradients[0], gradients[1] if x.perturbed else jnp.zeros_like(x.value))
+
+
+def _backward(
+    static: _Static, gradients: tuple[Array, ...], upstream: Array | SymbolicZero
+) -> tuple[Array | None, ...]:
+    if isinstance(upstream, SymbolicZero):
+        return None, None, None, None
+    raw_gradient, x_gradient = (_portable.scale(jnp, gradient, upstream) for gradient in gradients)
+    return raw_gradient, x_gradient, None, None
+
+
+_loss.defvjp(_forward, _backward, symbolic_zeros=True)
+
+
+# What the rules above compute is differentiated again by a custom_jvp, in jax.numpy, and so are its derivatives
+
+
+@partial(jax.custom_jvp, nondiff_argnums=(0,))
+def _loss_and_gradients(
     static: _Static, raw: Array, x: Array, pen: Array | None, sample_weight: Array | None
-) -> tuple[Array, Array]:
-    loss, gradient = _call(static, raw, x, pen, sample_weight, gradient=True)
-    return loss, gradient
+) -> list[Array]:
+    return _evaluate(static, raw, x, pen, sample_weight, gradients=True)
 
 
-def _forward(static: _Static, raw: Any, x: Any, pen: Any, sample_weight: Any) -> tuple[Array, Array]:
-    """Loss and gradient; each argument knows whether it depends on what is differentiated."""
-    if pen is not None and pen.perturbed:
+def _tangents(static: _Static, primals: Sequence[Any], tangents: Sequence[Any]) -> tuple[list[Array], list[Array]]:
+    raw, x, pen, sample_weight = primals
+    of_raw, of_x, *others = tangents
+    _check_constant(*(tangent is not None and not isinstance(tangent, SymbolicZero) for tangent in others))
+    of_raw, of_x = (
+        jnp.zeros_like(primal) if isinstance(tangent, SymbolicZero) else tangent
+        for primal, tangent in ((raw, of_raw), (x, of_x))
+    )
+    outputs = _loss_and_gradients(static._replace(x_wanted=True), raw, x, pen, sample_weight)
+    slope = sum(jnp.sum(_portable.product(jnp, *pair), -1) for pair in zip(outputs[1:], (of_raw, of_x), strict=True))
+    slope = slope if static.reduction == "none" else jnp.sum(slope)
+
+    def gradients(raw: Array, x: Array) -> list[Array]:
+        return _evaluate_portably(static, raw, x, pen, sample_weight, gradients=True)[1:]
+
+    _, second = jax.jvp(gradients, (raw, x), (of_raw, of_x))
+    return outputs[: 2 + static.x_wanted], [slope, *second]
+
+
+_loss_and_gradients.defjvp(_tangents, symbolic_zeros=True)
+
+
+def _check_constant(pen: bool, sample_weight: bool) -> None:
+    """Refuse derivatives with respect to arguments that have none."""
+    if pen:
         raise TypeError("pen: has no derivative here; pass jax.lax.stop_gradient(pen)")
-    if sample_weight is not None and sample_weight.perturbed:
+    if sample_weight:
         raise TypeError(
             "sample_weight: has no derivative here; pass jax.lax.stop_gradient(sample_weight), or multiply the losses "
             'of reduction="none" by it'
         )
-    values = (None if argument is None else argument.value for argument in (raw, x, pen, sample_weight))
-    both: tuple[Array, Array] = _loss_and_gradient(static, *values)
-    return both
 
 
-def _backward(static: _Static, gradient: Array, upstream: Array | SymbolicZero) -> tuple[Array | None, ...]:
-    if isinstance(upstream, SymbolicZero):
-        return None, None, None, None
-    return *_pull_back(static, gradient, upstream), None, None
+# The numbers: loss, gradient with respect to raw, and to x if wanted
 
 
-def _forward_both(static: _Static, raw: Any, x: Any, pen: Any, sample_weight: Any) -> tuple[tuple[Array, Array], Array]:
-    loss, gradient = _forward(static, raw, x, pen, sample_weight)
-    return (loss, gradient), gradient
+def _evaluate(
+    static: _Static, raw: Array, x: Array, pen: Array | None, sample_weight: Array | None, *, gradients: bool
+) -> list[Array]:
+    portably = partial(_evaluate_portably, static, gradients=gradients)
+    if prod(static.batch_shape) < FEW:
+        return portably(raw, x, pen, sample_weight)
+    by_kernels = partial(_evaluate_by_kernels, static, gradients=gradients)
+    outputs: list[Array] = jax.lax.platform_dependent(raw, x, pen, sample_weight, cpu=by_kernels, default=portably)
+    return outputs
 
 
-def _backward_both(
-    static: _Static, gradient: Array, upstream: tuple[Array | SymbolicZero, Array | SymbolicZero]
-) -> tuple[Array | None, ...]:
-    upstream_loss, upstream_gradient = upstream
-    if not isinstance(upstream_gradient, SymbolicZero):
-        raise NotImplementedError("cymdn.jax.mdn_loss has no second derivative")
-    return _backward(static, gradient, upstream_loss)
+def _evaluate_portably(
+    static: _Static, raw: Array, x: Array, pen: Array | None, sample_weight: Array | None, *, gradients: bool
+) -> list[Array]:
+    pen, weight = (None if array is None else array.astype(raw.dtype) for array in (pen, sample_weight))
+    losses, *of_rows = _portable.rows(jnp, raw, x, pen, gradients)
+    loss = _portable.reduce_losses(jnp, losses, weight, static.reduction)
+    if not gradients:
+        return [loss]
+    weight = jnp.ones_like(losses) if weight is None else weight
+    factors = _portable.row_factors(jnp, weight, static.reduction)
+    return [loss, *(_portable.scale(jnp, rows, factors) for rows in of_rows[: 1 + static.x_wanted])]
 
 
-_loss.defvjp(_forward, _backward, symbolic_zeros=True)
-_loss_and_gradient.defvjp(_forward_both, _backward_both, symbolic_zeros=True)
-
-
-@partial(jax.jit, static_argnums=0)
-def _pull_back(static: _Static, gradient: Array, upstream: Array) -> tuple[Array, Array]:
-    """Gradients with respect to raw and x."""
-    scale = upstream[..., None]
-    # what has no part in the result has no gradient, even where its own is inf or NaN
-    raw_gradient = jnp.where(scale == 0, 0, scale * gradient)
-    first = static.pens + static.components
-    mean_gradient = raw_gradient[..., first : first + 2 * static.components]
-    # a derivative beyond the dtype counts as its largest number, since inf - inf would be NaN
-    largest = jnp.finfo(gradient.dtype).max
-    mean_gradient = mean_gradient.clip(-largest, largest).reshape(*static.batch_shape, 2, static.components)
-    return raw_gradient, -mean_gradient.sum(axis=-1)
-
-
-def _call(
-    static: _Static, raw: Array, x: Array, pen: Array | None, sample_weight: Array | None, *, gradient: bool
+def _evaluate_by_kernels(
+    static: _Static, raw: Array, x: Array, pen: Array | None, sample_weight: Array | None, *, gradients: bool
 ) -> list[Array]:
     loss_shape = static.batch_shape if static.reduction == "none" else ()
-    shapes = [loss_shape, raw.shape] if gradient else [loss_shape]
+    shapes = [loss_shape, raw.shape, x.shape][: 1 + (1 + static.x_wanted) * gradients]
     results = [jax.ShapeDtypeStruct(shape, raw.dtype) for shape in shapes]
     callback = _Callback(static.reduction, static.batch_shape)
     arrays = buffer_callback(callback, results, vmap_method="expand_dims")(raw, x, pen, sample_weight)
@@ -267,7 +407,7 @@ def _call(
 
 @dataclass(frozen=True)
 class _Callback:
-    """Fills the loss, and the gradient where there is an output for it. Equal ones share what JAX has compiled."""
+    """Fills the loss, and the gradients for which there are outputs. Equal ones share what JAX has compiled."""
 
     reduction: Reduction
     batch_shape: tuple[int, ...]
@@ -299,7 +439,7 @@ def _stretch(array: NDArray[Any], mapped: tuple[int, ...]) -> NDArray[Any]:
 
 
 def _score(reduction: Reduction, arrays: Sequence[NDArray[Any] | None], results: Sequence[NDArray[Any]]) -> None:
-    """Fill the loss, and the gradient if wanted, from raw, x, pen and weights; with NaN where weights are not such."""
+    """Fill the results from raw, x, pen and weights; with NaN where weights are not such."""
     try:
         _fill(reduction, arrays, results)
     except ValueError:
@@ -314,12 +454,15 @@ def _score(reduction: Reduction, arrays: Sequence[NDArray[Any] | None], results:
 
 
 def _fill(reduction: Reduction, arrays: Sequence[NDArray[Any] | None], results: Sequence[NDArray[Any]]) -> None:
-    *arguments, weight = arrays
-    function: Callable[..., Any] = _mdn.mdn_loss if len(results) == 1 else _mdn.mdn_loss_and_gradient
-    call = partial(function, *arguments, sample_weight=weight, reduction=reduction, workers=-1)
-    if results[-1].size > COPIED:
-        call(out=tuple(results))
-    elif len(results) == 1:
-        results[0][...] = call()
-    else:
-        results[0][...], results[1][...] = call()
+    arguments: Sequence[Any] = arrays[:-1]
+    keywords: Any = {"sample_weight": arrays[-1], "reduction": reduction, "workers": -1}
+    if len(results) == 1:
+        loss = results[0]
+        loss[...] = _mdn.mdn_loss(*arguments, **keywords)
+        return
+    function: Any = _mdn.mdn_loss_and_gradient if len(results) == 2 else _mdn.loss_and_gradients
+    if results[1].size > COPIED:
+        keywords["out"] = tuple(results[:2])
+    for result, computed in zip(results, function(*arguments, **keywords), strict=True):
+        if computed is not result:
+            result[...] = computed

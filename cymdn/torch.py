@@ -1,18 +1,26 @@
-"""The loss of a mixture density network for PyTorch: autograd, modules, torch.compile, torch.export, on the CPU.
+"""The loss of a mixture density network for PyTorch: any device, any precision, any transform of torch.func.
 
-Three operators are registered with PyTorch. Where no derivative is asked for, `cymdn::mdn_loss` computes the loss;
-where one is, `cymdn::mdn_loss_and_gradient` computes the gradient with it, in the same pass over the raw output. What
-is left to the backward pass is the chain rule's factor, one a row or one for all: `cymdn::scale_gradient`.
+On the CPU the compiled kernels compute the loss and, where a derivative may be asked for, the gradient with it, in one
+pass over the raw output. On other devices `_portable.rows` does, in PyTorch's operations. What is left to the backward
+pass is the chain rule's factor, one a row or one for all. Second derivatives are those of `_portable.rows` everywhere.
+
+In eager mode nothing of PyTorch's compiler is imported. The operators that torch.compile and torch.export put into
+their graphs for the CPU stand at the end.
 """
 
-from collections.abc import Callable, Sequence
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from operator import index
 from typing import Any
 
 import numpy as np
 
-from cymdn import _builds, _mdn
-from cymdn._layout import PARAMETERS
-from cymdn._mdn import REDUCTIONS, Reduction
+from cymdn import BivariateMixture, _builds, _mdn, _portable, _portable_draws
+from cymdn._arrays import check_count, check_size
+from cymdn._layout import PARAMETERS, components_of
+from cymdn._mdn import Reduction
+from cymdn._sampling import MdnSample, Pens, check_pens
 
 try:
     import torch
@@ -23,14 +31,11 @@ except ModuleNotFoundError as _error:
         raise
     raise ImportError('cymdn.torch needs PyTorch: python -m pip install "cymdn[torch]"', name="torch") from _error
 
-__all__ = ["MDNLoss", "mdn_loss"]
+__all__ = ["MDNHead", "MDNLoss", "mdn_loss", "mdn_sample"]
 
 FLOATS = (torch.float32, torch.float64)
 HALVES = (torch.float16, torch.bfloat16)
-# what NumPy has as well; what it cannot convert to float64 by itself, cymdn refuses
-NUMBERS = (
-    torch.bool, torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64, torch.float16, *FLOATS,
-)  # fmt: skip
+INTEGERS = (torch.bool, torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)
 
 
 def mdn_loss(
@@ -46,10 +51,10 @@ def mdn_loss(
     Parameters
     ----------
     raw : Tensor, shape (..., P + 6 M)
-        Raw output of the network, float32 or float64, on the CPU. Along the last axis: P pen logits, then M each of
-        mixture logits, mean 0, mean 1, log stddev 0, log stddev 1, atanh correlation.
+        Raw output of the network: float32, float64, float16 or bfloat16, on any device. Along the last axis: P pen
+        logits, then M each of mixture logits, mean 0, mean 1, log stddev 0, log stddev 1, atanh correlation.
     x : Tensor, shape (..., 2)
-        The points to be predicted, of the dtype of `raw`.
+        The points to be predicted, of the dtype of `raw`; half precision counts as float32 in both.
     pen : Tensor, shape (...) or (..., 3), optional
         None: P is 0. Of shape (...): P is 1, and `pen` in [0, 1] is the probability (mostly 0 or 1) that the stroke
         ends, predicted as sigmoid of the pen logit. Of shape (..., 3): P is 3, and `pen` is the one-hot pen state,
@@ -63,17 +68,19 @@ def mdn_loss(
     Returns
     -------
     Tensor
-        Without axes, or for "none" of shape (...), in nats; of the dtype of `raw`.
+        Without axes, or for "none" of shape (...), in nats; float64 if `raw` is, else float32.
 
     Raises
     ------
     TypeError
-        An argument is not a tensor, not on the CPU, not strided, or of a dtype that is not taken.
+        An argument is not a tensor, not strided, on another device than `raw`, or of a dtype that is not taken.
     ValueError
-        A shape does not fit; a `sample_weight` is negative or not finite; `reduction` is none of the three; it is
-        "mean" and there are no rows, or their total weight is 0; `pen` or `sample_weight` requires grad.
+        A shape does not fit; `reduction` is none of the three; it is "mean" and there are no rows; `pen` or
+        `sample_weight` requires grad. On the CPU: a `sample_weight` is negative or not finite, or the "mean" is over a
+        total weight of 0.
     NotImplementedError
-        A second derivative is asked for, or one in forward mode.
+        Forward mode within forward mode is asked for, which PyTorch would get wrong; forward mode in a compiled graph
+        of the CPU; a derivative with respect to `pen` or `sample_weight`.
 
     See Also
     --------
@@ -82,23 +89,28 @@ def mdn_loss(
 
     Notes
     -----
-    The loss and its gradient with respect to `raw` have the bits of `cymdn.mdn_loss_and_gradient`, and its contract: a
-    row whose loss is inf has gradient 0, as has a row of weight 0. So has a row whose loss the rest of the program
-    multiplies by 0, whatever it holds, and a gradient of 0 stays 0 if the rest of the program multiplies it by inf:
-    finite tensors never give NaN.
-
-    The gradient with respect to `x` is, from log N's dependence on x - mean, the negative sum of those with respect to
-    the means, summed in float64.
+    On the CPU the loss and its gradient with respect to `raw` have the bits of `cymdn.mdn_loss_and_gradient`; of half
+    precision, those of its numbers in float32. Elsewhere they are computed by PyTorch's operations, in float64 for
+    float64 and else in float32, with errors of at most 8 eps of the terms. The contract is the same: a row whose loss
+    is inf has gradient 0, as has a row of weight 0. So has a row whose loss the rest of the program multiplies by 0,
+    whatever it holds, and a gradient of 0 stays 0 if the rest of the program multiplies it by inf: finite tensors never
+    give NaN. Off the CPU the values of weights are not looked at, for that would wait for the device: weights that are
+    none, and a "mean" of total weight 0, give NaN.
 
     The gradient is computed with the loss, and only if `raw` or `x` requires grad while grad mode is on. It takes as
-    much memory as `raw`, until the backward pass. Contiguous tensors are not copied. Large batches are shared among
-    `torch.get_num_threads()` threads, at most one a CPU; the result has the same bits for any number.
+    much memory as `raw` in the dtype of the arithmetic, until the backward pass. On the CPU contiguous tensors are not
+    copied, and large batches are shared among `torch.get_num_threads()` threads, at most one a CPU; the result has the
+    same bits for any number.
 
-    `torch.compile` and `torch.export` put the call into their graph as one operator; a program that loads such a graph
-    has to import `cymdn.torch`. Under `torch.vmap`, "none" stays one call; "mean" and "sum" become one a slice. There
-    is no forward-mode derivative. PyTorch itself (seen with 2.13) refuses registered operators under `torch.func.grad`
-    and its kin, and asks for `setup_context`: use `torch.autograd.grad`. Under `torch.autocast` the output of a layer
-    may be bfloat16: pass ``raw.float()``.
+    Gradients can be differentiated, to any order: ``create_graph=True``, `torch.func.grad`, `jacrev`, `jacfwd`,
+    `hessian`, `jvp`, `vmap` of these and these of `vmap`. Second derivatives are always computed by PyTorch's
+    operations; those of a row with components out of reach of the dtype may be NaN. Under `torch.vmap`, "none" is one
+    call, as is a slice of one row; "mean" and "sum" of more rows are one a slice.
+
+    `torch.compile` and `torch.export` put the call into their graph, on the CPU as one operator: a program that loads
+    such a graph has to import `cymdn.torch`. On other devices `torch.compile` fuses the operations; a gradient taken by
+    `torch.func` inside of a compiled function is PyTorch's own there, which is NaN where a component underflows, and on
+    the CPU it is refused: compile what is inside of `torch.func` instead.
 
     Examples
     --------
@@ -112,12 +124,11 @@ def mdn_loss(
     >>> print(f"{loss.item():.6f} nats, derivative to the pen logits {raw.grad[:, 0].sum():.1f}")
     2.531024 nats, derivative to the pen logits -0.5
     """
-    _check_point_tensor("raw", raw, raw)
-    _check_point_tensor("x", x, raw)
-    _check_target("pen", pen)
-    _check_target("sample_weight", sample_weight)
-    _check_no_tangent(raw, x)
-    return _loss_fit_for_autograd(raw, x, pen, sample_weight, reduction)
+    _mdn.check_reduction(reduction)
+    raw = _for_arithmetic("raw", raw)
+    x = _for_arithmetic("x", x, raw)
+    pen, sample_weight = _target("pen", pen, raw), _target("sample_weight", sample_weight, raw)
+    return _loss(raw, x, pen, sample_weight, reduction)
 
 
 class MDNLoss(nn.Module):
@@ -154,8 +165,7 @@ class MDNLoss(nn.Module):
 
     def __init__(self, reduction: Reduction = "mean") -> None:
         super().__init__()
-        if reduction not in REDUCTIONS:
-            raise ValueError(f"reduction: expected one of {', '.join(map(repr, REDUCTIONS))}, got {reduction!r}")
+        _mdn.check_reduction(reduction)
         self.reduction: Reduction = reduction
 
     def forward(
@@ -169,118 +179,617 @@ class MDNLoss(nn.Module):
         return f"reduction={self.reduction!r}"
 
 
-def _loss_fit_for_autograd(raw: Tensor, x: Tensor, *rest: Any) -> Tensor:
-    """Return the loss, computed with its gradient where the backward pass may ask for that."""
-    if torch.is_grad_enabled() and (raw.requires_grad or x.requires_grad):
-        loss, _ = _loss_and_gradient(raw, x, *rest)
-        return loss
-    return _loss(raw, x, *rest)
+def mdn_sample(
+    raw: Tensor,
+    *,
+    pen: Pens = 0,
+    bias: float = 0.0,
+    temperature: _portable_draws.Temperature = 1.0,
+    size: int | tuple[int, ...] | None = None,
+    generator: torch.Generator | None = None,
+    reparameterized: bool = False,
+) -> MdnSample:
+    r"""Draw points, and pen states, from raw network output.
+
+    Parameters
+    ----------
+    raw : Tensor, shape (..., P + 6 M)
+        Raw output of the network, as in `mdn_loss`, on any device.
+    pen : {0, 1, 3}, optional
+        The number P of pen logits: none, one for the end of a stroke, or three for pen states.
+    bias : float, optional
+        Probability bias b >= 0 of Graves: standard deviations are multiplied by exp(-b), mixture logits by 1 + b.
+    temperature : float or pair of floats, optional
+        Temperature T >= 0 of sketch-rnn: mixture and pen logits are divided by T, variances multiplied by T. A pair is
+        the temperature of the logits and that of the variances. 0 is greedy: the mean of the heaviest component, the
+        likeliest pen.
+    size : int or tuple of int, optional
+        Axes to put before those of `raw`: so many draws from each row.
+    generator : torch.Generator, optional
+        Where randomness comes from, on the device of `raw`; PyTorch's default one without it. `torch.compile` takes
+        none into a graph.
+    reparameterized : bool, optional
+        Whether points are differentiable with respect to `raw`: as functions of the parameters of the component that
+        was drawn, for the normal numbers that were drawn. The choice of a component has no such derivative: the logits
+        get none.
+
+    Returns
+    -------
+    MdnSample
+        Named tuple `(x, pen, component)` of tensors, as `cymdn.mdn_sample` returns it: `x` of shape (\*size, ..., 2)
+        and `pen`, which is None, of shape (\*size, ...) or one-hot of shape (\*size, ..., 3), float64 if `raw` is, else
+        float32; `component` int64.
+
+    Raises
+    ------
+    TypeError
+        `raw` is not a tensor of floats; `bias` or `temperature` is not a real number, `size` not of its kind.
+    ValueError
+        The shape of `raw` does not fit; `pen` is none of the three; `bias` or `temperature` is negative or not finite.
+
+    See Also
+    --------
+    cymdn.mdn_sample : The same for NumPy arrays, with other random numbers.
+
+    Notes
+    -----
+    A NaN among the mixture logits of a row gives NaN points of component -1, as does inf; one in a component NaN points
+    where that is drawn; one among the pen logits NaN pens. None touches another row.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from cymdn.torch import mdn_sample
+    >>> raw = torch.zeros(1, 1 + 6 * 20)  # one step of a network: pen logit, 20 components
+    >>> x, pen, component = mdn_sample(raw, pen=1, bias=0.5, generator=torch.Generator().manual_seed(7))
+    >>> x.shape, pen.shape, component.shape
+    (torch.Size([1, 2]), torch.Size([1]), torch.Size([1]))
+    """
+    check_pens(pen)
+    raw = _for_arithmetic("raw", raw)
+    components = components_of(tuple(raw.shape), pen)
+    sharpening = _portable_draws.check_sharpening(bias, temperature)
+    shape = (*check_size("size", size), *raw.shape[:-1])
+    raw = raw.expand(*shape, raw.shape[-1]) if reparameterized else raw.detach().expand(*shape, raw.shape[-1])
+
+    def draw(logits: Tensor, factor: float | None) -> Tensor:
+        noise = None if factor is None else torch.empty_like(logits, memory_format=torch.contiguous_format)
+        scores = _portable_draws.scores(
+            torch, logits, factor, None if noise is None else noise.exponential_(generator=generator)
+        )
+        return torch.where(scores.isnan().any(-1), -1, scores.argmax(-1))
+
+    component = draw(raw[..., pen : pen + components], sharpening.logits)
+    options: Any = {"generator": generator, "dtype": raw.dtype, "device": raw.device}
+    x = _portable_draws.points(torch, raw, pen, component, torch.randn((*shape, 2), **options), sharpening)
+    pens = None
+    if pen == 1:
+        logit, factor = raw[..., 0].detach(), sharpening.pen_logits
+        pens = logit > 0 if factor is None else torch.rand(shape, **options) > torch.sigmoid(-logit * factor)
+        pens = torch.where(logit.isnan(), math.nan, pens.to(raw.dtype))
+    elif pen == 3:
+        state = draw(raw[..., :3], sharpening.pen_logits)[..., None]
+        pens = (state == torch.arange(3, device=raw.device)).to(raw.dtype)
+        pens = torch.where(state < 0, math.nan, pens)
+    return MdnSample(x, pens, component)  # type: ignore[arg-type]
 
 
-# Checks of what only tensors have; those of shapes and values are made where the arrays are used
+class MDNHead(nn.Module):
+    """A linear layer whose output is that of a mixture density network, with loss, draws and distribution.
+
+    The layer works in units of the data: means are `offset + scale * output` and log stddevs `log(scale) + output`, so
+    that training does not depend on the scale of the points. `init_from` sets these from data.
+
+    Parameters
+    ----------
+    in_features : int
+        Size of the last axis of its input.
+    n_components : int
+        The number M of Gaussians.
+    pen : {0, 1, 3}, optional
+        The number P of pen logits.
+
+    Attributes
+    ----------
+    linear : torch.nn.Linear
+        The layer, of P + 6 M outputs.
+    offset, scale : Tensor, shape (P + 6 M)
+        Buffers: raw output is ``linear(h) * scale + offset``.
+
+    Raises
+    ------
+    TypeError, ValueError
+        A number is not a positive integer, or `pen` none of the three.
+
+    See Also
+    --------
+    mdn_loss : The loss, and the layout of raw output.
+
+    Notes
+    -----
+    It starts with small weights, equal mixture weights, no correlation, means spread over the data and standard
+    deviations that let the components overlap. So the first loss is near that of one Gaussian fitted to the data, and
+    no component is out of reach. Raw output is float32 under autocast.
+
+    Examples
+    --------
+    Points 1000 apart, at pixel 5000:
+
+    >>> import torch
+    >>> from cymdn.torch import MDNHead
+    >>> _ = torch.manual_seed(0)
+    >>> h = torch.randn(500, 8)
+    >>> x = 5000 + 1000 * (h[:, :2] + 0.1 * torch.randn(500, 2))
+    >>> head = MDNHead(8, 3)
+    >>> head.init_from(x)
+    >>> loss = head.loss(h, x)
+    >>> head.sample(h, size=10).x.shape, head.mixture(h[:1]).n_components
+    (torch.Size([10, 500, 2]), 3)
+    """
+
+    offset: Tensor
+    scale: Tensor
+
+    def __init__(self, in_features: int, n_components: int, pen: Pens = 0) -> None:
+        super().__init__()
+        check_pens(pen)
+        self.n_components, self.pen = check_count("n_components", n_components, 1), pen
+        width = pen + PARAMETERS * self.n_components
+        self.linear = nn.Linear(check_count("in_features", in_features, 1), width)
+        self.register_buffer("offset", torch.zeros(width))
+        self.register_buffer("scale", torch.ones(width))
+        angle = torch.arange(self.n_components) * (math.pi * (3 - math.sqrt(5)))  # a sunflower's seeds
+        radius = 1.5 * torch.sqrt((torch.arange(self.n_components) + 0.5) / self.n_components)
+        self._start(radius * torch.cos(angle), radius * torch.sin(angle))
+
+    @torch.no_grad()
+    def _start(self, mean0: Tensor, mean1: Tensor) -> None:
+        """Set weights and bias, means in units of the data."""
+        self.linear.weight *= 0.1
+        self.linear.bias.zero_()
+        planes = self.linear.bias[self.pen :].view(PARAMETERS, self.n_components)
+        planes[1], planes[2] = mean0, mean1
+        planes[3:5] = -0.25 * math.log(self.n_components)
+
+    @torch.no_grad()
+    def init_from(self, x: Tensor) -> None:
+        """Take units, and means, from points (..., 2): as many of them as will be predicted, or a sample.
+
+        Parameters
+        ----------
+        x : Tensor, shape (..., 2)
+            The points; rows that are not finite are left out.
+
+        Raises
+        ------
+        ValueError
+            There is no finite row.
+        """
+        points = x.detach().reshape(-1, 2).to(self.linear.bias)
+        points = points[points.isfinite().all(-1)]
+        if not len(points):
+            raise ValueError(f"x: expected at least one finite row, got shape {tuple(x.shape)}")
+        middle, spread = points.mean(0), points.std(0, correction=0)
+        spread = torch.where(spread > 0, spread, 1.0)  # of points that are all one
+        means = ((points - middle) / spread)[torch.randint(len(points), (self.n_components,))]
+        self.linear.reset_parameters()
+        self._start(*means.T)
+        for row, unit in ((1, middle), (3, spread.log())):
+            for axis in (0, 1):
+                first = self.pen + (row + axis) * self.n_components
+                self.offset[first : first + self.n_components] = unit[axis]
+        for axis in (0, 1):
+            first = self.pen + (1 + axis) * self.n_components
+            self.scale[first : first + self.n_components] = spread[axis]
+
+    def forward(self, h: Tensor) -> Tensor:
+        """Return raw output (..., P + 6 M) for input (..., in_features)."""
+        output = self.linear(h)
+        return (output.float() if output.dtype in HALVES else output) * self.scale + self.offset
+
+    def loss(
+        self,
+        h: Tensor,
+        x: Tensor,
+        pen: Tensor | None = None,
+        *,
+        sample_weight: Tensor | None = None,
+        reduction: Reduction = "mean",
+    ) -> Tensor:
+        """Return `mdn_loss` of points x and pens for input h."""
+        return mdn_loss(self(h), x, pen, sample_weight=sample_weight, reduction=reduction)
+
+    def sample(self, h: Tensor, **keywords: Any) -> MdnSample:
+        """Return `mdn_sample` for input h, with its keywords but `pen`."""
+        return mdn_sample(self(h), pen=self.pen, **keywords)
+
+    @torch.no_grad()
+    def mixture(self, h: Tensor, **keywords: Any) -> BivariateMixture:
+        """Return the distributions for input h; keywords are those of `BivariateMixture.from_network_output`."""
+        return BivariateMixture.from_network_output(self(h).cpu().numpy(), pen=self.pen, **keywords)
+
+    def extra_repr(self) -> str:
+        """Return what stands between the parentheses of the module's repr."""
+        return f"n_components={self.n_components}, pen={self.pen}"
 
 
-def _check_tensor(name: str, value: object) -> None:
+# Checks of what only tensors have; those of shapes and values are made where they are used
+
+
+def _check_tensor(name: str, value: object, raw: object = None) -> None:
     if not isinstance(value, Tensor):
         raise TypeError(f"{name}: expected a torch.Tensor, got {type(value).__name__}")
-    if value.device.type != "cpu":
-        raise TypeError(f"{name}: expected a tensor on the CPU, got one on {value.device}; pass {name}.cpu()")
     if value.layout != torch.strided:
         raise TypeError(f"{name}: expected a strided tensor, got layout {value.layout}; pass {name}.to_dense()")
+    if isinstance(raw, Tensor) and value.device != raw.device:
+        raise TypeError(f"{name}: expected a tensor on {raw.device}, where raw is, got one on {value.device}")
 
 
-def _check_point_tensor(name: str, value: Tensor, raw: Tensor) -> None:
-    """Check `raw`, or `x` against it."""
-    _check_tensor(name, value)
+def _for_arithmetic(name: str, value: Tensor, raw: Tensor | None = None) -> Tensor:
+    """Return raw, or x for it, in float32 or float64: half precision becomes float32."""
+    _check_tensor(name, value, raw)
+    if value.dtype in HALVES:
+        value = value.float()
     if value.dtype not in FLOATS:
-        what_to_do = f"; pass {name}.float()" if value.dtype in HALVES else ""
-        raise TypeError(f"{name}: expected dtype torch.float32 or torch.float64, got {value.dtype}{what_to_do}")
-    if value.dtype != raw.dtype:
+        raise TypeError(f"{name}: expected dtype float32, float64, float16 or bfloat16, got {value.dtype}")
+    if raw is not None and value.dtype != raw.dtype:
         raise TypeError(f"{name}: expected dtype {raw.dtype}, as raw has, got {value.dtype}; pass {name}.to(raw.dtype)")
+    return value
 
 
-def _check_target(name: str, value: Tensor | None) -> None:
+def _target(name: str, value: Tensor | None, raw: Tensor) -> Tensor | None:
+    """Return pen or sample_weight as it is, but for half precision, which NumPy lacks."""
     if value is None:
-        return
-    _check_tensor(name, value)
-    if value.dtype not in NUMBERS:
-        what_to_do = f"; pass {name}.float()" if value.dtype in HALVES else ""
-        raise TypeError(f"{name}: expected a dtype of real numbers that NumPy has, got {value.dtype}{what_to_do}")
+        return None
+    _check_tensor(name, value, raw)
+    if value.dtype in HALVES:
+        value = value.float()
+    elif value.dtype not in FLOATS and value.dtype not in INTEGERS:
+        raise TypeError(f"{name}: expected a dtype of real numbers, got {value.dtype}")
     if value.requires_grad and torch.is_grad_enabled():
         raise ValueError(
             f"{name}: expected a tensor that does not require grad, got one that does: the loss has derivatives with "
             f"respect to raw and x only; pass {name}.detach()"
         )
+    return value
 
 
-def _check_no_tangent(*tensors: Tensor) -> None:
-    # PyTorch itself says nothing: it takes the forward-mode derivative of a registered operator to be 0
-    if any(forward_ad.unpack_dual(tensor).tangent is not None for tensor in tensors):
-        raise NotImplementedError(
-            "mdn_loss: its forward-mode derivative is not implemented; use the backward pass, torch.autograd.grad"
+def _loss(raw: Tensor, x: Tensor, pen: Tensor | None, weight: Tensor | None, reduction: Reduction) -> Tensor:
+    """Return the loss of checked tensors on one device; of one dtype, but for pen and weight."""
+    compiling = torch.compiler.is_compiling()
+    if _has_kernels(raw):
+        call = _Call(reduction, *_wants_gradients(raw, x))
+        if compiling:
+            if any(forward_ad.unpack_dual(tensor).tangent is not None for tensor in (raw, x)):
+                raise NotImplementedError("mdn_loss: there is no forward mode in compiled graphs of the CPU")
+            return _operate(raw, x, pen, weight, call)[0]
+        try:
+            return _EagerLoss.apply(raw, x, pen, weight, call)[0]
+        except RuntimeError:  # torch.func asks for a Function with setup_context; another error comes again
+            return _Loss.apply(raw, x, pen, weight, call)[0]
+    # the width is a constant of every graph; TorchDynamo cannot divide a symbolic one
+    shape = *raw.shape[:-1], *map(index, raw.shape[-1:])
+    _mdn.check_layout(shape, tuple(x.shape), *(None if t is None else tuple(t.shape) for t in (pen, weight)))
+    if reduction == "mean" and math.prod(shape[:-1]) == 0:
+        _mdn.factor_and_divisor(0, None)  # which refuses; float() would fix a symbolic size
+    pen, weight = (None if t is None else t.to(raw.dtype) for t in (pen, weight))
+    function, call = _CompiledLoss if compiling else _Loss, _Call("none", *_wants_gradients(raw, x))
+    losses = function.apply(raw, x, pen, None, call)[0]
+    return _portable.reduce_losses(torch, losses, weight, reduction)
+
+
+def _wants_gradients(raw: Tensor, x: Tensor) -> tuple[bool, bool]:
+    mode = torch.is_grad_enabled()
+    return mode and raw.requires_grad, mode and x.requires_grad
+
+
+# The functions of autograd
+
+
+@dataclass
+class _Call:
+    """What a call of `mdn_loss` asks for besides its tensors."""
+
+    reduction: Reduction
+    raw_wanted: bool  # whether the gradient with respect to raw is computed with the loss
+    x_wanted: bool
+    jvps: int = 0  # in forward mode, so far
+
+
+class _Loss(torch.autograd.Function):
+    """The loss, and the gradients that are kept for the backward pass: empty where they are not wanted.
+
+    On the CPU all is reduced by the kernels; elsewhere the reduction is always "none", without weights.
+    """
+
+    @staticmethod
+    def forward(
+        raw: Tensor,
+        x: Tensor,
+        pen: Tensor | None,
+        weight: Tensor | None,
+        call: _Call,
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        if _has_kernels(raw):
+            return (_calculate if _is_plain(raw, x) else _operate)(raw, x, pen, weight, call)
+        wanted = call.raw_wanted or call.x_wanted
+        loss, gradient, x_gradient = _portable.rows(torch, raw, x, pen, wanted)
+        return loss, *((gradient, x_gradient) if wanted else (raw.new_empty(0), raw.new_empty(0)))
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
+        raw, x, pen, weight, ctx.call = inputs
+        gradients = output[1:]
+        ctx.save_for_backward(raw, x, *gradients)
+        ctx.save_for_forward(raw, x, *gradients)
+        # not saved: only second derivatives need them, and a buffer of masks may have other contents before backward
+        ctx.targets = pen, weight
+        ctx.versions = list(map(_version, ctx.targets))
+        ctx.mark_non_differentiable(*gradients)
+        ctx.set_materialize_grads(False)  # else zeros would be made, as many as there are in the gradients
+
+    @staticmethod
+    def backward(ctx: Any, upstream: Tensor | None, *_: None) -> tuple[Tensor | None, ...]:
+        if upstream is None:
+            return (None,) * 5
+        needs = ctx.needs_input_grad[:2]
+        raw, x, gradient, x_gradient = ctx.saved_tensors
+        there = gradient.shape == raw.shape, x_gradient.shape == x.shape
+        if torch.is_grad_enabled() or any(need > have for need, have in zip(needs, there, strict=True)):
+            gradient, x_gradient = _differentiable_gradients(ctx)
+        scaled = (
+            _scale(of_rows, upstream) if need else None
+            for need, of_rows in zip(needs, (gradient, x_gradient), strict=True)
+        )
+        return *scaled, None, None, None
+
+    @staticmethod
+    def jvp(ctx: Any, raw_tangent: Tensor | None, x_tangent: Tensor | None, *others: Any) -> tuple[Any, ...]:
+        if any(tangent is not None for tangent in others[:2]):
+            raise NotImplementedError("mdn_loss: there is no derivative with respect to pen or sample_weight")
+        ctx.call.jvps += 1
+        if ctx.call.jvps > 1:  # seen with PyTorch 2.13: its issue 197867
+            raise NotImplementedError(
+                "mdn_loss: forward mode within forward mode would give wrong numbers, since PyTorch does not carry the "
+                "outer derivative through a torch.autograd.Function; use reverse mode for one of the two, as "
+                "torch.func.hessian does"
+            )
+        gradients = _differentiable_gradients(ctx)
+        tangent = sum(
+            _portable.product(torch, gradient, direction).sum(-1)
+            for gradient, direction in zip(gradients, (raw_tangent, x_tangent), strict=True)
+            if direction is not None
+        )
+        return tangent if ctx.call.reduction == "none" else tangent.sum(), None, None
+
+    @staticmethod
+    def vmap(info: Any, in_dims: tuple[int | None, ...], *arguments: Any) -> tuple[Any, Any]:
+        return _mapped(_Loss.apply, info, in_dims, *arguments)
+
+
+class _EagerLoss(_Loss):
+    """The same without setup_context, which costs a call 20 us; torch.func refuses it."""
+
+    @staticmethod
+    def forward(ctx: Any, *arguments: Any) -> tuple[Tensor, Tensor, Tensor]:
+        output = _Loss.forward(*arguments)
+        _Loss.setup_context(ctx, arguments, output)
+        return output
+
+    setup_context = torch.autograd.Function.setup_context
+
+
+class _Gradients(torch.autograd.Function):
+    """The gradients with respect to raw and x, those kept where there are some, with derivatives of their own."""
+
+    @staticmethod
+    def forward(
+        raw: Tensor, x: Tensor, pen: Tensor | None, factors: Tensor, gradient: Tensor, x_gradient: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        there = gradient.shape == raw.shape, x_gradient.shape == x.shape
+        if not all(there):
+            of_rows = _portable.rows(torch, raw, x, None if pen is None else pen.to(raw.dtype))[1:]
+            computed = [_portable.scale(torch, rows, factors) for rows in of_rows]
+        return (
+            gradient.clone() if there[0] else computed[0],
+            x_gradient.clone() if there[1] else computed[1],
         )
 
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
+        ctx.save_for_backward(*inputs[:4])
+        ctx.save_for_forward(*inputs[:4])
+        ctx.set_materialize_grads(False)
 
-# The operators. What they return must be new memory, and may not depend on whether a tensor requires grad.
+    @staticmethod
+    def backward(ctx: Any, *upstream: Tensor | None) -> tuple[Tensor | None, ...]:
+        return *_hessian_times(*ctx.saved_tensors, *upstream), None, None, None, None
+
+    @staticmethod
+    def jvp(ctx: Any, *tangents: Tensor | None) -> tuple[Tensor, Tensor]:
+        return _hessian_times(*ctx.saved_tensors, *tangents[:2])  # it is symmetric
+
+    @staticmethod
+    def vmap(info: Any, in_dims: tuple[int | None, ...], *tensors: Tensor | None) -> tuple[Any, Any]:
+        return _Gradients.apply(*_to_front(tensors, in_dims, info.batch_size)), (0, 0)
 
 
-ARGUMENTS = "(Tensor raw, Tensor x, Tensor? pen, Tensor? sample_weight, str reduction)"
+def _differentiable_gradients(ctx: Any) -> tuple[Tensor, Tensor]:
+    raw, x, *gradients = ctx.saved_tensors
+    pen, weight = ctx.targets
+    if ctx.versions != list(map(_version, ctx.targets)):
+        raise RuntimeError("mdn_loss: pen or sample_weight was modified in place before it was differentiated again")
+    weight = torch.ones_like(raw[..., 0]).detach() if weight is None else weight.to(raw.dtype)
+    factors = _portable.row_factors(torch, weight, ctx.call.reduction)
+    return _Gradients.apply(raw, x, pen, factors, *gradients)
+
+
+def _version(tensor: Tensor | None) -> int | None:
+    """Return how often a tensor was modified in place; nobody counts that of one made in inference mode."""
+    return None if tensor is None or tensor.is_inference() else tensor._version
+
+
+def _hessian_times(
+    raw: Tensor,
+    x: Tensor,
+    pen: Tensor | None,
+    factors: Tensor,
+    raw_part: Tensor | None,
+    x_part: Tensor | None,
+) -> tuple[Tensor, Tensor]:
+    """Return the second derivatives of each row's weighted loss, times a vector for raw and one for x."""
+
+    def gradients(raw: Tensor, x: Tensor) -> tuple[Tensor, ...]:
+        return _portable.rows(torch, raw, x, None if pen is None else pen.to(raw.dtype))[1:]
+
+    product = torch.func.vjp(gradients, raw, x)[1]
+    vector = (
+        torch.zeros_like(like) if part is None else part
+        for part, like in zip((raw_part, x_part), (raw, x), strict=True)
+    )
+    first, second = (_portable.scale(torch, rows, factors) for rows in product(tuple(vector)))
+    return first, second
+
+
+def _scale(gradient: Tensor, upstream: Tensor) -> Tensor:
+    """Multiply rows (..., k) by their factors (...), or by one: a product with 0 is 0, whatever the other factor.
+
+    In PyTorch 0 * inf is NaN, and so would be the gradient of a row whose loss is beyond its dtype, or of one that the
+    caller masks.
+    """
+    if gradient.device.type == "cpu" and not torch.is_grad_enabled():
+        try:
+            if upstream.ndim == 0:
+                usual = 0.0 < abs(upstream.item()) < math.inf
+            else:
+                usual = bool((upstream.isfinite() & (upstream != 0)).all())
+        except RuntimeError:  # under torch.vmap nobody knows
+            usual = False
+        if usual:
+            return gradient * upstream.unsqueeze(-1)  # in one pass
+    if upstream.ndim < gradient.ndim - 1:
+        upstream = upstream.expand(gradient.shape[:-1])
+    return _portable.scale(torch, gradient, upstream)
+
+
+def _mapped(function: Any, info: Any, in_dims: tuple[Any, ...], *arguments: Any) -> tuple[Any, Any]:
+    """Take a mapped axis for one more axis of rows; where each slice is reduced, call one by one."""
+    *tensors, weight = _to_front(arguments[:4], in_dims, info.batch_size)
+    call, size = arguments[4], info.batch_size
+    wanted = _wants_gradients(*tensors[:2])  # a mapped tensor does not tell, what it is mapped from does
+    one_row = math.prod(tensors[0].shape[1:-1]) == 1 and (weight is None or call.reduction != "mean")
+    if call.reduction == "none" or one_row:
+        calls = [_Call("none", *wanted)]
+        loss, *gradients = function(*tensors, weight, *calls)
+        outputs = loss if call.reduction == "none" else loss.reshape(size), *gradients
+    else:
+        calls = [_Call(call.reduction, *wanted) for _ in range(size)]
+        slices = [[None if t is None else t[i] for t in (*tensors, weight)] for i in range(size)]
+        results = [function(*parts, part) for parts, part in zip(slices, calls, strict=True)]
+        outputs = tuple(map(torch.stack, zip(*results, strict=True)))
+    call.jvps += max(part.jvps for part in calls)
+    return outputs, (0, *(0 if gradient.shape[:1] == (size,) else None for gradient in outputs[1:]))
+
+
+def _to_front(tensors: Sequence[Any], in_dims: Sequence[int | None], size: int) -> list[Any]:
+    """Return the tensors with the mapped axis first, repeated along it where a tensor is not mapped."""
+    return [
+        tensor if tensor is None else tensor.expand(size, *tensor.shape) if dim is None else tensor.movedim(dim, 0)
+        for tensor, dim in zip(tensors, in_dims, strict=False)
+    ]
+
+
+# The compiled kernels
+
+
+def _has_kernels(raw: Tensor) -> bool:
+    return raw.device.type == "cpu"
+
+
+def _is_plain(*tensors: Tensor) -> bool:
+    """Whether the kernels can read these and nobody watches: no subclass, no mode that traces or fakes operators."""
+    return torch._C._len_torch_dispatch_stack() == 0 and all(type(t) in (Tensor, nn.Parameter) for t in tensors)
+
+
+def _calculate(
+    raw: Tensor, x: Tensor, pen: Tensor | None, weight: Tensor | None, call: _Call
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Return the loss and the gradients that are wanted."""
+    # the same memory; forced, for a tensor may require grad or carry a minus sign that is yet to be applied
+    arrays: list[Any] = [None if tensor is None else tensor.numpy(force=True) for tensor in (raw, x, pen, weight)]
+    keywords: Any = {
+        "sample_weight": arrays.pop(),
+        "reduction": call.reduction,
+        "workers": min(torch.get_num_threads(), _builds.cpu_count()),
+    }
+    if not (call.raw_wanted or call.x_wanted):
+        loss = _mdn.mdn_loss(*arrays, **keywords)
+        return torch.from_numpy(np.asarray(loss)), raw.new_empty(0), raw.new_empty(0)
+    if call.x_wanted:
+        loss, gradient, x_gradient = _mdn.loss_and_gradients(*arrays, **keywords)
+    else:
+        loss, gradient = _mdn.mdn_loss_and_gradient(*arrays, **keywords)
+        x_gradient = np.empty(0, loss.dtype)
+    return torch.from_numpy(np.asarray(loss)), torch.from_numpy(gradient), torch.from_numpy(x_gradient)
+
+
+# The operators of graphs. What they return must be new memory, and may not depend on whether a tensor requires grad.
+
+
+ARGUMENTS = "Tensor raw, Tensor x, Tensor? pen, Tensor? sample_weight, str reduction"
 CPU: Any = {"mutates_args": (), "device_types": "cpu"}
 
 
-@torch.library.custom_op("cymdn::mdn_loss", schema=f"{ARGUMENTS} -> Tensor", **CPU)
-def _loss(raw: Tensor, x: Tensor, pen: Tensor | None, sample_weight: Tensor | None, reduction: Reduction) -> Tensor:
-    loss = _call(_mdn.mdn_loss, raw, x, pen, sample_weight, reduction)
-    return torch.from_numpy(np.asarray(loss))
+@torch.library.custom_op("cymdn::mdn_loss", schema=f"({ARGUMENTS}) -> Tensor", **CPU)
+def _loss_operator(raw: Tensor, x: Tensor, pen: Tensor | None, weight: Tensor | None, reduction: Reduction) -> Tensor:
+    return _calculate(raw, x, pen, weight, _Call(reduction, False, False))[0]
 
 
-@torch.library.custom_op("cymdn::mdn_loss_and_gradient", schema=f"{ARGUMENTS} -> (Tensor loss, Tensor gradient)", **CPU)
-def _loss_and_gradient(
-    raw: Tensor, x: Tensor, pen: Tensor | None, sample_weight: Tensor | None, reduction: Reduction
-) -> tuple[Tensor, Tensor]:
-    loss, gradient = _call(_mdn.mdn_loss_and_gradient, raw, x, pen, sample_weight, reduction)
-    return torch.from_numpy(np.asarray(loss)), torch.from_numpy(gradient)
+@torch.library.custom_op(
+    "cymdn::mdn_loss_and_gradient",
+    schema=f"({ARGUMENTS}, bool x_wanted) -> (Tensor loss, Tensor gradient, Tensor x_gradient)",
+    **CPU,
+)
+def _gradient_operator(
+    raw: Tensor, x: Tensor, pen: Tensor | None, weight: Tensor | None, reduction: Reduction, x_wanted: bool
+) -> tuple[Tensor, Tensor, Tensor]:
+    return _calculate(raw, x, pen, weight, _Call(reduction, True, x_wanted))
 
 
 @torch.library.custom_op(
     "cymdn::scale_gradient", schema="(Tensor gradient, Tensor upstream, Tensor loss) -> Tensor", **CPU
 )
-def _scale(gradient: Tensor, upstream: Tensor, loss: Tensor) -> Tensor:
-    """Multiply rows (..., k) by their factors (...), or by one: a product with 0 is 0, whatever the other factor.
-
-    In PyTorch 0 * inf is NaN, and so would be the gradient of a row whose loss is beyond its dtype, or of one that the
-    caller masks. `loss` takes no part: it leads a second derivative to this operator, which refuses it.
-    """
-    factors = upstream.unsqueeze(-1)
-    if factors.all() and factors.isfinite().all():  # the common case, in one pass
-        return gradient * factors
-    return torch.where((gradient == 0) | (factors == 0), 0.0, gradient * factors)
+def _scale_operator(gradient: Tensor, upstream: Tensor, loss: Tensor) -> Tensor:
+    # `loss` takes no part: it leads a second derivative to this operator, which refuses it
+    return _scale(gradient, upstream)
 
 
-def _call(function: Callable[..., Any], *tensors_and_reduction: Any) -> Any:
-    *tensors, reduction = tensors_and_reduction
-    # the same memory; forced, for a tensor may require grad or carry a minus sign that is yet to be applied
-    raw, x, pen, weight = (None if tensor is None else tensor.numpy(force=True) for tensor in tensors)
-    workers = min(torch.get_num_threads(), _builds.cpu_count())
-    return function(raw, x, pen, sample_weight=weight, reduction=reduction, workers=workers)
+def _operate(
+    raw: Tensor, x: Tensor, pen: Tensor | None, weight: Tensor | None, call: _Call
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Do what `_calculate` does, by operators that can be traced."""
+    if call.raw_wanted or call.x_wanted:
+        return _gradient_operator(raw, x, pen, weight, call.reduction, call.x_wanted)
+    return _loss_operator(raw, x, pen, weight, call.reduction), raw.new_empty(0), raw.new_empty(0)
 
 
-# For torch.compile and torch.export: shapes and dtypes alone
+# Shapes and dtypes alone
 
 
-@_loss.register_fake
-def _(raw: Tensor, x: Tensor, pen: Tensor | None, sample_weight: Tensor | None, reduction: Reduction) -> Tensor:
+@_loss_operator.register_fake
+def _(raw: Tensor, x: Tensor, pen: Tensor | None, weight: Tensor | None, reduction: Reduction) -> Tensor:
     return raw.new_empty(raw.shape[:-1] if reduction == "none" else ())
 
 
-@_loss_and_gradient.register_fake
+@_gradient_operator.register_fake
 def _(
-    raw: Tensor, x: Tensor, pen: Tensor | None, sample_weight: Tensor | None, reduction: Reduction
-) -> tuple[Tensor, Tensor]:
-    return raw.new_empty(raw.shape[:-1] if reduction == "none" else ()), raw.new_empty(raw.shape)
+    raw: Tensor, x: Tensor, pen: Tensor | None, weight: Tensor | None, reduction: Reduction, x_wanted: bool
+) -> tuple[Tensor, Tensor, Tensor]:
+    loss = raw.new_empty(raw.shape[:-1] if reduction == "none" else ())
+    return loss, raw.new_empty(raw.shape), raw.new_empty(x.shape if x_wanted else (0,))
 
 
-@_scale.register_fake
+@_scale_operator.register_fake
 def _(gradient: Tensor, upstream: Tensor, loss: Tensor) -> Tensor:
     return gradient.new_empty(gradient.shape)
 
@@ -288,86 +797,67 @@ def _(gradient: Tensor, upstream: Tensor, loss: Tensor) -> Tensor:
 # Derivatives
 
 
-def _save(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
-    _, x, pen, _, _ = inputs
-    loss, gradient = output
-    ctx.pens = 0 if pen is None else 1 if pen.ndim < x.ndim else 3
-    ctx.save_for_backward(gradient, loss)
-    ctx.mark_non_differentiable(gradient)
-    ctx.set_materialize_grads(False)  # else zeros would be made, as many as there are in gradient
+def _save(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor, Tensor]) -> None:
+    loss, *gradients = output
+    ctx.save_for_backward(*gradients, loss)
+    ctx.mark_non_differentiable(*gradients)
+    ctx.set_materialize_grads(False)
 
 
-def _backward(ctx: Any, upstream: Tensor | None, _: None) -> tuple[Tensor | None, ...]:
-    raw_gradient: Tensor | None = None
-    x_gradient: Tensor | None = None
-    if upstream is not None:
-        raw_needs, x_needs = ctx.needs_input_grad[:2]
-        gradient, loss = ctx.saved_tensors
-        raw_gradient = _scale(gradient, upstream, loss) if raw_needs else None
-        x_gradient = _scale(_point_gradient(gradient, ctx.pens), upstream, loss) if x_needs else None
-    return raw_gradient, x_gradient, None, None, None
+def _backward(ctx: Any, upstream: Tensor | None, *_: None) -> tuple[Tensor | None, ...]:
+    *gradients, loss = ctx.saved_tensors
+    scaled = (
+        _scale_operator(gradient, upstream, loss) if need and upstream is not None else None
+        for need, gradient in zip(ctx.needs_input_grad[:2], gradients, strict=True)
+    )
+    return *scaled, None, None, None, None
 
 
-def _point_gradient(gradient: Tensor, pens: int) -> Tensor:
-    """Return the derivatives with respect to x: minus the sums over those with respect to mean 0 and mean 1."""
-    components = (gradient.shape[-1] - pens) // PARAMETERS
-    means = gradient[..., pens + components : pens + 3 * components].unflatten(-1, (2, components))
-    # no number is infinite and no sum of them overflows, so that none is inf - inf; a NaN stays one
-    largest = torch.finfo(gradient.dtype).max
-    shares = means.clamp(-largest, largest).double() / components
-    return (-components * shares.sum(-1)).to(gradient.dtype)
-
-
-def _no_second_derivative(*_: Any) -> None:
+def _no_derivative(*_: Any) -> None:
     raise NotImplementedError(
-        "mdn_loss: its second derivative is not implemented. Where one is needed (a Hessian, a penalty on the "
-        "gradient), take differences of the gradient, or write the loss in PyTorch's own operations, with "
-        "torch.logsumexp"
+        "mdn_loss: this graph has no such derivative. A graph made where gradients were off has none, and one of the "
+        "CPU no second ones; call mdn_loss outside torch.compile for these"
     )
 
 
-_loss_and_gradient.register_autograd(_backward, setup_context=_save)
-_scale.register_autograd(_no_second_derivative)
+_loss_operator.register_autograd(_no_derivative)  # without it, forward mode takes the derivative for 0
+_gradient_operator.register_autograd(_backward, setup_context=_save)
+_scale_operator.register_autograd(_no_derivative)
 
 
-# torch.vmap: rows are independent of each other, so that a mapped axis is one more axis of the batch
+@_loss_operator.register_vmap
+def _(info: Any, in_dims: tuple[Any, ...], *arguments: Any) -> tuple[Tensor, int]:
+    (loss, *_), _ = _mapped(_operate, info, in_dims, *arguments[:4], _Call(arguments[4], False, False))
+    return loss, 0
 
 
-def _to_front(tensors: Sequence[Any], in_dims: Sequence[int | None], size: int) -> list[Any]:
-    """Return the tensors with the mapped axis first, repeated along it where a tensor is not mapped."""
-    return [
-        tensor if tensor is None else tensor.expand(size, *tensor.shape) if dim is None else tensor.movedim(dim, 0)
-        for tensor, dim in zip(tensors, in_dims, strict=True)
-    ]
+@_gradient_operator.register_vmap
+def _(info: Any, in_dims: tuple[Any, ...], *arguments: Any) -> tuple[Any, Any]:
+    return _mapped(_operate, info, in_dims, *arguments[:4], _Call(arguments[4], True, arguments[5]))
 
 
-def _mapped(operator: Callable[..., Any], info: Any, in_dims: tuple[int | None, ...], arguments: Sequence[Any]) -> Any:
-    """Return what the operator gives for each slice; a reduction ends at the slice, hence the calls one by one."""
-    tensors, reduction = _to_front(arguments[:-1], in_dims[:-1], info.batch_size), arguments[-1]
-    if reduction == "none":
-        return operator(*tensors, reduction)
-    return [
-        operator(*(None if tensor is None else tensor[i] for tensor in tensors), reduction)
-        for i in range(info.batch_size)
-    ]
+class _CompiledLoss(torch.autograd.Function):
+    """`_Loss` on other devices than the CPU, for TorchDynamo, which takes no Function with a jvp of its own."""
 
+    @staticmethod
+    def forward(
+        ctx: Any,
+        raw: Tensor,
+        x: Tensor,
+        pen: Tensor | None,
+        weight: None,
+        call: _Call,
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        outputs = _Loss.forward(raw, x, pen, weight, call)
+        ctx.save_for_backward(*outputs[1:])
+        ctx.mark_non_differentiable(*outputs[1:])
+        ctx.set_materialize_grads(False)
+        return outputs
 
-@_loss.register_vmap
-def _(info: Any, in_dims: tuple[int | None, ...], *arguments: Any) -> tuple[Tensor, int]:
-    # a mapped tensor does not tell whether it requires grad, what it is mapped from does
-    losses = _mapped(_loss_fit_for_autograd, info, in_dims, arguments)
-    return losses if isinstance(losses, Tensor) else torch.stack(losses), 0
-
-
-@_loss_and_gradient.register_vmap
-def _(info: Any, in_dims: tuple[int | None, ...], *arguments: Any) -> tuple[tuple[Tensor, ...], tuple[int, int]]:
-    results = _mapped(_loss_and_gradient, info, in_dims, arguments)
-    return results if isinstance(results, tuple) else tuple(map(torch.stack, zip(*results, strict=True))), (0, 0)
-
-
-@_scale.register_vmap
-def _(info: Any, in_dims: tuple[int | None, ...], *tensors: Tensor) -> tuple[Tensor, int]:
-    gradient, upstream, loss = _to_front(tensors, in_dims, info.batch_size)
-    # a factor a slice stands for all rows of the slice
-    shape = *upstream.shape, *[1] * (gradient.ndim - 1 - upstream.ndim)
-    return _scale(gradient, upstream.reshape(shape), loss), 0
+    @staticmethod
+    def backward(ctx: Any, upstream: Tensor, *_: None) -> tuple[Tensor | None, ...]:
+        scaled = (
+            _portable.scale(torch, gradient, upstream) if need else None
+            for need, gradient in zip(ctx.needs_input_grad[:2], ctx.saved_tensors, strict=True)
+        )
+        return *scaled, None, None, None

@@ -9,12 +9,16 @@ three of which it never sees.
 
 Run it (about two minutes on two cores):
 
-    python -m pip install ".[demo,torch]" && python examples/handwriting_torch.py [--loss both] [--steps 250] [--seed 0]
+    python -m pip install ".[demo,torch]"
+    python examples/handwriting_torch.py [--loss both] [--steps 250] [--seed 0] [--device cpu] [--precision fp32]
 
 `--loss cymdn` trains with `cymdn.torch.MDNLoss`, `--loss torch` with `LossByHand` below, `both`
 one beside the other, step by step on the same batches from the same start: their curves differ
 by rounding, and by what training makes of it. Losses are in nats per pen point. At the end it
 prints what a step of 64 sequences of 100 points took, and the loss's share of it.
+
+`--device cuda` trains on a GPU. `--precision bf16` runs the network under torch.autocast, on any
+device: raw output is then bfloat16, and both losses compute in float32 with it.
 """
 
 from __future__ import annotations
@@ -57,8 +61,9 @@ class Network(nn.Module):
 
     def forward(self, moves: Tensor) -> Tensor:
         hidden: list[Tensor] = []
-        for layer in self.layers:
-            hidden.append(layer(torch.cat([moves, *hidden[-1:]], dim=-1))[0])
+        with torch.autocast("cpu", enabled=False):  # where oneDNN has no LSTM in bfloat16 for some CPUs; not on a GPU
+            for layer in self.layers:
+                hidden.append(layer(torch.cat([moves, *hidden[-1:]], dim=-1))[0])
         return self.output(torch.cat(hidden, dim=-1))
 
 
@@ -69,6 +74,7 @@ class LossByHand(nn.Module):
     """
 
     def forward(self, raw: Tensor, x: Tensor, pen: Tensor, *, sample_weight: Tensor) -> Tensor:
+        raw = raw.float()
         logits, mean0, mean1, log_s0, log_s1, a = raw[..., N_PENS:].unflatten(-1, (6, N_COMPONENTS)).unbind(-2)
         u, v = (x[..., :1] - mean0) * torch.exp(-log_s0), (x[..., 1:] - mean1) * torch.exp(-log_s1)
         r = torch.tanh(a)
@@ -94,6 +100,9 @@ class Sequences:
     x: Tensor  # (b, t, 2): the next move
     pen: Tensor  # (b, t, 3): the pen's state at it, one-hot
     weight: Tensor  # (b, t): 1 for moves, 0 where the pen rests between two lines
+
+    def to(self, device: torch.device) -> Sequences:
+        return Sequences(*(tensor.to(device) for tensor in (self.moves, self.x, self.pen, self.weight)))
 
 
 def cut(data: PenMoves, starts: np.ndarray) -> Sequences:
@@ -126,6 +135,7 @@ class Training:
     network: Network
     optimizer: torch.optim.Optimizer
     schedule: torch.optim.lr_scheduler.LRScheduler
+    autocast: torch.autocast
     losses: list[float] = field(default_factory=list)  # of all steps
     held_out_losses: list[float] = field(default_factory=list)  # of all rounds
     network_seconds: float = 0.0
@@ -133,21 +143,23 @@ class Training:
     backward_seconds: float = 0.0  # of the loss
 
     def step(self, batch: Sequences) -> None:
-        times = [time.perf_counter()]
-        raw = self.network(batch.moves)
-        times.append(time.perf_counter())
+        batch = batch.to(self.device)
+        times = [self.now()]
+        with self.autocast:
+            raw = self.network(batch.moves)
+        times.append(self.now())
         # the graph is cut in two here, to see the time of the loss alone; the numbers are the same
         leaf = raw.detach().requires_grad_()
         loss = self.loss(leaf, batch.x, batch.pen, sample_weight=batch.weight)
-        times.append(time.perf_counter())
+        times.append(self.now())
         loss.backward()
-        times.append(time.perf_counter())
+        times.append(self.now())
         self.optimizer.zero_grad()
         raw.backward(leaf.grad)
         nn.utils.clip_grad_norm_(self.network.parameters(), LARGEST_GRADIENT)
         self.optimizer.step()
         self.schedule.step()
-        times.append(time.perf_counter())
+        times.append(self.now())
         forward, loss_forward, loss_backward, backward = np.diff(times)
         self.network_seconds += forward + backward
         self.forward_seconds += loss_forward
@@ -156,21 +168,36 @@ class Training:
 
     @torch.no_grad()
     def evaluate(self, held_out: Sequences) -> None:
-        raw = self.network(held_out.moves)
+        held_out = held_out.to(self.device)
+        with self.autocast:
+            raw = self.network(held_out.moves)
         self.held_out_losses.append(self.loss(raw, held_out.x, held_out.pen, sample_weight=held_out.weight).item())
+
+    @property
+    def device(self) -> torch.device:
+        return self.network.output.weight.device
+
+    def now(self) -> float:
+        """The time at which all that was asked of the device is done."""
+        if self.device.type == "cuda":
+            torch.cuda.synchronize()
+        return time.perf_counter()
 
     @property
     def seconds(self) -> float:
         return self.network_seconds + self.forward_seconds + self.backward_seconds
 
 
-def start(loss: Loss, reading: Reading, steps: int, seed: int) -> Training:
+def start(loss: Loss, reading: Reading, arguments: argparse.Namespace) -> Training:
     """The same untrained network, whatever the loss."""
-    torch.manual_seed(seed)
+    torch.manual_seed(arguments.seed)
     _, output_bias = reading.training.network.layers[-1]
-    network = Network(output_bias)
+    network = Network(output_bias).to(arguments.device)
     optimizer = torch.optim.Adam(network.parameters(), LEARNING_RATE)
-    return Training(loss, network, optimizer, torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps))
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, arguments.steps)
+    device = torch.device(arguments.device).type
+    autocast = torch.autocast(device, torch.bfloat16, enabled=arguments.precision == "bf16")
+    return Training(loss, network, optimizer, schedule, autocast)
 
 
 def train(trainings: dict[str, Training], reading: Reading, steps: int) -> None:
@@ -220,6 +247,8 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--loss", choices=[*LOSSES, "both"], default="both")
     parser.add_argument("--steps", type=int, default=250)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--precision", choices=["fp32", "bf16"], default="fp32")
     return parser.parse_args()
 
 
@@ -227,7 +256,7 @@ def main() -> None:
     arguments = parse_arguments()
     names = list(LOSSES) if arguments.loss == "both" else [arguments.loss]
     reading = prepare_reader(np.random.default_rng(arguments.seed))
-    trainings = {name: start(LOSSES[name], reading, arguments.steps, arguments.seed) for name in names}
+    trainings = {name: start(LOSSES[name], reading, arguments) for name in names}
     gaussian, mixture = reading.baselines
     print(
         f"nats per pen point; without memory, held-out fonts: one Gaussian {gaussian:.3f}, one mixture {mixture:.3f}\n"

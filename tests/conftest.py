@@ -25,6 +25,6 @@ def losses_called(monkeypatch):
 
         return call
 
-    for name in ("mdn_loss", "mdn_loss_and_gradient"):
+    for name in ("mdn_loss", "mdn_loss_and_gradient", "loss_and_gradients"):
         monkeypatch.setattr(_mdn, name, watched(name, getattr(_mdn, name)))
     return made

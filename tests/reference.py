@@ -35,6 +35,7 @@ it; leading axes broadcast. What is outside the domain is not looked at: it give
 """
 
 from collections.abc import Callable
+from functools import partial
 from typing import NamedTuple
 
 import mpmath
@@ -43,8 +44,9 @@ from mpmath import mp, mpf
 
 mp.dps = 60  # for all of the tests: nothing here or there works with less
 
-PROMISED = 8 * 2.0**-52  # the error of a number, of its terms
-SMALLEST_SHARE = 2.0**-940
+EPS = 2.0**-52
+PROMISED = 8 * EPS  # the error of a number, of its terms
+SMALLEST_SHARE = {EPS: 2.0**-940, 2.0**-23: 2.0**-103}  # by the eps of the arithmetic
 LARGEST_EXPONENT = 708  # beyond it, raw log stddevs and atanh correlations count as that in Q
 EXTENDED = np.finfo(np.longdouble).nmant >= 63
 
@@ -166,16 +168,16 @@ def log_softmax(of, logits):
     return Number(less_top - total, abs(less_top) + total)
 
 
-def share_of(of, log_share, more_terms=0):
+def share_of(of, log_share, more_terms=0, eps=EPS):
     """exp of the logarithm of a share of 1; of one that is excluded, 0 without an error."""
     share = of.exp(log_share.exact)
     # a larger exponent makes no difference: the smallest share times this factor is 1 already
-    factor = of.expm1(np.minimum(PROMISED * (1 + log_share.terms + more_terms), LARGEST_EXPONENT))
-    error = np.minimum(np.maximum(share, SMALLEST_SHARE) * factor, 1)
-    return Number(share, np.where(log_share.exact == -np.inf, 0, error / PROMISED))
+    factor = of.expm1(np.minimum(8 * eps * (1 + log_share.terms + more_terms), LARGEST_EXPONENT))
+    error = np.minimum(np.maximum(share, SMALLEST_SHARE[eps]) * factor, 1)
+    return Number(share, np.where(log_share.exact == -np.inf, 0, error / (8 * eps)))
 
 
-def mix(of, log_weight, component):
+def mix(of, log_weight, component, eps=EPS):
     """Mixtures of components; one of log weight -inf is excluded, whatever it holds."""
     excluded = log_weight.exact == -np.inf
     t = Number(
@@ -186,7 +188,7 @@ def mix(of, log_weight, component):
     lse = top + of.log(of.exp(t.exact - top).sum(axis=-1, keepdims=True))
     g = of.exp(t.exact - lse)
     value = Number(lse[..., 0], np.where(g == 0, 0, g * t.terms).sum(axis=-1))
-    shares = share_of(of, Number(t.exact - lse, t.terms), value.terms[..., None])
+    shares = share_of(of, Number(t.exact - lse, t.terms), value.terms[..., None], eps)
     derivatives = [
         Number(np.where(excluded, 0, g * d.exact), np.where(excluded, 0, shares.terms * d.terms))
         for d in component.derivatives
@@ -204,9 +206,9 @@ def natural_mixture(of, x, weights, mean, stddev, correlation):
     return mix(of, log_weights(of, weights), natural_components(of, x[..., None, :], mean, stddev, correlation))
 
 
-def raw_mixture(of, x, raw, pens=0):
+def raw_mixture(of, x, raw, pens=0, eps=EPS):
     logits, *parameters = raw_parts(raw, pens)
-    return mix(of, log_softmax(of, logits), raw_components(of, x[..., None, :], *parameters))
+    return mix(of, log_softmax(of, logits), raw_components(of, x[..., None, :], *parameters), eps)
 
 
 def score(mixture):
@@ -234,16 +236,16 @@ def mixture(of, x, weights, mean, stddev, correlation, mixed=None):
     return value, side_by_side(np.shape(value.exact), parts)
 
 
-def loss(of, raw, x, pen=None, mixed=None):
+def loss(of, raw, x, pen=None, mixed=None, eps=EPS):
     """Losses (n,) of rows; gradients in the order of raw. pen (n, P)."""
     pens = 0 if pen is None else pen.shape[1]
-    mixed = mixed or raw_mixture(of, x, raw, pens)
-    weight = share_of(of, log_softmax(of, raw_parts(raw, pens)[0]))
+    mixed = mixed or raw_mixture(of, x, raw, pens, eps)
+    weight = share_of(of, log_softmax(of, raw_parts(raw, pens)[0]), eps=eps)
     value = negative(mixed.value)
     logits = Number(weight.exact - mixed.shares.exact, weight.terms + mixed.shares.terms)
     gradient = [logits, *map(negative, mixed.derivatives)]
     if pens:
-        of_pen, slope = (bernoulli if pens == 1 else categorical)(of, raw[:, :pens], pen)
+        of_pen, slope = (bernoulli if pens == 1 else partial(categorical, eps=eps))(of, raw[:, :pens], pen)
         value = Number(*(ours + theirs for ours, theirs in zip(value, of_pen, strict=True)))
         gradient.insert(0, slope)
     return value, side_by_side(np.shape(value.exact), gradient)
@@ -261,10 +263,10 @@ def _softplus(of, logit):
     return np.maximum(logit, 0) + of.log1p(of.exp(-abs(logit)))
 
 
-def categorical(of, logits, targets):
+def categorical(of, logits, targets, eps=EPS):
     """Cross-entropy of a pen state (..., 3); its gradient."""
     targets, log_share = of.real(targets), log_softmax(of, logits)
-    total, shares = targets.sum(axis=-1, keepdims=True), share_of(of, log_share)
+    total, shares = targets.sum(axis=-1, keepdims=True), share_of(of, log_share, eps=eps)
     loss = Number(
         -np.where(targets == 0, 0, targets * log_share.exact).sum(axis=-1),
         np.where(targets == 0, 0, targets * (1 + log_share.terms)).sum(axis=-1),
@@ -300,6 +302,6 @@ def density(of, x, mean, stddev, correlation, smooth_eps=1e-10):
 def error_in_terms(got, number):
     """Errors of float64 numbers in eps of their terms; inf where one is no finite number."""
     got = np.asarray(got)
-    error = abs(EXACT.real(got) - number.exact) / 2.0**-52
+    error = abs(EXACT.real(got) - number.exact) / EPS
     eps = np.where(error == 0, 0, error / np.where(number.terms == 0, 2.0**-1000, number.terms))
     return np.where(np.isfinite(got), eps, np.inf).astype(float)

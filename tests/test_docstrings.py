@@ -30,7 +30,7 @@ def test_example_runs(public):
     assert doctest.DocTestRunner().run(test).failed == 0
 
 
-OPTIONAL = {"torch": ["MDNLoss", "mdn_loss"], "jax": ["mdn_loss"]}
+OPTIONAL = {"torch": ["MDNHead", "MDNLoss", "mdn_loss", "mdn_sample"], "jax": ["mdn_loss", "mdn_sample"]}
 
 
 @pytest.mark.parametrize("module", OPTIONAL)

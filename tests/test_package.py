@@ -16,8 +16,12 @@ ROOT = Path(__file__).resolve().parents[1]
 ARROWS = {
     "__main__": {"show_config"},
     "__init__": {"_builds", "_distribution", "_gaussian", "_mixture", "_mdn", "_sampling"},
-    "torch": {"_builds", "_layout", "_mdn"},
-    "jax": {"_arrays", "_mdn"},
+    "torch": {
+        "BivariateMixture", "_arrays", "_builds", "_layout", "_mdn", "_portable", "_portable_draws", "_sampling",
+    },
+    "jax": {"_arrays", "_layout", "_mdn", "_portable", "_portable_draws", "_sampling"},
+    "_portable_draws": {"_arrays", "_layout", "_portable"},
+    "_portable": {"_layout"},
     "_distribution": {
         "_arrays", "_distribution_kernels", "_fit", "_layout", "_parameters", "_plot", "_running", "_sampling",
         "_univariate",
@@ -52,7 +56,7 @@ ARROWS = {
     "_elementary": set(),
     "_cpu": set(),
     "_arithmetic": set(),
-}
+}  # fmt: skip
 
 OPTIONAL = {"jax", "torch"}  # modules that `import cymdn` leaves alone: each needs more than NumPy
 

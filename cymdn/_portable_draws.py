@@ -1,0 +1,68 @@
+"""What draws from raw output share between PyTorch and jax.numpy: all but the random numbers.
+
+`xp` is the module `torch` or `jax.numpy`. Formulas and symbols are those of docs/formulas.md, "Draws".
+"""
+
+import math
+from typing import Any, NamedTuple
+
+from cymdn._arrays import check_nonnegative
+from cymdn._layout import planes
+from cymdn._portable import EXPONENT, constant
+
+Temperature = float | tuple[float, float]
+
+
+class Sharpening(NamedTuple):
+    """What bias and temperature do: factors of logits, None for the most likely one; a term of log stddevs, or None."""
+
+    logits: float | None
+    pen_logits: float | None
+    log_stddev: float | None
+
+
+def check_sharpening(bias: float, temperature: Temperature) -> Sharpening:
+    """Return what bias and temperature do, a number or a pair: of the weights, of the spread."""
+    b = check_nonnegative("bias", bias)
+    pair = temperature if isinstance(temperature, tuple) else (temperature, temperature)
+    if len(pair) != 2:
+        raise ValueError(f"temperature: expected a number or a pair, got {len(pair)} numbers")
+    of_weights, of_spread = (check_nonnegative("temperature", number) for number in pair)
+    return Sharpening(
+        (1.0 + b) / of_weights if of_weights else None,
+        1.0 / of_weights if of_weights else None,
+        0.5 * math.log(of_spread) - b if of_spread else None,
+    )
+
+
+def scores(xp: Any, logits: Any, factor: float | None, exponential: Any) -> Any:
+    """Return numbers whose argmax over the last axis is a draw from softmax(factor logits); NaN where that is none.
+
+    exponential: numbers from the standard exponential distribution, of the shape of the result; None for the mode.
+    """
+    limits = xp.finfo(logits.dtype)
+    tiny, largest = float(limits.tiny), float(limits.max)
+    factor = 1.0 if factor is None else min(max(factor, tiny), largest)
+    # factors below 1 before the difference, which may overflow, others after it: no 0 * inf, no inf - inf
+    logits = constant(logits) * min(factor, 1.0)
+    logits = (logits - xp.amax(logits, -1, keepdims=True)) * max(factor, 1.0)
+    # argmax of -log(E / weight)
+    return logits if exponential is None else logits - xp.log(xp.clip(exponential, tiny, None))
+
+
+def points(xp: Any, raw: Any, pens: int, component: Any, normal: Any, sharpening: Sharpening) -> Any:
+    """Return points (..., 2) of the components (...), -1 for none, by standard normal numbers (..., 2)."""
+    take = getattr(xp, "take_along_axis", None) or xp.take_along_dim
+    index = xp.clip(component, 0, None)[..., None]
+    mean0, mean1, log_s0, log_s1, a = (take(plane, index, -1)[..., 0] for plane in planes(raw[..., pens:])[1:])
+    x = xp.stack([mean0, mean1], -1)
+    if sharpening.log_stddev is not None:
+        exponent = EXPONENT[xp.finfo(raw.dtype).bits]
+        inner_a = xp.clip(a, -exponent, exponent)
+        r, sech = xp.tanh(a), 2.0 / (xp.exp(inner_a) + xp.exp(-inner_a))
+        number = xp.stack([normal[..., 0], r * normal[..., 0] + sech * normal[..., 1]], -1)
+        # sigma as the square of its root: no number of moderate size times it overflows too early, none is 0 * inf
+        log_s = xp.stack([log_s0, log_s1], -1) + sharpening.log_stddev
+        root = xp.exp(0.5 * xp.clip(log_s, -2 * exponent, 2 * exponent))
+        x = x + number * root * root
+    return xp.where(component[..., None] < 0, math.nan, x)

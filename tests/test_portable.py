@@ -1,0 +1,256 @@
+"""Loss and draws of both frameworks on the CPU: by their operations, near the exact numbers, by the same contract."""
+
+import contextlib
+import importlib
+from functools import cache
+
+import numpy as np
+import pytest
+import reference
+from checks import EPS, INF, NAN, PENS, assert_no_nan, assert_same_bits, each_dtype, each_pen
+from reference import EXTENDED, LONG
+from test_accuracy import BOUND, GROUPS, raw_output
+from test_contract import any_finite
+
+import cymdn
+from cymdn import _portable
+
+each_framework = pytest.mark.parametrize("framework", ["torch", "jax"], indirect=True)
+
+
+@pytest.fixture
+def framework(request):
+    """A framework, in which float64 stays that, and its arrays for NumPy's."""
+    module = pytest.importorskip(request.param, reason=f"the extra `{request.param}` is not installed")
+    with module.enable_x64(True) if request.param == "jax" else contextlib.nullcontext():
+        yield module
+
+
+def arrays(framework, *of_numpy):
+    make = framework.from_numpy if framework.__name__ == "torch" else framework.numpy.asarray
+    return [None if array is None else make(array) for array in of_numpy]
+
+
+@cache  # so that JAX compiles it once for arrays of the same shapes
+def rows_of(framework):
+    if framework.__name__ == "torch":
+        return lambda *given: _portable.rows(framework, *given)
+    return framework.jit(lambda *given: _portable.rows(framework.numpy, *given))
+
+
+def by_operations(framework, raw, x, pen=None):
+    """Losses of rows and gradients to raw and x, in their own dtype."""
+    given = arrays(framework, raw, x, None if pen is None else pen.astype(raw.dtype))
+    return list(map(np.asarray, rows_of(framework)(*given)))
+
+
+def by_kernels(framework, raw, x, pen=None):
+    """The same by the public functions, of 200 rows or more."""
+    module, (raw, x, pen) = importlib.import_module(f"cymdn.{framework.__name__}"), arrays(framework, raw, x, pen)
+    if framework.__name__ == "torch":
+        loss = module.mdn_loss(raw.requires_grad_(), x.requires_grad_(), pen, reduction="none")
+        gradients = framework.autograd.grad(loss.sum(), (raw, x))
+        return [tensor.detach().numpy() for tensor in (loss, *gradients)]
+    loss, pullback = framework.vjp(lambda raw, x: module.mdn_loss(raw, x, pen, reduction="none"), raw, x)
+    return list(map(np.asarray, (loss, *pullback(framework.numpy.ones_like(loss)))))
+
+
+each_way = pytest.mark.parametrize("way", [by_operations, by_kernels])
+
+
+def eps_of(way, dtype):
+    """The eps of the arithmetic."""
+    return EPS[dtype if way is by_operations else np.float64]
+
+
+def allowed(way, number, dtype):
+    """Errors that numbers may have: of the arithmetic, of the result's rounding."""
+    # JAX flushes what is below the smallest normal number, and so may what is multiplied by 1 / sigma afterwards
+    return BOUND * (eps_of(way, dtype) * number.terms + np.finfo(dtype).tiny) + EPS[dtype] * abs(number.exact)
+
+
+# The loss
+
+
+@pytest.mark.skipif(not EXTENDED, reason="long double is double here")
+@each_framework
+@each_dtype
+@each_pen
+@pytest.mark.parametrize("group", GROUPS)
+@each_way
+def test_errors_are_within_8_eps_of_the_terms(way, group, pen, dtype, framework):
+    p = {name: array.astype(dtype) for name, array in GROUPS[group](np.random.default_rng(0), 300, 3).items()}
+    raw, x, target = raw_output(p, pen)
+    targets, eps = None if target is None else target.reshape(len(x), -1), eps_of(way, dtype)
+    mixed = reference.raw_mixture(LONG, x, raw, PENS[pen], eps)
+    expected = *reference.loss(LONG, raw, x, targets, mixed, eps), reference.negative(reference.score(mixed))
+    for got, number in zip(way(framework, raw, x, target), expected, strict=True):
+        assert (abs(got - number.exact) <= allowed(way, number, dtype)).all()
+
+
+@each_framework
+@each_dtype
+@each_pen
+@pytest.mark.parametrize("m", [1, 3, 20])
+def test_finite_rows_give_no_nan_and_an_infinite_loss_gradient_0(m, pen, dtype, framework):
+    rng, n = np.random.default_rng(m), 10_000
+    raw, x = any_finite(rng, (n, PENS[pen] + 6 * m), dtype), any_finite(rng, (n, 2), dtype)
+    raw[::2, PENS[pen] :][:, : m * int(rng.integers(1, 6))] = 0.5  # so that not all losses are infinite
+    x[::7] = raw[::7, PENS[pen] + m : PENS[pen] + 3 * m : m]  # on a mean
+    state = np.arange(n) % 3
+    target = {"none": None, "bernoulli": state / 2, "categorical": np.eye(3)[state]}[pen]
+    loss, *gradients = by_operations(framework, raw, x, target)
+    assert_no_nan((loss, *gradients))
+    assert 0.05 < np.isfinite(loss).mean() < 0.95
+    for gradient in gradients:
+        assert not gradient[loss == INF].any()
+
+
+@pytest.mark.skipif(not EXTENDED, reason="long double is double here")
+@each_framework
+@pytest.mark.parametrize(("dtype", "log_stddev"), [(np.float32, -88.0), (np.float64, -88.0), (np.float64, -707.0)])
+@pytest.mark.parametrize("m", [1, 4, 30, 1000])
+@each_way
+def test_gradient_to_x_is_minus_the_sum_of_those_to_the_means_which_may_overflow(way, m, dtype, log_stddev, framework):
+    # means 40 sigma away, whose derivatives may be 40 / sigma: beyond float32 at -88. In half of the rows components
+    # tie and derivatives cancel; in the others, correlated, a few components have all of the density
+    rng, sigma = np.random.default_rng(m), np.exp(log_stddev)
+    means = 40 * sigma * rng.choice([-1.0, 1.0], (200, 2 * m))
+    a = 0.01 * rng.normal(size=(200, m)) * (np.arange(200) % 2)[:, None]
+    raw = np.hstack([rng.normal(size=(200, m)), means, np.full((200, 2 * m), log_stddev), a]).astype(dtype)
+    x = np.zeros((200, 2), dtype)
+    number = reference.negative(reference.score(reference.raw_mixture(LONG, x, raw, eps=eps_of(way, dtype))))
+    got, error, largest = way(framework, raw, x)[2], allowed(way, number, dtype), LONG.real(np.finfo(dtype).max)
+    assert not np.isnan(got).any()
+    if way is by_kernels and log_stddev < -700:
+        return  # in float64 they count an infinite derivative as the largest number
+    beyond, within = abs(number.exact) > largest + error, abs(number.exact) < largest - error
+    np.testing.assert_array_equal(got[beyond], np.sign(number.exact[beyond]) * INF)
+    assert (abs(got - number.exact) <= error)[within].all()
+    assert within.any() or m == 1
+
+
+# Draws, which PyTorch and JAX share but for the random numbers
+
+
+@pytest.fixture
+def draw(framework):
+    """mdn_sample of a framework from a NumPy array, with a seed; gives NumPy arrays."""
+    module = importlib.import_module(f"cymdn.{framework.__name__}")
+
+    def by_torch(raw, seed=0, **keywords):
+        generator = framework.Generator().manual_seed(seed)
+        drawn = module.mdn_sample(*arrays(framework, raw), generator=generator, **keywords)
+        return type(drawn)(*(None if tensor is None else tensor.numpy() for tensor in drawn))
+
+    def by_jax(raw, seed=0, **keywords):
+        drawn = framework.jit(lambda key, raw: module.mdn_sample(key, raw, **keywords))(framework.random.key(seed), raw)
+        return type(drawn)(*(None if array is None else np.asarray(array) for array in drawn))
+
+    return by_torch if framework.__name__ == "torch" else by_jax
+
+
+def raw_rows(n, width, dtype=np.float32, seed=0):
+    return np.random.default_rng(seed).normal(size=(n, width)).astype(dtype)
+
+
+@each_framework
+@pytest.mark.parametrize(("bias", "temperature"), [(0.0, 1.0), (0.5, 0.7), (0.0, 2.0)])
+@pytest.mark.parametrize("pens", [0, 1, 3])
+def test_draws_are_those_of_numpy(pens, bias, temperature, draw):
+    n, raw = 100_000, raw_rows(2, pens + 18)
+    keywords = {"pen": pens, "bias": bias, "temperature": temperature, "size": n}
+    ours, theirs = draw(raw, 1, **keywords), cymdn.mdn_sample(raw, rng=1, **keywords)
+    assert type(ours) is type(theirs)
+    # differences in their standard errors: in all these tests some 300 numbers, of which one exceeds 5.5 by chance once
+    # in 9e4 runs, if all is right; and the seeds are fixed
+    a, b = ours.x.astype(float), theirs.x.astype(float)
+    for f in (lambda x: x, lambda x: x[..., 0] * x[..., 1], np.square):
+        difference = (f(a).mean(0) - f(b).mean(0)) / np.sqrt((f(a).var(0) + f(b).var(0)) / n)
+        assert (abs(difference) < 5.5).all()
+    of_us, of_them = ((drawn.component[..., None] == np.arange(3)).sum(0) for drawn in (ours, theirs))
+    assert (abs(of_us - of_them) < 5.5 * np.sqrt(of_us + of_them)).all()
+    if not pens:
+        assert ours.pen is None
+        return
+    p = theirs.pen.mean(0)
+    assert (abs(ours.pen.mean(0) - p) <= 5.5 * np.sqrt(2 * p * (1 - p) / n)).all()
+    assert set(np.unique(ours.pen)) == {0.0, 1.0}
+    assert pens == 1 or (ours.pen.sum(-1) == 1).all()
+
+
+@each_framework
+def test_weights_and_spread_may_have_temperatures_of_their_own(draw):
+    raw = raw_rows(1, 18)
+    heaviest = raw[0, :3].argmax()
+    drawn = draw(raw, temperature=(0.0, 4.0), size=20_000)
+    assert (drawn.component == heaviest).all()
+    # variance times 4; a standard error of the standard deviation is 1 / 200 of it
+    assert (abs(drawn.x[:, 0].std(0) / np.exp(raw[0, [9 + heaviest, 12 + heaviest]]) - 2.0) < 0.06).all()
+    drawn = draw(raw, temperature=(1.0, 0.0), size=2000)
+    assert len(np.unique(drawn.component)) > 1
+    assert_same_bits(drawn.x, raw[0, 3:9].reshape(2, 3).T[drawn.component])
+
+
+@each_framework
+@each_dtype
+def test_greedy_draw_is_the_mean_of_the_heaviest_component_and_the_likeliest_pen(dtype, draw):
+    raw, rows = raw_rows(5, 21, dtype), np.arange(5)
+    x, pen, component = draw(raw, pen=3, temperature=0.0)
+    heaviest = raw[:, 3:6].argmax(-1)
+    np.testing.assert_array_equal(component, heaviest)
+    assert_same_bits(x, np.stack([raw[rows, 6 + heaviest], raw[rows, 9 + heaviest]], -1))
+    assert_same_bits(pen, np.eye(3, dtype=dtype)[raw[:, :3].argmax(-1)])
+    assert_same_bits(draw(raw[:, 2:], pen=1, temperature=0.0).pen, (raw[:, 2] > 0).astype(dtype))
+
+
+@each_framework
+def test_nan_in_a_row_gives_it_nan_and_touches_no_other(draw):
+    raw = np.zeros((5, 1 + 12), np.float32)
+    raw[0, 1], raw[1, 1], raw[2, 0], raw[3, 1:3], raw[4, 1] = NAN, INF, NAN, -INF, -INF
+    x, pen, component = draw(raw, pen=1, size=50)
+    assert (component[:, [0, 1, 3]] == -1).all()
+    assert (component[:, 4] == 1).all()
+    assert np.isnan(x).all(-1).any(0).tolist() == [True, True, False, True, False]
+    assert np.isnan(pen).any(0).tolist() == [False, False, True, False, False]
+    state = draw(np.array([[NAN, *[0] * 8], [0] * 9], np.float32), pen=3).pen
+    assert np.isnan(state).all(-1).tolist() == [True, False]
+
+
+@each_framework
+@each_dtype
+def test_draws_from_finite_output_are_never_nan(dtype, draw):
+    raw = any_finite(np.random.default_rng(0), (20_000, 1 + 12), dtype)
+    for temperature in (0.0, 1e-300, 1.0, 1e300):
+        drawn = draw(raw, pen=1, temperature=temperature)
+        assert_no_nan(drawn)
+        assert (drawn.component >= 0).all()
+
+
+@each_framework
+@pytest.mark.parametrize(
+    ("size", "shape"), [(None, (2, 3)), (4, (4, 2, 3)), ((5, 1), (5, 1, 2, 3)), (0, (0, 2, 3))], ids=str
+)
+def test_size_goes_before_the_axes_of_raw_and_a_seed_fixes_draws(size, shape, draw):
+    raw = np.zeros((2, 3, 13), np.float32)
+    drawn = draw(raw, pen=1, size=size)
+    assert [array.shape for array in drawn] == [(*shape, 2), shape, shape]
+    assert_same_bits(draw(raw, pen=1, size=size), drawn)
+
+
+@each_framework
+@pytest.mark.parametrize(
+    ("keywords", "exception", "pattern"),
+    [
+        ({"pen": 2}, ValueError, "pen: expected the number of pen logits"),
+        ({"pen": 3}, ValueError, r"raw: expected shape \(\.\.\., P \+ 6 M\), P = 3"),
+        ({"bias": -1.0}, ValueError, "bias: expected a finite number >= 0"),
+        ({"temperature": -1.0}, ValueError, "temperature: expected a finite number >= 0"),
+        ({"temperature": (1.0, 1.0, 1.0)}, ValueError, "temperature: expected a number or a pair, got 3"),
+        ({"temperature": "hot"}, TypeError, "temperature: expected a real number"),
+        ({"size": 1.5}, TypeError, "size: expected an integer"),
+    ],
+)
+def test_bad_argument_of_a_draw_is_refused_by_name(keywords, exception, pattern, draw):
+    with pytest.raises(exception, match=f"^{pattern}"):
+        draw(np.zeros((2, 13), np.float32), **{"pen": 1} | keywords)
