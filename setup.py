@@ -11,8 +11,7 @@ from Cython.Build import cythonize
 from setuptools import Extension, setup
 from setuptools.command.build_ext import build_ext
 
-# CYMDN_BOUNDS_CHECKS=1 builds with the ends of each block checked, and every memoryview access; the test suite passes on
-# it too.
+# CYMDN_BOUNDS_CHECKS=1 builds with both ends of what each block touches checked; the test suite passes on it too.
 CHECKED = os.environ.get("CYMDN_BOUNDS_CHECKS", "0") != "0"
 
 # One wheel for CPython 3.11 and all that follow: the Limited API has had the buffer protocol since 3.11. Free-threaded
@@ -86,7 +85,7 @@ def at_level(kernels, level):
     """Return the same extension under another name, which its C code takes by macro."""
     name = f"_kernels_{level}"
     source = Path(kernels.sources[0]).with_stem(name)  # a file, and so an object, of its own: levels are built together
-    source.write_text(f"#define PyInit__kernels PyInit_{name}\n#include \"_kernels.c\"\n")
+    source.write_text(f'#define PyInit__kernels PyInit_{name}\n#include "_kernels.c"\n')
     # optional: a compiler that does not know the level builds a wheel without it
     return extension_of(name, [str(source)], optional=True)
 
