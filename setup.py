@@ -101,7 +101,7 @@ def source_of(extension, c_file):
     if not level:
         return c_file
     source = c_file.with_stem(f"_kernels_{level}")
-    source.write_text(f'#define PyInit__kernels PyInit_{source.stem}\n#include "{c_file.name}"\n')
+    source.write_text(f'#include "{c_file.name}"\n')
     return source
 
 
@@ -110,7 +110,15 @@ extensions = [
     # one build for all processors, and so the same bits on all
     extension_of("_distribution_kernels", ["cymdn/_distribution_kernels.pyx"], [("CYMDN_WITHOUT_FMA", None)]),
     # optional: a compiler that does not know a level builds a wheel without it
-    *(extension_of(f"_kernels_{level}", ["cymdn/_kernels.pyx"], optional=True) for level in LEVELS),
+    *(
+        extension_of(
+            f"_kernels_{level}",
+            ["cymdn/_kernels.pyx"],
+            [("PyInit__kernels", f"PyInit__kernels_{level}")],
+            optional=True,
+        )
+        for level in LEVELS
+    ),
 ]
 
 setup(
