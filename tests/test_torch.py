@@ -578,7 +578,7 @@ ERRORS = {
         ),
         "raw too narrow": (
             *("raw", lambda t: t[:, :-1]),
-            r"shape \(\.\.\., P \+ 6 M\), P = 1 pen logits with this pen and M >= 1, got \(6, 18\)",
+            r"shape \(\.\.\., P \+ 6 M\), P = 1 pen logits and M >= 1, got \(6, 18\)",
         ),
         "x too wide": ("x", lambda t: torch.cat([t, t], -1), r"shape \(\.\.\., 2\), got \(6, 4\)"),
         "x of fewer rows": (
