@@ -11,8 +11,7 @@ from Cython.Build import cythonize
 from setuptools import Extension, setup
 from setuptools.command.build_ext import build_ext
 
-# CYMDN_BOUNDS_CHECKS=1 builds with the ends of each block checked, and every memoryview access; the test suite passes on
-# it too.
+# CYMDN_BOUNDS_CHECKS=1 builds with both ends of what each block touches checked; the test suite passes on it too.
 CHECKED = os.environ.get("CYMDN_BOUNDS_CHECKS", "0") != "0"
 
 # One wheel for CPython 3.11 and all that follow: the Limited API has had the buffer protocol since 3.11. Free-threaded
@@ -48,6 +47,20 @@ LEVELS = ["v3", "v4"] if platform.machine() in ("x86_64", "AMD64") else []
 class BuildWithFlags(build_ext):
     """Choose the flags by the compiler that is really used, not by the platform."""
 
+    def run(self):
+        # only here: setup.py runs three times for one installation, and two of these build nothing
+        own = [extension for extension in self.extensions if not level_of(extension)]
+        translated = cythonize(
+            own,
+            build_dir=f"{BUILD}/cython",  # the generated C stays out of the package
+            compiler_directives=DIRECTIVES,
+            force=True,  # Cython 3.3 overlooks that `from cymdn cimport _bivariate` depends on _bivariate.pxd
+        )
+        c_files = {pyx.sources[0]: Path(c.sources[0]) for pyx, c in zip(own, translated, strict=True)}
+        for extension in self.extensions:
+            extension.sources = [str(source_of(extension, c_files[extension.sources[0]]))]
+        super().run()
+
     def build_extensions(self):
         self.force = True  # what the environment asked for last time does not show in the files' times
         self.parallel = self.parallel or os.cpu_count()
@@ -82,28 +95,34 @@ def extension_of(name, sources, macros=(), **options):
     return Extension(f"cymdn.{name}", sources, define_macros=macros, py_limited_api=LIMITED, **options)
 
 
-def at_level(kernels, level):
-    """Return the same extension under another name, which its C code takes by macro."""
-    name = f"_kernels_{level}"
-    source = Path(kernels.sources[0]).with_stem(name)  # a file, and so an object, of its own: levels are built together
-    source.write_text(f"#define PyInit__kernels PyInit_{name}\n#include \"_kernels.c\"\n")
-    # optional: a compiler that does not know the level builds a wheel without it
-    return extension_of(name, [str(source)], optional=True)
+def source_of(extension, c_file):
+    """Return the C file of an extension: for a level one of its own, so that levels can be compiled side by side."""
+    level = level_of(extension)
+    if not level:
+        return c_file
+    source = c_file.with_stem(f"_kernels_{level}")
+    source.write_text(f'#include "{c_file.name}"\n')
+    return source
 
 
-kernels, distribution_kernels = cythonize(
-    [
-        extension_of("_kernels", ["cymdn/_kernels.pyx"]),
-        # one build for all processors, and so the same bits on all
-        extension_of("_distribution_kernels", ["cymdn/_distribution_kernels.pyx"], [("CYMDN_WITHOUT_FMA", None)]),
-    ],
-    build_dir=f"{BUILD}/cython",  # the generated C stays out of the package
-    compiler_directives=DIRECTIVES,
-    force=True,  # Cython 3.3 overlooks that `from cymdn cimport _bivariate` depends on _bivariate.pxd
-)
+extensions = [
+    extension_of("_kernels", ["cymdn/_kernels.pyx"]),
+    # one build for all processors, and so the same bits on all
+    extension_of("_distribution_kernels", ["cymdn/_distribution_kernels.pyx"], [("CYMDN_WITHOUT_FMA", None)]),
+    # optional: a compiler that does not know a level builds a wheel without it
+    *(
+        extension_of(
+            f"_kernels_{level}",
+            ["cymdn/_kernels.pyx"],
+            [("PyInit__kernels", f"PyInit__kernels_{level}")],
+            optional=True,
+        )
+        for level in LEVELS
+    ),
+]
 
 setup(
-    ext_modules=[kernels, distribution_kernels, *(at_level(kernels, level) for level in LEVELS)],
+    ext_modules=extensions,
     cmdclass={"build_ext": BuildWithFlags},
     options={"build": {"build_base": BUILD}, "bdist_wheel": {"py_limited_api": "cp311"} if LIMITED else {}},
 )

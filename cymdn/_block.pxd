@@ -70,11 +70,11 @@ cdef inline void read_packed_numbers(
         for i in range(rows):
             at = i * row
             b.weight[i] = numbers[at]
-            b.mean0[i] = numbers[at + 1]
-            b.mean1[i] = numbers[at + 2]
-            b.inverse0[i] = numbers[at + 3]
-            b.inverse1[i] = numbers[at + 4]
-            b.r[i] = numbers[at + 5]
+            b.mean0[i] = numbers[at + distance]
+            b.mean1[i] = numbers[at + 2 * distance]
+            b.inverse0[i] = numbers[at + 3 * distance]
+            b.inverse1[i] = numbers[at + 4 * distance]
+            b.r[i] = numbers[at + 5 * distance]
         return
     for i in range(rows):
         for j in range(columns):
@@ -109,11 +109,11 @@ cdef inline void write_packed_numbers(
         for i in range(rows):
             k = i * row
             numbers[k] = b.dlogit[i]
-            numbers[k + 1] = b.slope0[i]
-            numbers[k + 2] = b.slope1[i]
-            numbers[k + 3] = b.u[i]
-            numbers[k + 4] = b.v[i]
-            numbers[k + 5] = b.datanh[i]
+            numbers[k + distance] = b.slope0[i]
+            numbers[k + 2 * distance] = b.slope1[i]
+            numbers[k + 3 * distance] = b.u[i]
+            numbers[k + 4 * distance] = b.v[i]
+            numbers[k + 5 * distance] = b.datanh[i]
         return
     for i in range(rows):
         k = i * columns

@@ -11,7 +11,7 @@ from libc.stdint cimport uintptr_t
 from cymdn._columns cimport Column
 
 cdef enum:
-    MOST = 12  # arrays of a call
+    MOST = 12  # arrays of a call: those of mixture_logpdf
 
 cdef struct Buffers:
     Py_ssize_t count
@@ -28,8 +28,6 @@ cdef inline int hold(
     To be read, one row may serve all. `fit` becomes False where the array is another one.
     """
     cdef Py_buffer *view = &held.views[held.count]
-    if held.count == MOST:
-        raise SystemError("MOST is too small")
     PyObject_GetBuffer(array, view, PyBUF_C_CONTIGUOUS | flags)
     held.count += 1
     if not (

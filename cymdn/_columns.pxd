@@ -157,11 +157,13 @@ cdef inline void read_two(const Column *c, const Place *at, double *plane0, doub
     within(offset, offset + (rows - 1) * c.row + 2 * columns - 1, c.size)
     if c.single:
         read_pairs(
-            <float_in> (<const float *> c.first + offset), c.row, rows, columns, <double_out> plane0, <double_out> plane1
+            <float_in> (<const float *> c.first + offset), c.row, rows, columns,
+            <double_out> plane0, <double_out> plane1,
         )
     else:
         read_pairs(
-            <double_in> (<const double *> c.first + offset), c.row, rows, columns, <double_out> plane0, <double_out> plane1
+            <double_in> (<const double *> c.first + offset), c.row, rows, columns,
+            <double_out> plane0, <double_out> plane1,
         )
 
 

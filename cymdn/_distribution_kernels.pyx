@@ -31,7 +31,8 @@ cdef void draw_rows(const Draws *d, const Column *rows, const Column *x, const C
     for i in range(d.rows):
         if rows.single:
             draw_row(
-                d, i, <const float *> rows.first + i * rows.row, <float *> x.first + 2 * i, <float *> pen.first + d.pens * i
+                d, i, <const float *> rows.first + i * rows.row, <float *> x.first + 2 * i,
+                <float *> pen.first + d.pens * i,
             )
         else:
             draw_row(

@@ -22,17 +22,17 @@ cdef struct DropIn:
     Column dmean
     Column dstddev
     Column dcorrelation
-    Block *block
+    Block *block         # row0, row1: the points of the components
+    Py_ssize_t count     # of components in the block
 
 
 cdef inline void densities(
-    Py_ssize_t count, const Block *b, double e, real_out mean, real_out stddev, real_out correlation,
-    real_out density_out,
+    const DropIn *p, real_out mean, real_out stddev, real_out correlation, real_out density_out
 ) noexcept nogil:
-    # row0, row1: the point
     cdef Py_ssize_t k
-    cdef double sigma0, sigma1, u, v, t, d, q, z
-    for k in range(count):
+    cdef const Block *b = p.block
+    cdef double e = p.smooth_eps, sigma0, sigma1, u, v, t, d, q, z
+    for k in range(p.count):
         sigma0 = bivariate.positive_or_nan(stddev[2 * k])
         sigma1 = bivariate.positive_or_nan(stddev[2 * k + 1])
         t = bivariate.nearest_integer(correlation[k])
@@ -45,12 +45,13 @@ cdef inline void densities(
 
 
 cdef inline void densities_and_derivatives(
-    Py_ssize_t count, const Block *b, double e, real_out mean, real_out stddev, real_out correlation,
+    const DropIn *p, real_out mean, real_out stddev, real_out correlation,
     real_out density_out, real_out dmean_out, real_out dstddev_out, real_out dcorrelation_out,
 ) noexcept nogil:
     cdef Py_ssize_t k
-    cdef double sigma0, sigma1, inverse0, inverse1, u, v, r, t, d, q, c, z, w0, w1, dmean0, dmean1
-    for k in range(count):
+    cdef const Block *b = p.block
+    cdef double e = p.smooth_eps, sigma0, sigma1, inverse0, inverse1, u, v, r, t, d, q, c, z, w0, w1, dmean0, dmean1
+    for k in range(p.count):
         sigma0 = bivariate.positive_or_nan(stddev[2 * k])
         sigma1 = bivariate.positive_or_nan(stddev[2 * k + 1])
         inverse0 = bivariate.inverse_stddev(sigma0 + e)
@@ -96,23 +97,24 @@ cdef inline void spread_points(
 
 
 cdef inline void drop_in_block(
-    const DropIn *p, Py_ssize_t i, Py_ssize_t rows, Py_ssize_t j, Py_ssize_t columns, real_out density
+    DropIn *p, Py_ssize_t i, Py_ssize_t rows, Py_ssize_t j, Py_ssize_t columns, real_out density
 ) noexcept nogil:
     # rows from i on, components from j on: contiguous, because there are several rows only of all components
-    cdef Py_ssize_t count = rows * columns, out = i * p.m + j, at = i * p.correlation.row + j
+    cdef Py_ssize_t out = i * p.m + j, at = i * p.correlation.row + j
     cdef real_out mean = <real_out> p.mean.first + i * p.mean.row + 2 * j
     cdef real_out stddev = <real_out> p.stddev.first + i * p.stddev.row + 2 * j
     cdef real_out correlation = <real_out> p.correlation.first + at
-    within(at, at + count - 1, p.correlation.size)
-    within(out, out + count - 1, p.density.size)
+    p.count = rows * columns
+    within(at, at + p.count - 1, p.correlation.size)
+    within(out, out + p.count - 1, p.density.size)
     spread_points(p, i, rows, columns, <real_out> p.x.first)
     if p.derivatives:
         densities_and_derivatives(
-            count, p.block, p.smooth_eps, mean, stddev, correlation, density + out, <real_out> p.dmean.first + 2 * out,
+            p, mean, stddev, correlation, density + out, <real_out> p.dmean.first + 2 * out,
             <real_out> p.dstddev.first + 2 * out, <real_out> p.dcorrelation.first + out,
         )
     else:
-        densities(count, p.block, p.smooth_eps, mean, stddev, correlation, density + out)
+        densities(p, mean, stddev, correlation, density + out)
 
 
 cdef inline void drop_in_rows(DropIn *p, real_out density) noexcept nogil:

@@ -171,7 +171,8 @@ def gaussian_density_batch(
     smooth_eps = check_nonnegative("smooth_eps", smooth_eps)
     workers = check_workers(workers)
     checked = check_arguments(BATCH_CORES, (x, mean, stddev, correlation), batch_axis="n")
-    density, derivatives = _allocate_density(*checked.batch_shape, checked.sizes["m"], checked.dtype, compute_derivatives)
+    (n,), m = checked.batch_shape, checked.sizes["m"]
+    density, derivatives = _allocate_density(n, m, checked.dtype, compute_derivatives)
     run_over_batch("density", checked, [density, *(derivatives or ())], workers, smooth_eps=smooth_eps)
     return density, derivatives
 
@@ -215,9 +216,7 @@ def _density_of_plain_arrays(
     density, derivatives = _allocate_density(n, m, dtype, compute_derivatives)
     outputs = derivatives or (None, None, None)
     try:
-        done = _builds.kernels.density(
-            n, m, x, mean, stddev, correlation, scratch(m), density, *outputs, smooth_eps
-        )
+        done = _builds.kernels.density(n, m, x, mean, stddev, correlation, scratch(m), density, *outputs, smooth_eps)
     except ValueError:  # of the buffers: another layout
         return None
     return (density, derivatives) if done else None

@@ -3,7 +3,7 @@
 The kernels know it too: `packed` in _kernels.pyx and `component` in _draws.pxd.
 """
 
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,8 +16,6 @@ WEIGHT, MEAN, STDDEV, CORRELATION = 0, 1, 3, 5
 
 RAW: dict[str, Core] = {"raw": ("P + 6 M",)}
 
-Numbers = TypeVar("Numbers", bound=NDArray[Any])
-
 
 def components_of(raw: Shape, pens: int) -> int:
     """Return M of raw network output with so many pen logits."""
@@ -27,7 +25,7 @@ def components_of(raw: Shape, pens: int) -> int:
     return components
 
 
-def planes(parameters: Numbers) -> list[Numbers]:
+def planes(parameters: NDArray[Any]) -> list[NDArray[Any]]:
     """Return views (..., M) of the six columns of packed parameters (..., 6 M)."""
     m = parameters.shape[-1] // PARAMETERS
     return [parameters[..., k * m : (k + 1) * m] for k in range(PARAMETERS)]

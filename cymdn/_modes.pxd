@@ -180,7 +180,9 @@ cdef inline void meet(const View *w, Place *p) noexcept nogil:
     p.y1 = (s00 * b1 - s01 * b0) / determinant
 
 
-cdef inline void find_mode(const Search *s, Py_ssize_t first, Py_ssize_t last, double *highest, double *x) noexcept nogil:
+cdef inline void find_mode(
+    const Search *s, Py_ssize_t first, Py_ssize_t last, double *highest, double *x
+) noexcept nogil:
     """Go on from some of the starts: means are 0 to m - 1, then the meeting points of a component with those after it.
 
     The highest of the maxima above all means; then above the meeting points that are half as high already: where two

@@ -31,43 +31,43 @@ class Parameters:
         return int(self.packed.shape[-1] // PARAMETERS)
 
     def rows(self) -> Doubles:
-        """Parameters of the mixtures (n, 6 M), without batch axes."""
+        """Return parameters of the mixtures (n, 6 M), without batch axes."""
         return self.packed.reshape(-1, self.packed.shape[-1])
 
     def plane(self, k: int) -> Doubles:
-        """One column of the layout."""
+        """Return one column of the layout."""
         return planes(self.packed)[k]
 
     def pairs(self, k: int) -> Doubles:
-        """Two columns as pairs, (..., M, 2)."""
+        """Return two columns as pairs, (..., M, 2)."""
         return np.stack([self.plane(k), self.plane(k + 1)], axis=-1)
 
     def means(self) -> Doubles:
-        """Means, (..., M, 2)."""
+        """Return means, (..., M, 2)."""
         return self.pairs(MEAN)
 
     def weights(self) -> Doubles:
-        """Weights."""
+        """Return weights."""
         raise NotImplementedError
 
     def log_weights(self) -> Doubles:
-        """Logarithms of the weights."""
+        """Return logarithms of the weights."""
         raise NotImplementedError
 
     def stddevs(self) -> Doubles:
-        """Standard deviations, (..., M, 2)."""
+        """Return standard deviations, (..., M, 2)."""
         raise NotImplementedError
 
     def log_stddevs(self) -> Doubles:
-        """Logarithms of the standard deviations, (..., M, 2), within those whose exp has an inverse."""
+        """Return logarithms of the standard deviations, (..., M, 2), within those whose exp has an inverse."""
         raise NotImplementedError
 
     def correlations(self) -> Doubles:
-        """Correlations."""
+        """Return correlations."""
         raise NotImplementedError
 
     def log_kappa(self) -> Doubles:
-        """-log(1 - r^2) / 2, which is log cosh a."""
+        """Return -log(1 - r^2) / 2, which is log cosh a."""
         raise NotImplementedError
 
 

@@ -7,6 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from itertools import pairwise
 from operator import index
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -87,11 +88,11 @@ def piece_of(components: int, multiple: int = 1) -> int:
 def run(
     call: Callable[[int, int, NDArray[np.float64]], bool], components: int, parts: Sequence[tuple[int, int]], piece: int
 ) -> None:
-    """Call for pieces of each slice of rows, with scratch memory, in threads if there are several. No thread outlives it.
+    """Call for pieces of each slice of rows, with scratch memory; in threads if there are several, which it outlives.
 
     Where a call raises, or Ctrl-C is pressed, all threads end with the piece that they are at.
     """
-    ended = []
+    ended: list[bool] = []
 
     def work(start: int, stop: int) -> None:
         memory = scratch(components)
@@ -141,8 +142,7 @@ def run_over_batch(
         _run_rows(
             kernel,
             [_rows(array, shape, piece, rest) for array, shape in zip(arrays, shapes, strict=True)],
-            [None if output is None else output[(*piece, ...)].reshape(-1, *output.shape[len(batch_shape) :])
-             for output in outputs],
+            [None if output is None else _rows_of_piece(output, piece, len(batch_shape)) for output in outputs],
             components,
             max(1, COPIED // components) if copies else piece_of(components),
             workers,
@@ -161,12 +161,18 @@ def _leading_axes(shapes: Sequence[Shape], batch_shape: Shape) -> int:
 Take = Callable[[int, int], FloatArray]
 
 
+def _rows_of_piece(array: FloatArray, piece: Shape, axes: int) -> FloatArray:
+    """Return the part of an array at these indices along its first axes, its other batch axes flattened into one."""
+    index: Any = (*piece, ...)  # with the ellipsis even a part without axes is a view
+    part: FloatArray = array[index]
+    return part.reshape(-1, *array.shape[axes:])
+
+
 def _rows(array: FloatArray, shape: Shape, piece: Shape, batch_shape: Shape) -> Take:
     """Return a function that takes rows of a piece of an array: the one row that serves all, or a slice of them."""
-    # with the ellipsis even a piece without axes is a view; an axis of 1 serves every index
-    part = array[(*(min(i, size - 1) for i, size in zip(piece, shape, strict=False)), ...)]
+    # an axis of 1 serves every index
+    rows = _rows_of_piece(array, tuple(min(i, size - 1) for i, size in zip(piece, shape, strict=False)), len(shape))
     own = shape[len(piece) :]
-    rows = part.reshape(-1, *array.shape[len(shape) :])
     if len(rows) == 1:
         return lambda _start, _stop: rows
     if own == batch_shape:

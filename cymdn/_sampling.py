@@ -184,7 +184,10 @@ def _draw_piece(
 ) -> None:
     s, n = outputs[2].shape
     uniform, normal = rng.random((s, n, 2 if options[0] else 1)), rng.standard_normal((s, n, 2))
-    if not _distribution_kernels.draw(s, n, m, rows, *options, uniform, normal, scratch, *outputs):
+    pens, *others = options
+    x, pen, component = outputs
+    kernel: Any = _distribution_kernels.draw
+    if not kernel(s, n, m, rows, pens, *others, uniform, normal, scratch, x, pen, component):
         raise ValueError("rng: expected float64 arrays of the shapes asked for from its random and standard_normal")
 
 

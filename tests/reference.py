@@ -217,12 +217,12 @@ def score(mixture):
 
 
 # The functions: value and gradient, whose parts lie side by side in the order of the results. `mixed` is the mixture of
-# the arguments, where that is known already.
+# the arguments, and `components` are its components, where these are known already.
 
 
-def gaussian(of, x, mean, stddev, correlation):
+def gaussian(of, x, mean, stddev, correlation, components=None):
     """Log-densities (..., M) of components; gradients (..., M, 7)."""
-    value, d = natural_components(of, x[..., None, :], mean, stddev, correlation)
+    value, d = components or natural_components(of, x[..., None, :], mean, stddev, correlation)
     dmean = paired(*d[:2])
     return value, side_by_side(value.exact.shape, [dmean, paired(*d[2:4]), d[4], negative(dmean)])
 

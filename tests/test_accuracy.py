@@ -153,18 +153,26 @@ def raw_output(p, pen="none"):
 # Each level: (value, gradient) as computed, and exact
 
 
+@cache  # the same for components and mixtures
+def exact_components(group, m, dtype):
+    x, _, *parameters = natural(rounded(group, m, dtype))
+    return reference.natural_components(EXACT, x[:, None], *parameters)
+
+
 def gaussian_level(group, m, dtype):
     x, _, *parameters = natural(rounded(group, m, dtype))
     value, gradient = gaussian_logpdf_and_gradient(x, *parameters)
     np.testing.assert_array_equal(cymdn.gaussian_logpdf(x, *parameters), value)
-    return value, gradient, reference.gaussian(EXACT, x, *parameters)
+    return value, gradient, reference.gaussian(EXACT, x, *parameters, exact_components(group, m, dtype))
 
 
 def mixture_level(group, m, dtype):
     arguments = natural(rounded(group, m, dtype))
     value, gradient = cymdn.mixture_logpdf_and_gradient(*arguments)
     np.testing.assert_array_equal(cymdn.mixture_logpdf(*arguments), value)
-    return value, gradient, reference.mixture(EXACT, *arguments)
+    log_weights = reference.log_weights(EXACT, arguments[1])
+    mixed = reference.mix(EXACT, log_weights, exact_components(group, m, dtype))
+    return value, gradient, reference.mixture(EXACT, *arguments, mixed)
 
 
 def loss_level(pen):
@@ -273,7 +281,7 @@ def test_exact_offsets_lose_nothing(from_raw_output):
 @pytest.mark.skipif(not reference.EXTENDED, reason="long double is double here")
 @pytest.mark.parametrize("group", GROUPS)
 def test_long_double_is_exact_enough_to_judge_by(group):
-    p = rounded(group, 5, np.float64)
+    p = rounded(group, 2, np.float64)
     arguments, (raw, x, pen) = natural(p), raw_output(p, "categorical")
     for function, inputs in ((reference.mixture, arguments), (reference.loss, (raw, x, pen))):
         with np.errstate(all="ignore"):
@@ -331,29 +339,28 @@ def densities_numpy(x, mean, stddev, correlation, smooth_eps=1e-10):
     return np.concatenate(parts, axis=-1, dtype=np.float64)
 
 
-def worst_density_errors(function, arguments):
-    """Per output, the largest error over components (n, 1), in eps of the dtype times the magnitudes of its terms."""
+def worst_density_errors(arguments):
+    """Per output, the largest errors of ours and of NumPy's over components (n, 1), in eps of the dtype of terms."""
     x, mean, stddev, correlation = arguments
     dtype = mean.dtype.type
     number = reference.density(EXACT, x, mean, stddev, correlation[..., 0])
-    with np.errstate(all="ignore"):
-        errors = error_in_terms(function(*arguments), number) * EPS[np.float64] / EPS[dtype]
     # below, the spacing of numbers is what limits
     counts = (number.exact == 0) | (abs(number.exact) > float(np.finfo(dtype).tiny))
-    return np.where(counts, errors, 0).max(axis=(0, 1))
+    for function in (densities, densities_numpy):
+        with np.errstate(all="ignore"):
+            errors = error_in_terms(function(*arguments), number) * EPS[np.float64] / EPS[dtype]
+        yield np.where(counts, errors, 0).max(axis=(0, 1))
 
 
 @each_dtype
 @pytest.mark.parametrize("name", REGIONS)
 def test_density_is_as_near_to_the_exact_value_as_numpy_and_within_a_few_eps(name, dtype):
     arguments = region(200, 1, dtype, **REGIONS[name])
-    kernel = worst_density_errors(densities, arguments)
+    kernel, numpy = worst_density_errors(arguments)
     # half an eps for each rounding on the longest way, to dcorrelation: 3 in u and v, 3 more in w0 and w1, both of
     # which go into the product, 3 in c, 4 after it; in float32, the one of the result
     assert kernel.max() <= (5.0 if dtype is np.float64 else 0.5001)
-    for output, ours, theirs in zip(
-        reference.OUTPUTS, kernel, worst_density_errors(densities_numpy, arguments), strict=True
-    ):
+    for output, ours, theirs in zip(reference.OUTPUTS, kernel, numpy, strict=True):
         # one eps is two roundings more or fewer in the order of evaluation: less than that says nothing
         assert ours <= theirs + 1.0, f"{output}: {ours:.2f} eps, NumPy {theirs:.2f} eps"
 
@@ -433,8 +440,8 @@ def print_tables():
     """Print the tables of docs/formulas.md, "How near": worst errors, region by region and group by group."""
     print("| components | float64 | NumPy float64 | float32 | NumPy float32 |\n|---|---|---|---|---|")
     for name, keywords in REGIONS.items():
-        problems = [region(1000, 1, dtype, **keywords) for dtype in FLOATS[::-1]]
-        cells = [worst_density_errors(f, p).max() for p in problems for f in (densities, densities_numpy)]
+        both = [worst_density_errors(region(1000, 1, dtype, **keywords)) for dtype in FLOATS[::-1]]
+        cells = [errors.max() for pair in both for errors in pair]
         print(f"| {name} | {' | '.join(f'{cell:.2g}' for cell in cells)} |")
     # float64: in eps of the terms; float32: in units of the last place of the result
     columns = [f"{dtype.__name__} {what}" for dtype in FLOATS[::-1] for what in ("value", "derivative")]
