@@ -99,7 +99,7 @@ def _pens(xp: Any, logits: Any, pen: Any) -> tuple[Any, list[Any]]:
         logit = logits[..., 0]
         size = xp.abs(logit)
         loss = size * xp.where(logit > 0, 1 - target, target) + xp.log1p(xp.exp(-size))
-        return loss, [(_sigmoid(xp, logit) - pen)[..., None]]
+        return loss, [(sigmoid(xp, logit) - pen)[..., None]]
     logits = logits - constant(xp.amax(logits, -1, keepdims=True))
     power = xp.exp(logits)
     total = xp.sum(power, -1, keepdims=True)
@@ -115,8 +115,10 @@ def count_pens(x: Any, pen: Any) -> int:
 def row_factors(xp: Any, sample_weight: Any, reduction: str) -> Any:
     """Return what the loss of each row is multiplied by in the reduced one; NaN where a weight is none."""
     weight = xp.where((sample_weight >= 0) & (sample_weight < math.inf), sample_weight, math.nan)
-    if reduction != "mean":
+    if reduction == "none":
         return weight
+    if reduction == "sum":  # of all rows, if one has no weight
+        return xp.where(xp.isnan(weight).any(), math.nan, weight)
     weight = weight / xp.amax(weight)  # without this their sum may overflow
     return weight / xp.sum(weight)
 
@@ -149,7 +151,8 @@ def constant(array: Any) -> Any:
     return lax.stop_gradient(array)
 
 
-def _sigmoid(xp: Any, logit: Any) -> Any:
+def sigmoid(xp: Any, logit: Any) -> Any:
+    """Return 1 / (1 + exp(-logit))."""
     if hasattr(xp, "sigmoid"):
         return xp.sigmoid(logit)
     from jax import nn

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 from cymdn._arrays import check_nonnegative
 from cymdn._layout import planes
-from cymdn._portable import EXPONENT, constant
+from cymdn._portable import EXPONENT, constant, sigmoid
 
 Temperature = float | tuple[float, float]
 
@@ -40,14 +40,29 @@ def scores(xp: Any, logits: Any, factor: float | None, exponential: Any) -> Any:
 
     exponential: numbers from the standard exponential distribution, of the shape of the result; None for the mode.
     """
-    limits = xp.finfo(logits.dtype)
-    tiny, largest = float(limits.tiny), float(limits.max)
-    factor = 1.0 if factor is None else min(max(factor, tiny), largest)
+    factor = 1.0 if factor is None else _within_range(xp, logits, factor)
     # factors below 1 before the difference, which may overflow, others after it: no 0 * inf, no inf - inf
     logits = constant(logits) * min(factor, 1.0)
     logits = (logits - xp.amax(logits, -1, keepdims=True)) * max(factor, 1.0)
     # argmax of -log(E / weight)
-    return logits if exponential is None else logits - xp.log(xp.clip(exponential, tiny, None))
+    return (
+        logits
+        if exponential is None
+        else logits - xp.log(xp.clip(exponential, float(xp.finfo(logits.dtype).tiny), None))
+    )
+
+
+def ends(xp: Any, logit: Any, factor: float | None, uniform: Any) -> Any:
+    """Return 1 where a stroke ends and 0 elsewhere, by numbers in [0, 1); NaN where the logit is."""
+    logit = constant(logit)
+    drawn = logit > 0 if factor is None else uniform > sigmoid(xp, -logit * _within_range(xp, logit, factor))
+    return xp.where(xp.isnan(logit), math.nan, drawn * xp.ones_like(logit))
+
+
+def _within_range(xp: Any, logits: Any, factor: float) -> float:
+    """Return the factor, as near as the dtype has it but 0 and inf: no 0 * inf."""
+    limits = xp.finfo(logits.dtype)
+    return min(max(factor, float(limits.tiny)), float(limits.max))
 
 
 def points(xp: Any, raw: Any, pens: int, component: Any, normal: Any, sharpening: Sharpening) -> Any:

@@ -220,10 +220,8 @@ def mdn_sample(
     x = _portable_draws.points(jnp, raw, pen, component, normal, sharpening)
     pens = None
     if pen == 1:
-        logit, factor = jax.lax.stop_gradient(raw[..., 0]), sharpening.pen_logits
         uniform = jax.random.uniform(for_pen, shape, raw.dtype)
-        pens = logit > 0 if factor is None else uniform > jax.nn.sigmoid(-logit * factor)
-        pens = jnp.where(jnp.isnan(logit), jnp.nan, pens.astype(raw.dtype))
+        pens = _portable_draws.ends(jnp, raw[..., 0], sharpening.pen_logits, uniform)
     elif pen == 3:
         state = draw(for_pen, raw[..., :3], sharpening.pen_logits)[..., None]
         pens = jnp.where(state < 0, jnp.nan, (state == jnp.arange(3)).astype(raw.dtype))

@@ -264,9 +264,7 @@ def mdn_sample(
     x = _portable_draws.points(torch, raw, pen, component, torch.randn((*shape, 2), **options), sharpening)
     pens = None
     if pen == 1:
-        logit, factor = raw[..., 0].detach(), sharpening.pen_logits
-        pens = logit > 0 if factor is None else torch.rand(shape, **options) > torch.sigmoid(-logit * factor)
-        pens = torch.where(logit.isnan(), math.nan, pens.to(raw.dtype))
+        pens = _portable_draws.ends(torch, raw[..., 0], sharpening.pen_logits, torch.rand(shape, **options))
     elif pen == 3:
         state = draw(raw[..., :3], sharpening.pen_logits)[..., None]
         pens = (state == torch.arange(3, device=raw.device)).to(raw.dtype)

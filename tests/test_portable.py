@@ -225,6 +225,9 @@ def test_draws_from_finite_output_are_never_nan(dtype, draw):
         drawn = draw(raw, pen=1, temperature=temperature)
         assert_no_nan(drawn)
         assert (drawn.component >= 0).all()
+        # ties stay so whatever the temperature
+        undecided = drawn.pen[raw[:, 0] == 0]
+        assert (0.4 < undecided.mean() < 0.6) if temperature else not undecided.any()
 
 
 @each_framework
