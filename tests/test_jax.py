@@ -506,7 +506,7 @@ DERIVATIVES = [(name, "mean") for name in derivatives(ours, "mean")] + [("hessia
 @pytest.mark.parametrize(("name", "reduction"), DERIVATIVES)
 def test_derivative_is_that_of_the_formulas(name, reduction, path):
     with jax.enable_x64(True):
-        arrays = problem((3,), 2, dtype=np.float64)
+        arrays = [array.astype(np.float64) for array in problem((3,), 2)]
         got, expected = (jax.jit(derivatives(loss, reduction)[name])(*arrays) for loss in (ours, by_hand))
         for one, other in zip(jax.tree.leaves(got), jax.tree.leaves(expected), strict=True):
             assert np.any(other)
