@@ -81,13 +81,13 @@ def rows(xp: Any, raw: Any, x: Any, pen: Any = None, derivatives: bool = True) -
     return loss, xp.where(usual, gradient, fallback), xp.where(usual, x_gradient, fallback)
 
 
-def _sum_of_products(xp: Any, left: Any, right: Any, largest: float) -> Any:
+def _sum_of_products(xp: Any, one: Any, other: Any, largest: float) -> Any:
     """Return sums over the last axis, right where products overflow and their sum does not."""
-    bound = largest * 2.0 ** -left.shape[-1].bit_length()  # of so many numbers no partial sum overflows: no inf - inf
-    top = constant(xp.amax(xp.abs(left * right), -1, keepdims=True))
+    bound = largest * 2.0 ** -one.shape[-1].bit_length()  # of so many numbers no partial sum overflows: no inf - inf
+    top = constant(xp.amax(xp.abs(one * other), -1, keepdims=True))
     # what this makes denormal is 0 beside the top one
     scale = xp.where(top < bound, 1.0, 2.0**-64)
-    return xp.sum(xp.clip(left * (right * scale), -bound, bound), -1) / scale[..., 0]
+    return xp.sum(xp.clip(one * (other * scale), -bound, bound), -1) / scale[..., 0]
 
 
 def _pens(xp: Any, logits: Any, pen: Any) -> tuple[Any, list[Any]]:

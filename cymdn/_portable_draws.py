@@ -21,7 +21,7 @@ class Sharpening(NamedTuple):
     log_stddev: float | None
 
 
-def check_sharpening(bias: float, temperature: Temperature) -> Sharpening:
+def check_tempering(bias: float, temperature: Temperature) -> Sharpening:
     """Return what bias and temperature do, a number or a pair: of the weights, of the spread."""
     b = check_nonnegative("bias", bias)
     pair = temperature if isinstance(temperature, tuple) else (temperature, temperature)

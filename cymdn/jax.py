@@ -205,7 +205,7 @@ def mdn_sample(
     check_pens(pen)
     raw = _as_floats("raw", raw)
     components = components_of(raw.shape, pen)
-    sharpening = _portable_draws.check_sharpening(bias, temperature)
+    sharpening = _portable_draws.check_tempering(bias, temperature)
     shape = (*check_size("size", size), *raw.shape[:-1])
     raw = jnp.broadcast_to(raw if reparameterized else jax.lax.stop_gradient(raw), (*shape, raw.shape[-1]))
     for_component, for_point, for_pen = jax.random.split(key, 3)

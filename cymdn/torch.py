@@ -248,7 +248,7 @@ def mdn_sample(
     check_pens(pen)
     raw = _for_arithmetic("raw", raw)
     components = components_of(tuple(raw.shape), pen)
-    sharpening = _portable_draws.check_sharpening(bias, temperature)
+    sharpening = _portable_draws.check_tempering(bias, temperature)
     shape = (*check_size("size", size), *raw.shape[:-1])
     raw = raw.expand(*shape, raw.shape[-1]) if reparameterized else raw.detach().expand(*shape, raw.shape[-1])
 
