@@ -11,7 +11,7 @@ from Cython.Build import cythonize
 from setuptools import Extension, setup
 from setuptools.command.build_ext import build_ext
 
-# CYMDN_BOUNDS_CHECKS=1 builds with every memoryview access checked; the test suite passes on it too.
+# CYMDN_BOUNDS_CHECKS=1 builds with both ends of what each block touches checked; the test suite passes on it too.
 CHECKED = os.environ.get("CYMDN_BOUNDS_CHECKS", "0") != "0"
 
 # One wheel for CPython 3.11 and all that follow: the Limited API has had the buffer protocol since 3.11. Free-threaded
@@ -40,15 +40,30 @@ FLAGS = {
     "msvc": ["/O2", "/fp:precise"],
 }
 
-# On x86-64 the same kernels once more for each CPU level; _dispatch.py chooses at import.
+# On x86-64 the same kernels once more for each CPU level; _builds.py chooses at import.
 LEVELS = ["v3", "v4"] if platform.machine() in ("x86_64", "AMD64") else []
 
 
 class BuildWithFlags(build_ext):
     """Choose the flags by the compiler that is really used, not by the platform."""
 
+    def run(self):
+        # only here: setup.py runs three times for one installation, and two of these build nothing
+        own = [extension for extension in self.extensions if not level_of(extension)]
+        translated = cythonize(
+            own,
+            build_dir=f"{BUILD}/cython",  # the generated C stays out of the package
+            compiler_directives=DIRECTIVES,
+            force=True,  # Cython 3.3 overlooks that `from cymdn cimport _bivariate` depends on _bivariate.pxd
+        )
+        c_files = {pyx.sources[0]: Path(c.sources[0]) for pyx, c in zip(own, translated, strict=True)}
+        for extension in self.extensions:
+            extension.sources = [str(source_of(extension, c_files[extension.sources[0]]))]
+        super().run()
+
     def build_extensions(self):
         self.force = True  # what the environment asked for last time does not show in the files' times
+        self.parallel = self.parallel or os.cpu_count()
         if self.compiler.compiler_type == "msvc":
             self.extensions = [extension for extension in self.extensions if not level_of(extension)]
         else:
@@ -62,10 +77,7 @@ class BuildWithFlags(build_ext):
         level = level_of(extension)
         flags = FLAGS[family] + ([f"-march=x86-64-{level}"] if level else [])
         extension.extra_compile_args = flags + shlex.split(os.environ.get("CFLAGS", ""))
-        top = self.build_temp
-        self.build_temp = str(Path(top) / extension.name)  # one source, an object a level
         super().build_extension(extension)
-        self.build_temp = top
 
 
 def level_of(extension):
@@ -75,29 +87,42 @@ def level_of(extension):
 
 def extension_of(name, sources, macros=(), **options):
     """Return an extension of the package, under the Limited API where there is one."""
-    macros = [*macros, *([("Py_LIMITED_API", "0x030B0000")] if LIMITED else [])]
+    macros = [
+        *macros,
+        *([("Py_LIMITED_API", "0x030B0000")] if LIMITED else []),
+        *([("CYMDN_BOUNDS_CHECKS", None)] if CHECKED else []),
+    ]
     return Extension(f"cymdn.{name}", sources, define_macros=macros, py_limited_api=LIMITED, **options)
 
 
-def at_level(kernels, level):
-    """Return the same extension under another name, which its C code takes by macro."""
-    name = f"_kernels_{level}"
-    # optional: a compiler that does not know the level builds a wheel without it
-    return extension_of(name, kernels.sources, [("PyInit__kernels", f"PyInit_{name}")], optional=True)
+def source_of(extension, c_file):
+    """Return the C file of an extension: for a level one of its own, so that levels can be compiled side by side."""
+    level = level_of(extension)
+    if not level:
+        return c_file
+    source = c_file.with_stem(f"_kernels_{level}")
+    source.write_text(f'#include "{c_file.name}"\n')
+    return source
 
 
-kernels, distribution_kernels = cythonize(
-    [
-        extension_of("_kernels", ["cymdn/_kernels.pyx"]),
-        extension_of("_distribution_kernels", ["cymdn/_distribution_kernels.pyx"]),
-    ],
-    build_dir=f"{BUILD}/cython",  # the generated C stays out of the package
-    compiler_directives=DIRECTIVES,
-    force=True,  # Cython 3.3 overlooks that `from cymdn cimport _bivariate` depends on _bivariate.pxd
-)
+extensions = [
+    extension_of("_kernels", ["cymdn/_kernels.pyx"]),
+    # one build for all processors, and so the same bits on all
+    extension_of("_distribution_kernels", ["cymdn/_distribution_kernels.pyx"], [("CYMDN_WITHOUT_FMA", None)]),
+    # optional: a compiler that does not know a level builds a wheel without it
+    *(
+        extension_of(
+            f"_kernels_{level}",
+            ["cymdn/_kernels.pyx"],
+            [("PyInit__kernels", f"PyInit__kernels_{level}")],
+            optional=True,
+        )
+        for level in LEVELS
+    ),
+]
 
 setup(
-    ext_modules=[kernels, distribution_kernels, *(at_level(kernels, level) for level in LEVELS)],
+    ext_modules=extensions,
     cmdclass={"build_ext": BuildWithFlags},
     options={"build": {"build_base": BUILD}, "bdist_wheel": {"py_limited_api": "cp311"} if LIMITED else {}},
 )

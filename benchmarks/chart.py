@@ -1,6 +1,6 @@
 """Time a component over the number of rows, one line for each implementation.
 
-`python benchmarks/chart.py RESULTS.json PATH.png` draws it again from stored results.
+`python benchmarks/chart.py RESULTS.json PATH.png` draws it again from stored results, and prints README's table.
 """
 
 import json
@@ -12,10 +12,10 @@ from pathlib import Path
 import matplotlib as mpl
 import numpy as np
 import peers
+import report
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-# as in sweep.py, which needs the package; a drawing needs numbers only
 M, DTYPE = 20, "float64"
 
 PANELS = {
@@ -156,3 +156,4 @@ if __name__ == "__main__":
     record = json.loads(Path(sys.argv[1]).read_text())
     cells = [[SimpleNamespace(**cell) for cell in cells] for cells in record["sweep"]]
     draw(series(cells), record["machine"], Path(sys.argv[2]))
+    print("\n".join(report.readme(cells)))

@@ -1,24 +1,26 @@
-"""The rows that have a goal: what cymdn promises, measured."""
+"""The goals of speed and memory, each measured: one function a group of rows, in the order of the printed table.
 
-from collections.abc import Iterator
+To measure another row, add it to a group, or add a group to `GROUPS`.
+"""
+
+from collections.abc import Callable, Iterator
+from functools import partial
+from pathlib import Path
 from typing import NamedTuple
 
-import importing
-import one_thread
+import kernels
+import measure
+import numpy as np
 import peers
-from bench import Bench, Size
+import problems
+import report
+from measure import Bench, Pair
 from peers import CATALOGUE, OURS
 
+import cymdn
 
-class Goal(NamedTuple):
-    """A goal for the ratio of a peer's time to cymdn's: at least `factor`."""
-
-    row: str
-    work: str
-    size: Size
-    factor: float
-    labels: tuple[str, ...]  # the goal holds against the fastest of these
-    others: tuple[str, ...] = ()  # shown beside them
+M = 20
+SMALL, LARGE = 6400, 200_000
 
 
 class Line(NamedTuple):
@@ -26,142 +28,229 @@ class Line(NamedTuple):
 
     row: str
     against: str
-    goal: str
-    ours: str
-    theirs: str
-    measured: str
-    verdict: str
-    value: float | None  # the measured number
-    spread: tuple[float, float] | None  # its quartiles
+    measured: float | None = None
+    goal: float | None = None
+    at_most: bool = False
+    unit: str = "x"
+    seconds: float | None = None  # a call of cymdn
+    spread: tuple[float, float] | None = None  # quartiles of what is measured
+    remark: str = ""
+
+    @property
+    def shown(self) -> str:
+        """Return what was measured, with its unit; the time over the other's is marked as such."""
+        if self.measured is None:
+            return ""
+        return f"{self.measured:.3g}" + (f" {self.unit}" if self.unit != "x" else "x its time" if self.at_most else "x")
+
+    @property
+    def verdict(self) -> str:
+        """Say whether the goal is reached."""
+        words = [self.remark] if self.remark else []
+        if self.measured is None:
+            return f"not measured: {self.remark}"
+        if self.goal is not None:
+            missing = self.measured / self.goal if self.at_most else self.goal / self.measured
+            words.insert(0, "reached" if missing <= 1 else f"missed by {missing:.2f}x")
+        return ", ".join(words)
 
 
-FRAMEWORKS = (peers.TORCH, peers.TORCH_COMPILE, peers.JAX)
-BESIDE = (peers.TORCH_DISTRIBUTIONS, peers.NUMPY)
-SMALL, LARGE = 6400, 200_000
-M = 20
-
-GOALS = (
-    Goal("drop-in float64 n=6400", "density", (SMALL, M, "float64"), 20, (peers.NUMPY,)),
-    Goal("drop-in float64 n=200000", "density", (LARGE, M, "float64"), 20, (peers.NUMPY,)),
-    Goal("drop-in float64 n=200000", "density", (LARGE, M, "float64"), 1 / 2, (peers.COPY,), (peers.COPY_TRAFFIC,)),
-    Goal("drop-in float64 n=1", "density", (1, M, "float64"), 8, (peers.NUMPY,)),
-    Goal("drop-in float64 n=6400", "density", (SMALL, M, "float64"), 4, (peers.NUMBA,), (peers.JAX,)),
-    Goal("mdn loss+grad float64 n=6400", "mdn", (SMALL, M, "float64"), 15, FRAMEWORKS, BESIDE),
-    Goal("mdn loss+grad float32 n=6400", "mdn", (SMALL, M, "float32"), 8, FRAMEWORKS, BESIDE),
-    Goal("mdn loss+grad float64 n=6400", "mdn", (SMALL, M, "float64"), 5, (peers.NUMBA,)),
-    Goal("mdn loss+grad float32 n=6400", "mdn", (SMALL, M, "float32"), 5, (peers.NUMBA,)),
-    Goal("grid 512x512, one mixture", "grid", (512, M, "float64"), 20, (peers.SCIPY, peers.SKLEARN)),
-)
-WORKERS_ROW, MEMORY_ROW, IMPORT_ROW = "two workers", "memory", "import"
-WORKERS_FACTOR, MEMORY_MIB, IMPORT_MS = 1.8, 1.0, 30.0
-
-
-def measure(bench: Bench) -> Iterator[Line]:
+def measure_all(bench: Bench) -> Iterator[Line]:
     """Yield the lines of the table as they are measured."""
-    for goal in GOALS:
-        if bench.wants(goal.row):
-            yield from _against_peers(bench, goal)
-    if bench.wants(WORKERS_ROW):
-        yield from _two_workers(bench)
-    if bench.wants(MEMORY_ROW):
-        yield from _memory(bench)
-    if bench.wants(IMPORT_ROW):
-        yield _import(bench)
+    for group in GROUPS:
+        yield from group(bench)
 
 
-def _against_peers(bench: Bench, goal: Goal) -> list[Line]:
-    pairs = {}
-    for peer in CATALOGUE[goal.work]:
-        if peer.label in goal.labels + goal.others and bench.wants(goal.row, peer.label):
-            pair = bench.compare(goal.work, peer, goal.size)
-            if pair is not None:
-                pairs[peer.label] = pair
-    judged = [label for label in pairs if label in goal.labels]
-    fastest = min(judged, key=lambda label: pairs[label].ratio, default=None)
-    return [_line(goal, label, pair, judge=label == fastest) for label, pair in pairs.items()]
+def _faster(row: str, against: str, pair: Pair, **goal) -> Line:
+    """Show the other's time over cymdn's."""
+    return Line(row, against, pair.ratio, seconds=pair.ours, spread=(pair.low, pair.high), **goal)
 
 
-def _line(goal: Goal, label, pair, *, judge: bool) -> Line:
-    as_multiple = goal.factor < 1  # "at most twice its time" reads better than "at least half its speed"
-    shown, spread = pair.ratio, (pair.low, pair.high)
-    text = f">= {goal.factor:g}x"
-    if as_multiple:
-        shown, spread, text = 1 / pair.ratio, (1 / pair.high, 1 / pair.low), f"<= {1 / goal.factor:g}x its time"
-    verdict = _verdict(goal.factor / pair.ratio) if judge else ""
-    return Line(
-        goal.row,
-        label,
-        text if judge else "",
-        seconds(pair.ours),
-        seconds(pair.theirs),
-        f"{shown:.2f}x" + (" its time" if as_multiple else ""),
-        verdict,
-        shown,
-        spread,
+def _its_time(row: str, against: str, pair: Pair, **goal) -> Line:
+    """Show cymdn's time over the other's."""
+    spread = (1 / pair.high, 1 / pair.low)
+    return Line(row, against, 1 / pair.ratio, at_most=True, seconds=pair.ours, spread=spread, **goal)
+
+
+# Against the least that a loss can take, and against itself
+
+
+FIVE_EXP = {  # dtype, M, n: the goal for each kernel build
+    ("float64", M, 640): {"v4": 2.1, "v3": 2.8},
+    ("float64", M, SMALL): {"v4": 2.7, "v3": 3.6},
+    ("float32", M, 640): {"v4": 3.4},
+    ("float32", M, SMALL): {"v4": 4.3},
+    ("float64", 1, SMALL): {"v4": 4.0},
+}
+SCALAR_EXP = "no goal without AVX-512, where NumPy's exp of float64 is scalar code"
+
+
+def five_exp(bench: Bench) -> Iterator[Line]:
+    """Compare with the yardstick: no loss can do without five exponentials a component."""
+    builds = kernels.builds()
+    fair = report.vector_features() == "avx512f"
+    for (dtype, m, n), goal in FIVE_EXP.items():
+        for level in [kernels.in_use()] if bench.quick else builds:
+            row = f"loss and gradient {dtype} M={m} n={n} {level}"
+            if bench.wants(row, "five np.exp"):
+                make = problems.mdn if m == 1 else problems.mdn_with_pen  # one component a row: no pen either
+                ours = kernels.loss_and_gradient(make(n, m, dtype), builds[level])
+                pair = bench.pair(ours, peers.five_exp(n, m, dtype), more=3)
+                remark = SCALAR_EXP if dtype == "float64" and not fair else ""
+                yield _its_time(row, "five np.exp", pair, goal=goal.get(level) if fair else None, remark=remark)
+
+
+def loss_alone(bench: Bench) -> Iterator[Line]:
+    """Compare the loss with the loss and its gradient."""
+    for n in (640, SMALL):
+        row = f"loss alone float64 n={n}"
+        if bench.wants(row):
+            problem = problems.mdn_with_pen(n, M, "float64")
+            calls = kernels.loss(problem, cymdn), kernels.loss_and_gradient(problem, cymdn)
+            yield _its_time(row, "loss and gradient", bench.pair(*calls, more=3), goal=0.75)
+
+
+def long_batches(bench: Bench) -> Iterator[Line]:
+    """Compare a batch that no cache holds with one that the caches hold."""
+    row = f"loss and gradient float64 n={LARGE}"
+    if bench.wants(row):
+        long, short = (kernels.loss_and_gradient(problems.mdn_with_pen(n, M, "float64"), cymdn) for n in (LARGE, 640))
+        pair = bench.pair(long, lambda: [short() for _ in range(LARGE // 640)])  # 0.2 % fewer components
+        yield _its_time(row, f"n=640, {LARGE // 640} times", pair, goal=1.2)
+
+
+def one_row(bench: Bench) -> Iterator[Line]:
+    """Time calls of one row, where the call itself is the work."""
+    mdn = problems.mdn_with_pen(1, M, "float64")
+    calls = {
+        "drop-in": (peers.ours_density(problems.density(1, M, "float64")), 3.5),
+        "loss and gradient": (peers.ours_mdn(mdn), 3.0),
+        "step of mdn_sample": (peers.ours_sample(problems.sample(1, M, "float64")), 8.0),
+    }
+    for name, (call, goal) in calls.items():
+        row = f"one row: {name}"
+        if bench.wants(row):
+            yield Line(row, "", measure.best(call) * 1e6, goal, at_most=True, unit="us")
+
+
+def two_workers(bench: Bench) -> Iterator[Line]:
+    """Compare two workers with one."""
+    for work, n in (("density", LARGE), ("mdn", LARGE // 2), ("mdn", LARGE), ("grid", 512)):
+        row = f"two workers: {work} n={n}"
+        if bench.wants(row):
+            if len(measure.CPUS) < 2:
+                yield Line(row, "one worker", remark="one CPU")
+                continue
+            pair = bench.two_workers(OURS[work].prepare, work, (n, M, "float64"))
+            busy = pair.our_cpus < 1.5
+            remark = f"had {pair.our_cpus:.1f} CPUs" + ": no verdict on a busy machine" * busy
+            yield _faster(row, "one worker", pair, goal=None if busy else 1.85, remark=remark)
+
+
+# Against peers
+
+
+def _against(bench: Bench, row: str, work: str, size: problems.Size, labels: list[str], goal: float | None = None):
+    """Compare with each of the peers; the goal holds against the fastest of them."""
+    if not bench.wants(row):
+        return
+    wanted = [label for label in labels if bench.wants(row, label)]
+    found = {label: bench.compare(OURS[work], peers.find(work, label), work, size) for label in wanted}
+    pairs = {label: pair for label, pair in found.items() if isinstance(pair, Pair)}
+    fastest = min(pairs, key=lambda label: pairs[label].ratio, default=None)
+    for label, pair in found.items():
+        if isinstance(pair, Pair):
+            yield _faster(row, label, pair, goal=goal if label == fastest else None)
+        else:
+            yield Line(row, label, remark=pair)
+
+
+def against_peers(bench: Bench) -> Iterator[Line]:
+    """Compare with what people use today."""
+    frameworks = [peers.TORCH, peers.TORCH_COMPILE, peers.JAX]
+    small, small32, large = (SMALL, M, "float64"), (SMALL, M, "float32"), (LARGE, M, "float64")
+    loss, drop_in = f"loss and gradient {{}} n={SMALL}", "drop-in float64 n={}"
+    yield from _against(bench, loss.format("float64"), "mdn", small, frameworks, 5)
+    yield from _against(bench, loss.format("float32"), "mdn", small32, frameworks, 2.2)
+    yield from _against(bench, loss.format("float64"), "mdn", small, [peers.NUMBA], 5)
+    yield from _against(bench, loss.format("float32"), "mdn", small32, [peers.NUMBA], 5)
+    yield from _against(bench, drop_in.format(SMALL), "density", small, [peers.NUMPY], 12)
+    yield from _against(bench, drop_in.format(SMALL), "density", small, [peers.NUMBA], 4)
+    for line in _against(bench, drop_in.format(LARGE), "density", large, [peers.COPY]):
+        low, high = line.spread
+        yield line._replace(measured=1 / line.measured, spread=(1 / high, 1 / low), goal=1.2, at_most=True)
+    grid = "one mixture on a grid of 512 x 512"
+    yield from _against(bench, grid, "grid", (512, M, "float64"), [peers.SCIPY, peers.SKLEARN], 25)
+
+
+def draws(bench: Bench) -> Iterator[Line]:
+    """Compare draws, which have no goal."""
+    labels = [peer.label for peer in CATALOGUE["sample"]]
+    for n in (1, SMALL):
+        yield from _against(bench, f"mdn_sample float32 n={n}", "sample", (n, M, "float32"), labels)
+    yield from _against(bench, "a million draws of one mixture", "draws", (10**6, M, "float64"), labels)
+
+
+def fits(bench: Bench) -> Iterator[Line]:
+    """Compare fits with default settings, scikit-learn with ten starts: first the likelihood reached, then the time."""
+    table = Path(__file__).resolve().parents[1] / "examples" / "old_faithful.csv"
+    geyser = np.loadtxt(table, delimiter=",", skiprows=1, usecols=(-2, -1))
+    means = 6.0 * np.stack(np.meshgrid(np.arange(3), np.arange(3)), axis=-1).reshape(9, 2)
+    nine = cymdn.BivariateMixture(np.full(9, 1 / 9), means, np.ones((9, 2)), np.linspace(-0.8, 0.8, 9))
+    for name, points, m in (("Old Faithful", geyser, 2), ("nine clusters", nine.sample(20_000, 4), 9)):
+        row = f"fit {name} n={len(points)} M={m}"
+        if not bench.wants(row, peers.SKLEARN):
+            continue
+        try:
+            from sklearn.mixture import GaussianMixture
+        except ImportError as error:
+            yield Line(row, peers.SKLEARN, remark=bench.failed(peers.SKLEARN, error))
+            continue
+        ours = partial(cymdn.BivariateMixture.fit, points, m, rng=5)
+        theirs = partial(GaussianMixture(m, n_init=10, random_state=5).fit, points)
+        gain = ours().logpdf(points).mean() - theirs().score(points)
+        remark = f"likelihood {gain:+.1e} nats a point" + " BELOW" * bool(gain < -1e-6)
+        yield _its_time(row, f"{peers.SKLEARN}, n_init=10", bench.pair(ours, theirs), goal=1.0, remark=remark)
+
+
+# Memory and import
+
+
+def memory(bench: Bench) -> Iterator[Line]:
+    """Measure memory, which should not grow with the batch, whatever broadcasts."""
+    for name, prepare in IN_MEMORY.items():
+        row = f"memory: {name}"
+        if bench.wants(row):
+            yield Line(row, "inputs and outputs", measure.traced(prepare()), 1.0, at_most=True, unit="MiB")
+
+
+def _mixture_logpdf(x, weights, mean, stddev, correlation) -> Callable:
+    """Evaluate mixtures whose parameters have these batch axes, which differ from each other's."""
+    rng = np.random.default_rng(0)
+    parameters = (
+        rng.dirichlet(np.ones(M), weights),
+        rng.normal(size=(*mean, M, 2)),
+        np.exp(0.3 * rng.normal(size=(*stddev, M, 2))),
+        np.tanh(rng.normal(size=(*correlation, M))),
     )
+    return partial(cymdn.mixture_logpdf, rng.normal(size=(*x, 2)), *parameters)
 
 
-def _verdict(missing: float) -> str:
-    """Words for the factor by which the goal is missed."""
-    return "reached" if missing <= 1 else f"short by a factor of {missing:.2f}"
+IN_MEMORY = {
+    **{
+        f"{work} n={n}": lambda work=work, n=n: OURS[work].prepare(problems.make(work, (n, M, "float64")))
+        for work, n in (("density", LARGE), ("mdn", SMALL), ("mdn", LARGE), ("grid", 512))
+    },
+    "a mean a row, the rest shared, n=50000": lambda: _mixture_logpdf((50_000,), (), (50_000,), (), ()),
+    "means 200 x 1, weights 1 x 250": lambda: _mixture_logpdf((200, 1), (1, 250), (200, 1), (), (1, 1)),
+}
 
 
-def _two_workers(bench: Bench) -> Iterator[Line]:
-    for work in ("density", "mdn", "grid"):
-        size = (512, M, "float64") if work == "grid" else (LARGE, M, "float64")
-        with one_thread.all_cpus():
-            pair = bench.two_workers(work, size) if len(one_thread.CPUS) > 1 else None
-        if pair is not None:
-            yield Line(
-                f"{WORKERS_ROW}: {work} n={size[0]}",
-                "one worker",
-                f">= {WORKERS_FACTOR}x",
-                seconds(pair.ours),
-                seconds(pair.theirs),
-                f"{pair.ratio:.2f}x",
-                f"{_verdict(WORKERS_FACTOR / pair.ratio)} (had {pair.our_cpus:.1f} CPUs)",
-                pair.ratio,
-                (pair.low, pair.high),
-            )
+def importing(bench: Bench) -> Iterator[Line]:
+    """Time the import."""
+    if bench.wants("import cymdn"):
+        extra = measure.importing(2 * bench.pairs)
+        yield Line("import cymdn", "after numpy", extra * 1e3, 15.0, at_most=True, unit="ms")
 
 
-def _memory(bench: Bench) -> Iterator[Line]:
-    for work in ("density", "mdn", "grid"):
-        sizes = [(512, M, "float64")] if work == "grid" else [(SMALL, M, "float64"), (LARGE, M, "float64")]
-        found = [bench.memory(work, OURS[work], size) for size in sizes]
-        most = max(mib for mib in found if mib is not None)
-        yield Line(
-            f"{MEMORY_ROW}: {work} n={', '.join(str(size[0]) for size in sizes)}",
-            "inputs and outputs",
-            f"<= {MEMORY_MIB:g} MiB",
-            "",
-            "",
-            f"{most:.3f} MiB",
-            _verdict(most / MEMORY_MIB),
-            most,
-            None,
-        )
-
-
-def _import(bench: Bench) -> Line:
-    found = importing.paired(bench.pairs)
-    extra = found.extra * 1e3
-    return Line(
-        "import cymdn",
-        "import numpy",
-        f"<= +{IMPORT_MS:g} ms",
-        seconds(found.cymdn),
-        seconds(found.numpy),
-        f"{extra:+.1f} ms",
-        _verdict(extra / IMPORT_MS),
-        extra,
-        None,
-    )
-
-
-def seconds(time: float) -> str:
-    """Return a time with a unit that suits it."""
-    for unit, factor in (("s", 1), ("ms", 1e3), ("us", 1e6)):
-        if time * factor >= 1:
-            return f"{time * factor:.3g} {unit}"
-    return f"{time * 1e9:.3g} ns"
+GROUPS = (five_exp, loss_alone, long_batches, against_peers, one_row, two_workers, memory, importing, draws, fits)

@@ -1,15 +1,20 @@
-"""The inputs that all peers get, and how far their outputs may be apart."""
+"""The inputs that all implementations get, and how far their outputs may be apart."""
 
 import functools
 from typing import NamedTuple
 
 import numpy as np
 
+Size = tuple[int, int, str]  # n (of a grid: its side), M, dtype
+
 SEED = 20240601
+SURELY_SHARED = 1_000_000  # components, which two workers share however small a share they accept
 
 # Of the error that `disagreement` returns. Peers add their own rounding in their own order; in float32 they also
 # compute in float32, where 1 - tanh(a)^2 loses digits; cymdn computes in float64 and rounds once.
 TOLERANCE = {"float64": 1e-10, "float32": 2e-3}
+MOMENTS_TOLERANCE = 0.02  # draws cannot be compared one by one; eight times what chance allows with so many:
+DRAWS_TO_CHECK = 200_000
 
 
 class Density(NamedTuple):
@@ -24,8 +29,9 @@ class Density(NamedTuple):
 class Mdn(NamedTuple):
     """Arguments of mdn_loss_and_gradient: raw network output and the points to be predicted."""
 
-    raw: np.ndarray  # (n, 6 m)
+    raw: np.ndarray  # (n, 6 m), with pens (n, 1 + 6 m)
     x: np.ndarray  # (n, 2)
+    pen: np.ndarray | None = None  # (n,)
 
 
 class Grid(NamedTuple):
@@ -36,6 +42,13 @@ class Grid(NamedTuple):
     mean: np.ndarray  # (m, 2)
     stddev: np.ndarray  # (m, 2)
     correlation: np.ndarray  # (m,)
+
+
+class Sample(NamedTuple):
+    """Raw network output with pens, and how many draws of each row are wanted."""
+
+    raw: np.ndarray  # (n, 1 + 6 m)
+    count: int
 
 
 def density(n: int, m: int, dtype: str) -> Density:
@@ -57,6 +70,14 @@ def mdn(n: int, m: int, dtype: str) -> Mdn:
     return Mdn(raw, rng.standard_normal((n, 2), dtype))
 
 
+def mdn_with_pen(n: int, m: int, dtype: str) -> Mdn:
+    """Do the same with an end-of-stroke logit, in the first column; a tenth of the strokes end."""
+    rng = np.random.default_rng(SEED + 1)
+    raw, x, _ = mdn(n, m, dtype)
+    logit = rng.standard_normal((n, 1), dtype)
+    return Mdn(np.concatenate([logit, raw], axis=1), x, (rng.random(n) < 0.1).astype(dtype))
+
+
 def grid(side: int, m: int, dtype: str) -> Grid:
     """Points of a square of half width 4 against one mixture."""
     rng = np.random.default_rng(SEED)
@@ -70,28 +91,63 @@ def grid(side: int, m: int, dtype: str) -> Grid:
     )
 
 
-WORKS = {"density": density, "mdn": mdn, "grid": grid}
+def sample(n: int, m: int, dtype: str) -> Sample:
+    """One draw from each of n rows: for n = 1 a step of autoregressive sampling."""
+    return Sample(mdn_with_pen(n, m, dtype).raw, 1)
+
+
+def draws(count: int, m: int, dtype: str) -> Sample:
+    """Many draws of one mixture."""
+    return Sample(mdn_with_pen(1, m, dtype).raw, count)
+
+
+WORKS = {"density": density, "mdn": mdn, "grid": grid, "sample": sample, "draws": draws}
+DRAWN = ("sample", "draws")
 
 
 @functools.lru_cache(maxsize=1)  # large ones take longer to make than to compute; peers come one after the other
-def make(work: str, size: tuple[int, int, str]) -> Density | Mdn | Grid:
+def make(work: str, size: Size) -> Density | Mdn | Grid | Sample:
     """Return the problem of this kind and size. No peer writes into it."""
     return WORKS[work](*size)
 
 
+def for_check(work: str, size: Size) -> Density | Mdn | Grid | Sample:
+    """Return the problem on which results are compared: the same, except for draws."""
+    return draws(DRAWS_TO_CHECK, *size[1:]) if work in DRAWN else make(work, size)
+
+
 def arrays(output) -> list[np.ndarray]:
-    """Flatten what a peer returned (nested tuples of arrays, tensors, scalars) into NumPy arrays."""
+    """Flatten what an implementation returned (nested tuples of arrays, tensors, scalars) into NumPy arrays."""
     if isinstance(output, tuple):
         return [array for part in output for array in arrays(part)]
-    return [np.asarray(output)]
+    return [] if output is None else [np.asarray(output)]
 
 
-def disagreement(ours, theirs) -> float:
+def nbytes(output) -> int:
+    """Bytes of the arrays that a call returned."""
+    return sum(array.nbytes for array in arrays(output))
+
+
+def tolerance(work: str, size: Size) -> float:
+    """Return how large `disagreement` may be."""
+    return MOMENTS_TOLERANCE if work in DRAWN else TOLERANCE[size[2]]
+
+
+def disagreement(work: str, ours, theirs) -> float:
     """Largest error, relative to the value or to the array's mean magnitude, whichever is larger."""
+    if work in DRAWN:
+        ours, theirs = _moments(ours), _moments(theirs)
     ours, theirs = arrays(ours), arrays(theirs)
     if len(ours) != len(theirs):
         raise ValueError(f"{len(theirs)} outputs, where cymdn has {len(ours)}")
     return max(map(_disagreement, ours, theirs))
+
+
+def _moments(output) -> np.ndarray:
+    """Mean and standard deviation of each coordinate and of the pen."""
+    x, pen = arrays(output)[:2]
+    columns = np.column_stack([x.reshape(-1, 2), pen.reshape(-1)]).astype(float)
+    return np.concatenate([columns.mean(axis=0), columns.std(axis=0)])
 
 
 def _disagreement(ours: np.ndarray, theirs: np.ndarray) -> float:

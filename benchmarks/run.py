@@ -7,10 +7,14 @@ import time
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import one_thread
+import measure  # isort: split
+
+import goals
+import kernels
+import report
+import sweep
 
 PAIRS = 11
-SHARE_OF_SWEEP = 0.75  # of the time; the rest is for cymdn alone and for the memory of all
 FEWER_PAIRS = 7  # with --quick, and in the sweep
 
 
@@ -28,27 +32,25 @@ class Found:
 def main(arguments: list[str] | None = None) -> None:
     """Measure, print, store, draw."""
     options = _parse(arguments)
-    one_thread.pin()  # before anything imports NumPy, hence the imports below
-    from bench import Bench
-
     only = [(row, peer) for row, _, peer in (part.lower().partition("/") for part in options.only)]
-    deadline = time.monotonic() + SHARE_OF_SWEEP * 60 * options.minutes
-    bench = Bench(FEWER_PAIRS if options.quick else PAIRS, only, deadline=deadline)
+    bench = measure.Bench(FEWER_PAIRS if options.quick else PAIRS, options.quick, only)
     found = Found()
     _measure(bench, options, found)
     if options.out:
         _store(found, options.out)
     if options.plot:
-        import chart
+        import chart  # needs Matplotlib
 
         chart.draw(chart.series(found.sweep), found.machine, options.plot)
 
 
 def _parse(arguments: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--quick", action="store_true", help="the rows with a goal only, fewer pairs: about a minute")
+    parser.add_argument(
+        "--quick", action="store_true", help="the goals only, of the kernel build in use, with fewer pairs"
+    )
     parser.add_argument("--out", type=Path, metavar="PATH.json", help="store all numbers, e.g. for chart.py")
-    parser.add_argument("--minutes", type=float, default=10, help="time to keep to, on a slow machine with fewer peers")
+    parser.add_argument("--minutes", type=float, default=8, help="time for peers in the sweep (default: 8)")
     parser.add_argument("--plot", type=Path, metavar="PATH.png", help="draw the time a component over n")
     parser.add_argument(
         "--only",
@@ -60,40 +62,36 @@ def _parse(arguments: list[str] | None) -> argparse.Namespace:
     return parser.parse_args(arguments)
 
 
-def _measure(bench, options: argparse.Namespace, found: Found) -> None:
-    import goals
-    import machine
-    import sweep
-    import tables
-
-    with one_thread.all_cpus():
-        found.machine = machine.describe()
-    _print(machine.lines(found.machine))
-    for line in goals.measure(bench):
+def _measure(bench: measure.Bench, options: argparse.Namespace, found: Found) -> None:
+    found.machine = report.describe()
+    _print(report.lines(found.machine))
+    for line in goals.measure_all(bench):
         _progress(f"{line.row}, {line.against}: {line.measured}")
         found.goals.append(line)
     if found.goals:
-        _print(["", *tables.goals(found.goals)])
+        build = f"kernel build {kernels.in_use()} on {found.machine['processor']}, {found.machine['vector']}"
+        _print(["", f"Goals, {build}", *report.goals(found.goals)])
     bench.pairs = FEWER_PAIRS
+    bench.deadline = time.monotonic() + 60 * options.minutes
     cases = sweep.for_plot() if options.quick and options.plot else [] if options.quick else sweep.everything()
-    for cells in sweep.measure(bench, cases):
+    for cells in sweep.measure_all(bench, cases):
         _progress(f"{cells[0].work} {cells[0].dtype} n={cells[0].n} M={cells[0].m}")
         found.sweep.append(cells)
-    _print(tables.sweep(found.sweep))
-    if not options.quick:
-        found.resident = list(sweep.measure_resident(bench))
-        _print(["", *tables.resident(found.resident)])
+    _print([*report.sweep(found.sweep), "", *report.readme(found.sweep)])
     if options.quick:
         bench.note("--quick: no sweep over sizes" + " but for the plot" * bool(options.plot) + ", no memory of peers")
+    else:
+        found.resident = list(sweep.measure_resident(bench))
+        _print(["", *report.resident(found.resident, sweep.MEMORY_SIZES)])
     found.notes = bench.all_notes()
     _print(["", "Notes", "-----", *(found.notes or ["everything was run"])])
-    _print([f"load average at the end: {machine.load()}"])
+    _print([f"load average at the end: {report.load()}"])
 
 
 def _store(found: Found, path: Path) -> None:
     record = {
         "machine": found.machine,
-        "goals": [line._asdict() for line in found.goals],
+        "goals": [line._asdict() | {"verdict": line.verdict} for line in found.goals],
         "sweep": [[cell._asdict() for cell in cells] for cells in found.sweep],
         "resident": [entry._asdict() for entry in found.resident],
         "notes": found.notes,

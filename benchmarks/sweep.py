@@ -1,15 +1,26 @@
-"""Every size and dtype: time a call and a component, memory, two workers; all peers side by side."""
+"""Every size and dtype: time a call and a component, memory, two workers; all peers side by side.
 
+Run as a program it measures the peak memory of one implementation, for `measure_resident`.
+"""
+
+import ctypes
+import gc
+import json
+import subprocess
+import sys
 from collections.abc import Iterator
+from pathlib import Path
 from typing import NamedTuple
 
-import memory
-import one_thread
+import measure
+import numpy as np
 import peers
 import problems
-import timing
-from bench import LARGEST, Bench, Size
+from measure import Bench, Pair
 from peers import CATALOGUE, OURS
+from problems import Size
+
+LARGEST = 4_000_000  # components; beyond it peers need gigabytes and seconds a call
 
 NS = (1, 64, 6400, 200_000)
 MS = (1, 5, 20, 100)
@@ -64,7 +75,7 @@ def for_plot() -> list[tuple[str, Size]]:
     return [(work, size) for work in WORKS for size in _plot_sizes()]
 
 
-def measure(bench: Bench, cases: list[tuple[str, Size]]) -> Iterator[list[Cell]]:
+def measure_all(bench: Bench, cases: list[tuple[str, Size]]) -> Iterator[list[Cell]]:
     """Yield a list of cells for each case, cymdn's first."""
     for work, size in cases:
         if bench.wants(row_name(work, size)):
@@ -76,9 +87,13 @@ def measure_resident(bench: Bench) -> Iterator[Resident]:
     for work in WORKS:
         for peer in [OURS[work], *CATALOGUE[work]]:
             if peer.has_results and bench.wants(f"memory {work}", peer.label):
-                found = bench.resident_memory(work, peer, MEMORY_SIZES)
-                if found is not None:
-                    yield Resident(work, peer.label, found)
+                command = [sys.executable, __file__, work, peer.label]
+                done = subprocess.run(command, capture_output=True, text=True, check=False)
+                if done.returncode:
+                    error = (done.stderr.strip().splitlines() or [f"exit status {done.returncode}"])[-1]
+                    bench.note(f"{peer.label}, peak memory: could not be run: {error[:160]}")
+                else:
+                    yield Resident(work, peer.label, json.loads(done.stdout.splitlines()[-1]))
 
 
 def row_name(work: str, size: Size) -> str:
@@ -91,22 +106,21 @@ def _cells(bench: Bench, work: str, size: Size) -> Iterator[Cell]:
     others = [Cell(work, dtype, n, m, label, pair.theirs, pair.ratio) for label, pair in _pairs(bench, work, size)]
     # by itself, too: what it shows must not depend on which peers could be run
     call = OURS[work].prepare(problems.make(work, size))
-    ours = timing.alone(call, bench.pairs)
-    with one_thread.all_cpus():
-        workers = bench.two_workers(work, size) if n * m <= LARGEST else None
-    extra = memory.traced(call)
+    ours = measure.alone(call, bench.pairs)
+    workers = bench.two_workers(OURS[work].prepare, work, size) if n * m <= LARGEST else None
+    extra = measure.traced(call)
     yield Cell(work, dtype, n, m, OURS[work].label, ours, None, extra, workers.ours if workers else None)
     yield from others
 
 
-def _pairs(bench: Bench, work: str, size: Size) -> Iterator[tuple[str, timing.Pair]]:
+def _pairs(bench: Bench, work: str, size: Size) -> Iterator[tuple[str, Pair]]:
     for peer in CATALOGUE[work]:
         if not bench.wants(row_name(work, size), peer.label):
             continue
         if _skipped(bench, work, peer, size):
             continue
-        pair = bench.compare(work, peer, size)
-        if pair is not None:
+        pair = bench.compare(OURS[work], peer, work, size)
+        if isinstance(pair, Pair):
             yield peer.label, pair
 
 
@@ -114,8 +128,6 @@ def _skipped(bench: Bench, work: str, peer: peers.Peer, size: Size) -> bool:
     """Whether to leave out a peer; remembers why."""
     n, m, dtype = size
     row = row_name(work, size).removeprefix("sweep ")
-    if peer.label == peers.COPY_TRAFFIC:
-        return True  # it stands beside np.copyto in the rows with a goal
     if n * m > LARGEST:
         bench.skip(f"over {LARGEST:,} components peers take gigabytes and seconds a call", row)
     elif bench.late():
@@ -134,3 +146,34 @@ def _plot_sizes() -> list[Size]:
 def _order(size: Size) -> tuple[bool, int, int, int]:
     n, m, dtype = size
     return m != PLOT_M, m, DTYPES.index(dtype), n  # what the plot needs first, lest time is up before
+
+
+# Peak memory, for libraries whose allocators tracemalloc does not see: a fresh process asks the Linux kernel
+
+
+def _peak(work: str, label: str, size: Size) -> float:
+    """MiB beyond the outputs, of this whole process."""
+    call = peers.find(work, label).prepare(problems.make(work, size))
+    for _ in range(2):
+        call()
+    gc.collect()
+    # the C library keeps memory that was freed; the next call would take it from there, unseen
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
+    if trim is not None:
+        trim(0)
+    Path("/proc/self/clear_refs").write_text("5")  # the kernel's peak starts again from here
+    before = _status("VmRSS")
+    output = call()
+    # below 0: outputs in memory kept from before
+    return max(0.0, (_status("VmHWM") - before - problems.nbytes(output)) / measure.MIB)
+
+
+def _status(field: str) -> int:
+    """Bytes of a field of this process's status."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(field + ":"))
+
+
+if __name__ == "__main__":
+    np.seterr(all="ignore")
+    print(json.dumps([_peak(*sys.argv[1:], size) for size in MEMORY_SIZES]))

@@ -5,7 +5,9 @@ The layers, each importing only from those below it:
     __init__              re-exports, no logic
     _distribution         mixtures as an object, over _univariate (1-D mixtures), _fit and _plot
     _gaussian, _mixture, _mdn, _sampling   the levels of the API: check, allocate, call, return; their documentation
-    _dispatch             picks the kernel build for this CPU; splits work into pieces and over workers
+    _running              runs kernels: workers, scratch memory, batches that broadcast
+    _builds               the builds of the kernels, and which is used
+    _layout               the order of raw network output
     _arrays               converts arrays, checks shapes, raises
     _kernels.pyx          loops over components and points; allocates nothing, raises nothing
     _distribution_kernels.pyx   draws, modes and the normal distribution function; the same
@@ -13,7 +15,7 @@ The layers, each importing only from those below it:
     _elementary.pxd       branch-free elementary functions
 """
 
-from cymdn._dispatch import show_config
+from cymdn._builds import show_config
 from cymdn._distribution import BivariateMixture
 from cymdn._gaussian import gaussian_density_batch, gaussian_logpdf, gaussian_logpdf_and_gradient
 from cymdn._mdn import mdn_loss, mdn_loss_and_gradient

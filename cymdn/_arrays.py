@@ -19,7 +19,7 @@ FloatArray: TypeAlias = NDArray[np.floating[Any]]
 Core: TypeAlias = tuple[int | str, ...]
 Shape: TypeAlias = tuple[int, ...]
 
-FLOATS = (np.dtype(np.float64), np.dtype(np.float32))
+FLOAT64, FLOAT32 = np.dtype(np.float64), np.dtype(np.float32)
 
 
 class Checked(NamedTuple):
@@ -38,15 +38,23 @@ def check_arguments(cores: dict[str, Core], values: Sequence[ArrayLike], *, batc
     `cores` has the arguments' names and the axes that they must end in. With `batch_axis`, each argument has exactly
     one axis before these, called so in messages; else any number of them.
     """
-    arrays = convert_arguments(list(cores), values)
-    return Checked(arrays, arrays[0].dtype, *check_shapes(cores, [a.shape for a in arrays], batch_axis=batch_axis))
+    numeric = check_numeric(list(cores), values)
+    shapes = check_shapes(cores, [array.shape for array in numeric], batch_axis=batch_axis)
+    arrays = convert(numeric)
+    return Checked(arrays, arrays[0].dtype, *shapes)
 
 
-def convert_arguments(names: Sequence[str], values: Sequence[ArrayLike]) -> Sequence[FloatArray]:
-    """Convert array arguments to one float dtype."""
+def check_numeric(names: Sequence[str], values: Sequence[ArrayLike]) -> Sequence[NDArray[Any]]:
+    """Return array arguments as arrays of real numbers; an array is not copied, whatever its dtype and layout."""
     if are_plain(values):
         return values  # type: ignore[return-value]
-    numeric = [_as_numeric(name, value) for name, value in zip(names, values, strict=True)]
+    return [_as_numeric(name, value) for name, value in zip(names, values, strict=True)]
+
+
+def convert(numeric: Sequence[NDArray[Any]]) -> Sequence[FloatArray]:
+    """Convert arrays to one float dtype. Shapes are checked before: a copy of the wrong ones may need any memory."""
+    if are_plain(numeric):
+        return numeric
     dtype = np.result_type(*(array.dtype for array in numeric), np.float32)
     return [_for_kernel(array, dtype) for array in numeric]
 
@@ -66,7 +74,7 @@ def check_shapes(
 def are_plain(values: Sequence[object]) -> bool:
     """Whether these are arrays of one float dtype that kernels can read as they are: the common case."""
     dtype = getattr(values[0], "dtype", None)
-    if dtype is not FLOATS[0] and dtype is not FLOATS[1]:
+    if dtype is not FLOAT64 and dtype is not FLOAT32:
         return False
     for value in values:
         if type(value) is not np.ndarray or value.dtype is not dtype:
@@ -84,7 +92,7 @@ def check_numbers(name: str, value: ArrayLike) -> NDArray[Any]:
 
 def doubles(array: NDArray[Any]) -> NDArray[np.float64]:
     """Convert to what kernels read as float64."""
-    converted: NDArray[np.float64] = _for_kernel(array, FLOATS[0])
+    converted: NDArray[np.float64] = _for_kernel(array, FLOAT64)
     return converted
 
 
@@ -187,11 +195,6 @@ def check_flag(name: str, value: object) -> bool:
         return bool(value)
     except ValueError:
         raise TypeError(f"{name}: expected a bool, got {type(value).__name__}") from None
-
-
-def repeat_rows(array: FloatArray, rows: int) -> FloatArray:
-    """Return `array` with its one row repeated, or as it is where it has `rows` rows already."""
-    return array if array.shape[0] == rows else np.repeat(array, rows, axis=0)
 
 
 def _flat(arrays: tuple[object, ...]) -> Iterator[object]:

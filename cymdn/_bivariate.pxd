@@ -19,6 +19,7 @@ from libc.float cimport DBL_MAX, DBL_MIN
 from libc.math cimport INFINITY, NAN, copysign, fabs, sqrt
 
 from cymdn cimport _elementary
+from cymdn._elementary cimport fma
 
 cdef extern from *:
     """
@@ -48,13 +49,13 @@ cdef inline double nearest_integer(double r) noexcept nogil:
 cdef inline double decorrelated(double u, double v, double t, double d) noexcept nogil:
     # u - r v as (u - t v) + (t - r) v. At |r| near 1 the direct form rounds r v, which is as large as u, before the two
     # cancel; here t v and t - r (Sterbenz) are exact and u - t v is rounded at the size of what is left.
-    return (u - t * v) + d * v
+    return fma(d, v, fma(-t, v, u))
 
 
 cdef inline double one_minus_square(double r, double t, double d) noexcept nogil:
     # 1 - r * r loses half its digits near |r| = 1, (1 - r) * (1 + r) rounds once too often near 0. As
     # (1 - t^2) + (t - r) (t + r) it is the better of the two, two roundings everywhere.
-    return (1.0 - t * t) + d * (t + r)
+    return fma(d, t + r, 1.0 - t * t)
 
 
 # The drop-in level: the smoothed density (Graves 2013, arXiv:1308.0850, eq. 24 and 25, with epsilons) and the gradient
@@ -69,7 +70,7 @@ cdef inline double positive_or_nan(double sigma) noexcept nogil:
 cdef inline double squared_distance(double u, double w1, double q) noexcept nogil:
     # u^2 + v^2 - 2 r u v = q u^2 + w1^2, two terms >= 0. Only q < 0, outside the domain, can bring it below 0; a NaN
     # fails the comparison and stays.
-    cdef double z = q * (u * u) + w1 * w1
+    cdef double z = fma(q, u * u, w1 * w1)
     return 0.0 if z < 0.0 else z
 
 
@@ -77,12 +78,16 @@ cdef inline double smoothed_density(double z, double q, double sigma0, double si
     return _elementary.exp_nonpositive(-z / (2.0 * q + e)) / (TWO_PI * sigma0 * sigma1 * sqrt(q + e) + e)
 
 
+cdef inline double smoothed_dlog_stddev(double u, double sigma, double dmean) noexcept nogil:
+    return fma(u * sigma, dmean, -1.0)
+
+
 cdef inline double smoothed_dcorrelation(
     double u, double v, double w0, double w1, double r, double c, double e
 ) noexcept nogil:
     # u v + r (1 - c z), where u v and r c z nearly cancel: both are as large as the log-density. Their difference is
     # c (w0 w1 + e u v), by q z = (q u)^2 + q w1^2 and the definitions of w0 and w1.
-    return r + c * (w0 * w1 + e * (u * v))
+    return fma(c, fma(w0, w1, e * (u * v)), r)
 
 
 # The log-domain levels. No epsilon and no clip: what is bounded below is bounded only so that an overflow becomes inf
@@ -186,11 +191,11 @@ cdef inline double one_less_decay(double a) noexcept nogil:
 
 
 cdef inline double joint_inverse(double n) noexcept nogil:
-    return 1.0 / (n * (1.0 + n * n))
+    return 1.0 / (n * fma(n, n, 1.0))
 
 
 cdef inline double kappa_of_decay(double n, double joint) noexcept nogil:
-    cdef double one_plus_n2 = 1.0 + n * n
+    cdef double one_plus_n2 = fma(n, n, 1.0)
     return 0.5 * one_plus_n2 * (one_plus_n2 * joint)
 
 
@@ -212,7 +217,7 @@ cdef inline double shift_of_logs(double logit, double log_sigma0, double log_sig
 
 cdef inline double factor_of_decay(double n) noexcept nogil:
     # log cosh a = |a| + log((1 + n2) / 2)
-    return 0.5 * (1.0 + n * n)
+    return 0.5 * fma(n, n, 1.0)
 
 
 # At a point
@@ -225,11 +230,16 @@ cdef inline double standardised(double offset, double inverse) noexcept nogil:
 
 cdef inline double scaled_decorrelated(double u, double v, double t, double kappa, double cross) noexcept nogil:
     # kappa (u - r v), as above; where r is 1 to the last bit, kappa d is still right and d may have underflowed
-    return kappa * (u - t * v) + cross * v
+    return fma(cross, v, kappa * fma(-t, v, u))
 
 
 cdef inline double half_distance(double u, double k1) noexcept nogil:
-    return 0.5 * (u * u + k1 * k1)
+    return 0.5 * fma(u, u, k1 * k1)
+
+
+cdef inline double log_density(double shift, double u, double k1) noexcept nogil:
+    # up to log(factor) - log 2 pi
+    return fma(-0.5, fma(u, u, k1 * k1), shift)
 
 
 # Derivatives. They are bounded too: a component that takes no part in a mixture (responsibility 0) must contribute 0,
@@ -243,12 +253,12 @@ cdef inline double slope(double kappa, double k) noexcept nogil:
 
 
 cdef inline double dlog_stddev(double u, double slope0) noexcept nogil:
-    return bounded(u * slope0 - 1.0, DBL_MAX)
+    return bounded(fma(u, slope0, -1.0), DBL_MAX)
 
 
 cdef inline double datanh_correlation(double r, double k0, double k1) noexcept nogil:
     # tanh a + (p^2 exp(-2a) - m^2 exp(2a)) / 4 with p = u + v, m = u - v: the difference of squares, taken as a product
-    return bounded(r + k0 * k1, DBL_MAX)
+    return bounded(fma(k0, k1, r), DBL_MAX)
 
 
 cdef inline double within_range(double log_density) noexcept nogil:

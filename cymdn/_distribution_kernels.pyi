@@ -7,6 +7,9 @@ DRAW_PLANES: int
 MODE_PLANES: int
 
 def draw(
+    s: int,
+    n: int,
+    m: int,
     parameters: FloatArray,
     pens: int,
     unconstrained: bool,
@@ -19,11 +22,14 @@ def draw(
     x_out: FloatArray,
     pen_out: FloatArray | None,
     component_out: NDArray[np.int64],
-) -> None: ...
+) -> bool: ...
 def modes(
     parameters: NDArray[np.float64],
     unconstrained: bool,
+    first: int,
+    last: int,
     scratch: NDArray[np.float64],
+    highest_out: NDArray[np.float64],
     mode_out: NDArray[np.float64],
-) -> None: ...
-def normal_cdf(z: NDArray[np.float64], cdf_out: NDArray[np.float64]) -> None: ...
+) -> bool: ...
+def normal_cdf(z: NDArray[np.float64], cdf_out: NDArray[np.float64]) -> bool: ...

@@ -1,14 +1,19 @@
 """exp, log and log1p of one double without a branch or a call, for use inside loops.
 
-GCC turns a loop over any of them into packed instructions at every x86-64 level, and every level
-gives the same bits: only + - * / of doubles, comparisons and integer operations on their bits are
-used, in the order the parentheses show. That needs contraction off and value-safe arithmetic:
+GCC turns a loop over any of them into packed instructions at every x86-64 level. Only + - * / and
+fused multiply-add of doubles, comparisons and integer operations on their bits are used, in the
+order the parentheses show: every processor with fused multiply-add gives the same bits, whatever
+the compiler. That needs contraction off and value-safe arithmetic:
 `-O3 -fno-math-errno -fno-trapping-math -ffp-contract=off` (MSVC: `/O2 /fp:precise`), rounding to
 nearest, denormals kept.
 
+`fma(a, b, c)` is a * b + c rounded once where the build has the instruction (x86-64-v3 and v4,
+arm64), and rounded twice elsewhere: the baseline build has the same accuracy and other last bits.
+A correctly rounded fma without the instruction is a call, and tens of times slower.
+
 Symbols
-    exp           x = k ln 2 + r, |r| <= ln(2)/2;  high = x - k LN2_HIGH (exact), low = k LN2_LOW,
-                  r = high - low;  exp r = 1 + r + r^2 E(r)
+    exp           x = k ln 2 + r, |r| <= ln(2)/2;  r = (x - k LN2_HIGH) - k LN2_LOW, where the first
+                  difference is exact;  expm1 r = r + r^2 E(r)
     log, log1p    argument = 2^k (1 + f), sqrt(1/2) <= 1 + f < sqrt 2;  s = f/(2 + f), z = s^2,
                   log(1 + f) = 2 atanh s = 2 s + s z L(z)
     E, L          minimax polynomials; elementary_coefficients.py computes every number of theirs
@@ -34,6 +39,15 @@ cdef extern from *:
     """
     #include <stdint.h>
     #include <string.h>
+
+    /* CYMDN_WITHOUT_FMA: of an extension with one build for all processors, which then gives the same bits on all */
+    #if (defined(__FMA__) || defined(__aarch64__)) && !defined(CYMDN_WITHOUT_FMA)
+    #define CYMDN_HAS_FMA 1
+    static inline double cymdn_fma(double a, double b, double c) { return __builtin_fma(a, b, c); }
+    #else
+    #define CYMDN_HAS_FMA 0
+    static inline double cymdn_fma(double a, double b, double c) { return a * b + c; }
+    #endif
 
     /* what log2(e), ln 2, E and L are: elementary_coefficients.py */
     #define CYMDN_LOG2_E 1.4426950408889634
@@ -94,6 +108,8 @@ cdef extern from *:
     const uint64_t SQRT_HALF_BITS "CYMDN_SQRT_HALF_BITS", SIGN_BIT "CYMDN_SIGN_BIT"
     const uint64_t FRACTION_BITS "CYMDN_FRACTION_BITS"
     const uint64_t INF_BITS "CYMDN_INF_BITS", NAN_BITS "CYMDN_NAN_BITS"
+    const bint HAS_FMA "CYMDN_HAS_FMA"
+    double fma "cymdn_fma"(double a, double b, double c) noexcept nogil
     uint64_t bits_of "cymdn_bits_of"(double x) noexcept nogil
     double double_of "cymdn_double_of"(uint64_t bits) noexcept nogil
 
@@ -111,23 +127,17 @@ cdef inline double clamped(double x) noexcept nogil:
 
 cdef inline double shifted_quotient(double x) noexcept nogil:
     # SHIFTER + k, k = x / ln 2 rounded: its lowest bits hold k + 2046, > 0 for every clamped x
-    return x * LOG2_E + SHIFTER
+    return fma(x, LOG2_E, SHIFTER)
 
 
-cdef inline double high_part(double x, double shifted) noexcept nogil:
-    # exact: LN2_HIGH has 41 bits and k 11, and the difference cancels
-    return x - (shifted - SHIFTER) * LN2_HIGH
-
-
-cdef inline double beyond_high(double high, double shifted) noexcept nogil:
-    # expm1(r) - high. `low` is taken from the sum of the small terms, so that the rounding error of
-    # r = high - low reaches only those from r^2 on. Pairs (Estrin) instead of Horner: 15 % faster
-    cdef double low = (shifted - SHIFTER) * LN2_LOW
-    cdef double r = high - low
+cdef inline double expm1_of_rest(double x, double shifted) noexcept nogil:
+    # expm1(r). k LN2_HIGH is exact: LN2_HIGH has 41 bits and k 11. Pairs (Estrin) instead of Horner: 15 % faster
+    cdef double k = shifted - SHIFTER
+    cdef double r = fma(-k, LN2_LOW, fma(-k, LN2_HIGH, x))
     cdef double z = r * r
     cdef double y = z * z
-    cdef double p = ((EXP_6 + EXP_7 * r) + z * (EXP_8 + EXP_9 * r)) + y * (EXP_10 + EXP_11 * r)
-    return z * (((EXP_2 + EXP_3 * r) + z * (EXP_4 + EXP_5 * r)) + y * p) - low
+    cdef double p = fma(y, fma(EXP_11, r, EXP_10), fma(z, fma(EXP_9, r, EXP_8), fma(EXP_7, r, EXP_6)))
+    return fma(z, fma(y, p, fma(z, fma(EXP_5, r, EXP_4), fma(EXP_3, r, EXP_2))), r)
 
 
 cdef inline double half_power(double shifted) noexcept nogil:
@@ -144,8 +154,7 @@ cdef inline double other_half_power(double shifted) noexcept nogil:
 cdef inline double exp_inside(double x) noexcept nogil:
     # |x| <= LIMIT or NaN
     cdef double shifted = shifted_quotient(x)
-    cdef double high = high_part(x, shifted)
-    cdef double exp_r = 1.0 + (high + beyond_high(high, shifted))
+    cdef double exp_r = 1.0 + expm1_of_rest(x, shifted)
     # the first product is exact, so that a denormal result is rounded only once
     return (exp_r * half_power(shifted)) * other_half_power(shifted)
 
@@ -168,8 +177,7 @@ cdef inline double whole_power(double shifted) noexcept nogil:
 cdef inline double exp_normal(double x) noexcept nogil:
     # exp for |x| <= 708 or NaN: the same bits with one factor and no bound
     cdef double shifted = shifted_quotient(x)
-    cdef double high = high_part(x, shifted)
-    return (1.0 + (high + beyond_high(high, shifted))) * whole_power(shifted)
+    return (1.0 + expm1_of_rest(x, shifted)) * whole_power(shifted)
 
 
 cdef inline double exp_flushed(double x) noexcept nogil:
@@ -181,8 +189,7 @@ cdef inline double one_minus_exp(double x) noexcept nogil:
     # -expm1 for -708 <= x <= 0 or NaN, with exp_normal of the same x hardly any work: 3 ulp, for where
     # k is not 0 exp is at most sqrt(1/2) and the difference at least 0.29
     cdef double shifted = shifted_quotient(x)
-    cdef double high = high_part(x, shifted)
-    cdef double small = high + beyond_high(high, shifted)
+    cdef double small = expm1_of_rest(x, shifted)
     cdef double large = 1.0 - (1.0 + small) * whole_power(shifted)
     return -small if shifted == SHIFTER else large
 
@@ -214,10 +221,10 @@ cdef inline double log_sum(double f, double s, double k, double low) noexcept no
     cdef double z = s * s
     cdef double w = z * z
     cdef double half_square = (0.5 * f) * f
-    cdef double p = (LOG_7 + LOG_9 * z) + w * ((LOG_11 + LOG_13 * z) + w * LOG_15)
-    p = z * ((LOG_3 + LOG_5 * z) + w * p)
-    cdef double correction = s * (half_square + p) + low
-    return k * LN2_HIGH - ((half_square - correction) - f)
+    cdef double p = fma(w, fma(w, LOG_15, fma(LOG_13, z, LOG_11)), fma(LOG_9, z, LOG_7))
+    p = z * fma(w, p, fma(LOG_5, z, LOG_3))
+    cdef double correction = fma(s, half_square + p, low)
+    return fma(k, LN2_HIGH, f - (half_square - correction))
 
 
 cdef inline double log_or_limit(double x, double value) noexcept nogil:
@@ -250,7 +257,7 @@ cdef inline double log1p(double x) noexcept nogil:
     cdef double s = atanh_argument(f)
     # 2^(1 - k) and half the factor: 2^-k has no exponent field at k = 1024
     cdef double scale = double_of(INF_BITS - (rebased & INF_BITS))
-    cdef double low = k * LN2_LOW + (c * scale) * (0.5 - (s - s * s))
+    cdef double low = fma(c * scale, 0.5 - fma(-s, s, s), k * LN2_LOW)
     # the sign of x is that of the result; this gives it to a zero
     cdef uint64_t value = bits_of(log_sum(f, s, k, low)) | (bits_of(x) & SIGN_BIT)
     return log_or_limit(u, double_of(value))

@@ -6,8 +6,9 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from cymdn._arrays import Checked, FloatArray, check_arguments, check_count, check_each
-from cymdn._dispatch import check_workers, run_points_and_mixtures
-from cymdn._sampling import PARAMETERS, Seed, check_rng
+from cymdn._layout import PARAMETERS
+from cymdn._running import check_workers, run_over_batch
+from cymdn._sampling import Seed, check_rng
 
 Doubles = NDArray[np.float64]
 
@@ -141,7 +142,7 @@ def _expect(data: _Data, parameters: Doubles) -> tuple[float, Doubles]:
         arrays: list[FloatArray] = [points, blurred]
         problem = Checked(arrays, points.dtype, [(n,), ()], (n,), {"M": components})
         outputs = [value, responsibilities, None]
-        run_points_and_mixtures("packed_mixture", problem, outputs, data.workers, unconstrained=False)
+        run_over_batch("packed_mixture", problem, outputs, data.workers, unconstrained=False)
         likelihood += float(weight @ value)
         moments += (responsibilities * weight[:, None]).T @ _monomials(points)
     return likelihood, moments

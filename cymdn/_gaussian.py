@@ -1,14 +1,15 @@
 """Component level: densities of single Gaussians and their derivatives. Check, allocate, call, return."""
 
-from collections.abc import Sequence
 from math import inf
 from typing import Any, Literal, NamedTuple, TypeAlias, overload
 
 import numpy as np
 from numpy.typing import ArrayLike
 
-from cymdn import _dispatch
+from cymdn import _builds
 from cymdn._arrays import (
+    FLOAT32,
+    FLOAT64,
     Core,
     FloatArray,
     check_arguments,
@@ -16,9 +17,8 @@ from cymdn._arrays import (
     check_nonnegative,
     check_outputs,
     deliver,
-    repeat_rows,
 )
-from cymdn._dispatch import check_workers, run_points_and_mixtures
+from cymdn._running import check_workers, is_one_call, run_over_batch, scratch
 
 Out: TypeAlias = FloatArray | tuple[Any, ...] | None
 
@@ -170,15 +170,10 @@ def gaussian_density_batch(
     compute_derivatives = check_flag("compute_derivatives", compute_derivatives)
     smooth_eps = check_nonnegative("smooth_eps", smooth_eps)
     workers = check_workers(workers)
-    (points, *parameters), dtype, batch_shapes, (n,), sizes = check_arguments(
-        BATCH_CORES, (x, mean, stddev, correlation), batch_axis="n"
-    )
-    m = sizes["m"]
-    density, derivatives = _allocate_density(n, m, dtype, compute_derivatives)
-    if density.size:
-        rows = _parameter_rows(n, m, batch_shapes[1:])
-        means, stddevs, correlations = (repeat_rows(parameter, rows) for parameter in parameters)
-        _run_density(points, means, stddevs, correlations, smooth_eps, density, derivatives, workers)
+    checked = check_arguments(BATCH_CORES, (x, mean, stddev, correlation), batch_axis="n")
+    (n,), m = checked.batch_shape, checked.sizes["m"]
+    density, derivatives = _allocate_density(n, m, checked.dtype, compute_derivatives)
+    run_over_batch("density", checked, [density, *(derivatives or ())], workers, smooth_eps=smooth_eps)
     return density, derivatives
 
 
@@ -209,52 +204,22 @@ def _density_of_plain_arrays(
     if type(stddev) is not np.ndarray or type(correlation) is not np.ndarray:
         return None
     dtype, shape = mean.dtype, mean.shape
-    # a structured dtype of one float has the same buffer, hence the comparison of dtypes
-    if len(shape) != 3 or not (x.dtype is stddev.dtype is correlation.dtype is dtype) or x.shape != (shape[0], 1, 2):
+    if (dtype is not FLOAT64 and dtype is not FLOAT32) or len(shape) != 3 or mean.size == 0:
+        return None
+    if not (x.dtype is stddev.dtype is correlation.dtype is dtype):
         return None
     if type(smooth_eps) is not float or not 0.0 <= smooth_eps < inf or type(compute_derivatives) is not bool:
         return None
-    kernel = _dispatch.kernels.get(dtype.char)
-    if kernel is None or mean.size == 0 or _dispatch.is_worth_sharing(mean.size // 2, workers):
+    n, m, _ = shape
+    if x.shape != (n, 1, 2) or not is_one_call(n * m, workers):
         return None
-    density, derivatives = _allocate_density(shape[0], shape[1], dtype, compute_derivatives)
+    density, derivatives = _allocate_density(n, m, dtype, compute_derivatives)
+    outputs = derivatives or (None, None, None)
     try:
-        done = kernel.density(x, mean, stddev, correlation, smooth_eps, density, *(derivatives or ()))
-    except (TypeError, ValueError):  # of the buffers: another dtype, number of axes or layout
+        done = _builds.kernels.density(n, m, x, mean, stddev, correlation, scratch(m), density, *outputs, smooth_eps)
+    except ValueError:  # of the buffers: another layout
         return None
     return (density, derivatives) if done else None
-
-
-def _run_density(
-    points: FloatArray,
-    means: FloatArray,
-    stddevs: FloatArray,
-    correlations: FloatArray,
-    smooth_eps: float,
-    density: FloatArray,
-    derivatives: DensityGradient | None,
-    workers: int,
-) -> None:
-    rows, components = density.shape[:2]
-    kernel = _dispatch.kernels[density.dtype.char].density
-
-    def call(start: int, stop: int) -> None:
-        # of one point, or a mixture repeated for a block, any rows will do, but no more than the outputs have
-        inputs = (
-            array[: stop - start] if len(array) < rows else array[start:stop]
-            for array in (points, means, stddevs, correlations)
-        )
-        done = kernel(*inputs, smooth_eps, *(output[start:stop] for output in (density, *(derivatives or ()))))
-        assert done, "arrays that were checked do not fit each other"  # better than memory that was never written
-
-    _dispatch.run(call, _dispatch.split(rows, components, workers))
-
-
-def _parameter_rows(n: int, m: int, batch_shapes: Sequence[tuple[int, ...]]) -> int:
-    """Rows of parameters that the kernel wants: all n, or where one row serves all points, a block of copies of it."""
-    if all(shape == (1,) for shape in batch_shapes):
-        return min(n, max(1, _dispatch.BLOCK // m))
-    return n
 
 
 def gaussian_logpdf(
@@ -322,7 +287,7 @@ def gaussian_logpdf(
     checked = check_arguments(CORES, (x, mean, stddev, correlation))
     shape = (*checked.batch_shape, checked.sizes["M"])
     outputs = check_outputs(["value"], [shape], checked.dtype, out, checked.arrays)
-    run_points_and_mixtures("gaussian_logpdf", checked, [output.array for output in outputs], check_workers(workers))
+    run_over_batch("gaussian_logpdf", checked, [output.array for output in outputs], check_workers(workers))
     (value,) = deliver(outputs)
     return value
 
@@ -388,6 +353,6 @@ def gaussian_logpdf_and_gradient(
     outputs = check_outputs(
         ["value", *GaussianGradient._fields], [one, two, two, one, two], checked.dtype, out, checked.arrays
     )
-    run_points_and_mixtures("gaussian_logpdf", checked, [output.array for output in outputs], check_workers(workers))
+    run_over_batch("gaussian_logpdf", checked, [output.array for output in outputs], check_workers(workers))
     value, *gradient = deliver(outputs)
     return value, GaussianGradient(*gradient)

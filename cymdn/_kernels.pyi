@@ -6,21 +6,26 @@ from numpy.typing import NDArray
 from cymdn._arrays import FloatArray
 
 BLOCK: int
-PLANES: int
 CHUNK: int
 
+def scratch_size(m: int) -> int: ...
 def density(
+    n: int,
+    m: int,
     x: FloatArray,
     mean: FloatArray,
     stddev: FloatArray,
     correlation: FloatArray,
-    smooth_eps: float,
+    scratch: NDArray[np.float64],
     density_out: FloatArray,
     dmean_out: FloatArray | None = None,
     dstddev_out: FloatArray | None = None,
     dcorrelation_out: FloatArray | None = None,
+    smooth_eps: float = ...,
 ) -> bool: ...
 def gaussian_logpdf(
+    n: int,
+    m: int,
     x: FloatArray,
     mean: FloatArray,
     stddev: FloatArray,
@@ -31,8 +36,10 @@ def gaussian_logpdf(
     log_stddev_out: FloatArray | None = None,
     atanh_correlation_out: FloatArray | None = None,
     x_out: FloatArray | None = None,
-) -> None: ...
+) -> bool: ...
 def mixture_logpdf(
+    n: int,
+    m: int,
     x: FloatArray,
     weights: FloatArray,
     mean: FloatArray,
@@ -45,15 +52,19 @@ def mixture_logpdf(
     log_stddev_out: FloatArray | None = None,
     atanh_correlation_out: FloatArray | None = None,
     x_out: FloatArray | None = None,
-) -> None: ...
+) -> bool: ...
 def packed_components(
+    n: int,
+    m: int,
     x: FloatArray,
     parameters: NDArray[np.float64],
     scratch: NDArray[np.float64],
     value_out: FloatArray,
     unconstrained: bool,
-) -> None: ...
+) -> bool: ...
 def packed_mixture(
+    n: int,
+    m: int,
     x: FloatArray,
     parameters: NDArray[np.float64],
     scratch: NDArray[np.float64],
@@ -62,8 +73,10 @@ def packed_mixture(
     score_out: FloatArray | None,
     unconstrained: bool,
     density: bool = ...,
-) -> None: ...
+) -> bool: ...
 def mdn_loss(
+    n: int,
+    m: int,
     raw: FloatArray,
     x: FloatArray,
     pen: NDArray[np.float64] | None,
@@ -73,7 +86,9 @@ def mdn_loss(
     loss_out: FloatArray | None,
     sums_out: NDArray[Any] | None,
     gradient_out: FloatArray | None,
+    x_gradient_out: FloatArray | None = None,
 ) -> bool: ...
-def apply_elementary(name: str, x: NDArray[np.float64], values_out: NDArray[np.float64]) -> None: ...
+def apply_elementary(name: str, x: NDArray[np.float64], values_out: NDArray[np.float64]) -> bool: ...
 def offered_level() -> int: ...
+def fused() -> bool: ...
 def compiler() -> str: ...

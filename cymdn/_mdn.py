@@ -6,28 +6,32 @@ from typing import Any, Literal, NamedTuple, TypeAlias
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from cymdn import _dispatch
+from cymdn import _builds
 from cymdn._arrays import (
+    FLOAT32,
+    FLOAT64,
     FloatArray,
     Output,
     Shape,
     check_each,
     check_numbers,
+    check_numeric,
     check_outputs,
     check_shape,
     check_shapes,
-    convert_arguments,
+    convert,
     deliver,
     doubles,
 )
+from cymdn._layout import PARAMETERS, RAW, components_of
+from cymdn._running import check_workers, is_one_call, piece_of, run, scratch, split
 
 Reduction: TypeAlias = Literal["none", "sum", "mean"]
 Out: TypeAlias = FloatArray | tuple[Any, ...] | None
 
-PIECE = 16 * _dispatch.CHUNK  # rows whose pens and weights are converted together
+PIECE = 8 * _builds.CHUNK  # rows whose pens and weights are converted together, at most
 FLOAT32_MAX = float(np.finfo(np.float32).max)
 REDUCTIONS = ("none", "sum", "mean")
-PARAMETERS = 6  # numbers a component in the raw output: logit, two means, two log stddevs, atanh correlation
 
 
 class Layout(NamedTuple):
@@ -133,7 +137,7 @@ def mdn_loss(
         done = _mean_of_plain_arrays(raw, x, pen, workers, gradient=False)
         if done:
             return done[0]
-    workers = _dispatch.check_workers(workers)
+    workers = check_workers(workers)
     problem = _check_problem(raw, x, pen, sample_weight, reduction)
     outputs = _allocate(problem, reduction, out, gradient=False)
     _run(problem, reduction, outputs, workers)
@@ -197,12 +201,30 @@ def mdn_loss_and_gradient(
         done = _mean_of_plain_arrays(raw, x, pen, workers, gradient=True)
         if done and done[1] is not None:
             return done[0], done[1]
-    workers = _dispatch.check_workers(workers)
+    workers = check_workers(workers)
     problem = _check_problem(raw, x, pen, sample_weight, reduction)
     outputs = _allocate(problem, reduction, out, gradient=True)
     _run(problem, reduction, outputs, workers)
     loss, gradient = deliver(outputs)
     return loss if out is not None else loss[()], gradient
+
+
+def loss_and_gradients(
+    raw: ArrayLike,
+    x: ArrayLike,
+    pen: ArrayLike | None,
+    sample_weight: ArrayLike | None,
+    reduction: Reduction,
+    workers: int | None,
+    out: Out = None,
+) -> tuple[FloatArray, FloatArray, FloatArray]:
+    """Return what `mdn_loss_and_gradient` does, and the gradient with respect to x, for frameworks."""
+    problem = _check_problem(raw, x, pen, sample_weight, reduction)
+    outputs = _allocate(problem, reduction, out, gradient=True)
+    x_gradient = np.empty((*problem.batch_shape, 2), problem.raw.dtype)
+    _run(problem, reduction, outputs, check_workers(workers), x_gradient)
+    loss, gradient = deliver(outputs)
+    return loss, gradient, x_gradient
 
 
 def _mean_of_plain_arrays(
@@ -214,35 +236,37 @@ def _mean_of_plain_arrays(
     """
     if type(raw) is not np.ndarray or type(x) is not np.ndarray or raw.ndim != 2 or raw.size == 0:
         return None
-    kernel = _dispatch.kernels.get(raw.dtype.char) if x.dtype is raw.dtype else None
-    targets, pens = None, 0
+    dtype, (rows, width) = raw.dtype, raw.shape
+    if (dtype is not FLOAT64 and dtype is not FLOAT32) or x.dtype is not dtype or len(x) != rows:
+        return None
+    components, pens = divmod(width, PARAMETERS)  # pen logits are fewer than a component's numbers
+    if not is_one_call(rows * components, workers):
+        return None
     if pen is not None:
-        if type(pen) is not np.ndarray or pen.shape not in ((len(raw),), (len(raw), 3)):
+        if type(pen) is not np.ndarray or pen.shape != ((rows,) if pens == 1 else (rows, 3)) or pens not in (1, 3):
             return None
-        if pen.dtype.kind not in "biuf" or pen.dtype.itemsize > 8 or len(raw) > PIECE:
-            return None
-        targets = pen if pen.ndim == 2 else pen.reshape(-1, 1)
-        targets = targets if pen.dtype.char == "d" else doubles(targets)
-        pens = targets.shape[1]
-    components, rest = divmod(raw.shape[1] - pens, PARAMETERS)
-    if kernel is None or rest:
+        if pen.dtype is not FLOAT64:
+            if pen.dtype.kind not in "biuf" or pen.dtype.itemsize > 8:
+                return None
+            pen = doubles(pen)
+        pen = pen.reshape(rows, pens)
+    elif pens:
         return None
-    if _dispatch.is_worth_sharing(len(raw) * components, workers):
-        return None
-    rows = len(raw)
-    sums = np.empty(-(-rows // _dispatch.CHUNK))
-    gradient_out = np.empty(raw.shape, raw.dtype) if gradient else None
-    memory = _dispatch.scratch(components)
+    sums = np.empty(-(-rows // _builds.CHUNK))
+    gradient_out = np.empty(raw.shape, dtype) if gradient else None
+    memory = scratch(components)
     try:
-        done = kernel.mdn_loss(raw, x, targets, None, 1.0 / rows, memory, None, sums, gradient_out)
-    except (TypeError, ValueError):  # of the buffers: another dtype, number of axes or layout
+        done = _builds.kernels.mdn_loss(
+            rows, components, raw, x, pen, None, 1.0 / rows, memory, None, sums, gradient_out
+        )
+    except ValueError:  # of the buffers: another layout
         return None
-    return (_reduced(sums, rows, raw.dtype), gradient_out) if done else None
+    return (_reduced(sums, rows, dtype), gradient_out) if done else None
 
 
 def _reduced(sums: NDArray[np.float64], divisor: float, dtype: np.dtype[Any]) -> Any:
     """Return the scalar of a sum of sums over a divisor; too large for the dtype, it is inf."""
-    value = np.float64(sums[0] if len(sums) == 1 else _total(sums)) / divisor
+    value = sums[0] / divisor if len(sums) == 1 else np.float64(_total(sums)) / divisor
     # beyond the dtype: inf, without NumPy's warning of it
     return value if dtype.char == "d" else dtype.type(copysign(inf, value) if abs(value) > FLOAT32_MAX else value)
 
@@ -261,7 +285,7 @@ def _check_problem(
     raw: ArrayLike, x: ArrayLike, pen: ArrayLike | None, sample_weight: ArrayLike | None, reduction: Reduction
 ) -> _Problem:
     check_reduction(reduction)
-    raw_array, x_array = convert_arguments(["raw", "x"], (raw, x))
+    raw_array, x_array = check_numeric(["raw", "x"], (raw, x))
     targets = None if pen is None else check_numbers("pen", pen)
     weight = None if sample_weight is None else check_numbers("sample_weight", sample_weight)
     layout = check_layout(
@@ -270,6 +294,7 @@ def _check_problem(
         None if targets is None else targets.shape,
         None if weight is None else weight.shape,
     )
+    raw_array, x_array = convert((raw_array, x_array))
     rows = prod(layout.batch_shape)
     if weight is not None:
         _check_weights(weight)
@@ -294,7 +319,7 @@ def check_reduction(reduction: object) -> None:
 
 def check_layout(raw: Shape, x: Shape, pen: Shape | None, sample_weight: Shape | None) -> Layout:
     """Check the shapes of arguments against each other; nothing but shapes need be known."""
-    (batch_shape, _), _, _ = check_shapes({"raw": ("P + 6 M",), "x": (2,)}, (raw, x))
+    (batch_shape, _), _, _ = check_shapes({**RAW, "x": (2,)}, (raw, x))
     check_shape("x", x, (*batch_shape, 2))
     pens = 0
     if pen is not None:  # one pen logit or three, told apart by the number of axes
@@ -302,12 +327,7 @@ def check_layout(raw: Shape, x: Shape, pen: Shape | None, sample_weight: Shape |
         check_shape("pen", pen, (*batch_shape, 3) if pens == 3 else batch_shape)
     if sample_weight is not None:
         check_shape("sample_weight", sample_weight, batch_shape)
-    components, rest = divmod(raw[-1] - pens, PARAMETERS)
-    if components < 1 or rest:
-        raise ValueError(
-            f"raw: expected shape (..., P + 6 M), P = {pens} pen logits with this pen and M >= 1, got {raw}"
-        )
-    return Layout(batch_shape, pens, components)
+    return Layout(batch_shape, pens, components_of(raw, pens))
 
 
 def _check_weights(weight: NDArray[Any]) -> None:
@@ -347,32 +367,41 @@ def _allocate(problem: _Problem, reduction: Reduction, out: Out, *, gradient: bo
     return check_outputs(names, shapes, problem.raw.dtype, out, inputs)
 
 
-def _run(problem: _Problem, reduction: Reduction, outputs: list[Output], workers: int) -> None:
+def _run(
+    problem: _Problem,
+    reduction: Reduction,
+    outputs: list[Output],
+    workers: int,
+    x_gradient: FloatArray | None = None,
+) -> None:
     loss = outputs[0].array
     losses = loss.reshape(-1) if reduction == "none" else None
-    sums = None if reduction == "none" else np.zeros(-(-len(problem.raw) // _dispatch.CHUNK))
+    sums = None if reduction == "none" else np.zeros(-(-len(problem.raw) // _builds.CHUNK))
     gradient = outputs[1].array.reshape(problem.raw.shape) if len(outputs) > 1 else None
-    kernel = _dispatch.kernels[problem.raw.dtype.char].mdn_loss
+    of_points = None if x_gradient is None else x_gradient.reshape(problem.x.shape)
+    kernel = _builds.kernels.mdn_loss
 
-    def call(start: int, stop: int) -> None:
-        memory = _dispatch.scratch(problem.components)
+    def call(start: int, stop: int, memory: NDArray[np.float64]) -> bool:
+        rows = slice(start, stop)
         # pens and weights may have to be converted: piece by piece, so that this takes no memory that grows
-        for first in range(start, stop, PIECE):
-            rows = slice(first, min(first + PIECE, stop))
-            done = kernel(
-                problem.raw[rows],
-                problem.x[rows],
-                None if problem.pen is None else doubles(problem.pen[rows]),
-                _weights(problem.sample_weight, rows, problem.weight_factor),
-                1.0 / problem.divisor,
-                memory,
-                None if losses is None else losses[rows],
-                None if sums is None else sums[first // _dispatch.CHUNK :],
-                None if gradient is None else gradient[rows],
-            )
-            assert done, "arrays that were checked do not fit each other"  # better than memory that was never written
+        done: bool = kernel(
+            stop - start,
+            problem.components,
+            problem.raw[rows],
+            problem.x[rows],
+            None if problem.pen is None else doubles(problem.pen[rows]),
+            _weights(problem.sample_weight, rows, problem.weight_factor),
+            1.0 / problem.divisor,
+            memory,
+            None if losses is None else losses[rows],
+            None if sums is None else sums[start // _builds.CHUNK : -(-stop // _builds.CHUNK)],
+            None if gradient is None else gradient[rows],
+            None if of_points is None else of_points[rows],
+        )
+        return done
 
-    # slices begin at a chunk of rows that are summed together, so that sums do not depend on the workers
-    _dispatch.run(call, _dispatch.split(len(problem.raw), problem.components, workers, _dispatch.CHUNK))
+    # slices and pieces begin at a chunk of rows that are summed together, so that sums do not depend on the workers
+    parts = split(len(problem.raw), problem.components, workers, _builds.CHUNK)
+    run(call, problem.components, parts, min(PIECE, piece_of(problem.components, _builds.CHUNK)))
     if sums is not None:
         loss[...] = _reduced(sums, problem.divisor, loss.dtype)

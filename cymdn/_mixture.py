@@ -5,7 +5,7 @@ from typing import Any, NamedTuple, TypeAlias
 from numpy.typing import ArrayLike
 
 from cymdn._arrays import Checked, Core, FloatArray, check_arguments, check_outputs, deliver
-from cymdn._dispatch import check_workers, run_points_and_mixtures
+from cymdn._running import check_workers, run_over_batch
 
 Out: TypeAlias = FloatArray | tuple[Any, ...] | None
 
@@ -109,7 +109,7 @@ def mixture_logpdf(
     checked = _check_mixture(x, weights, mean, stddev, correlation)
     batch_shape = checked.batch_shape
     outputs = check_outputs(["value"], [batch_shape], checked.dtype, out, checked.arrays)
-    run_points_and_mixtures("mixture_logpdf", checked, [output.array for output in outputs], check_workers(workers))
+    run_over_batch("mixture_logpdf", checked, [output.array for output in outputs], check_workers(workers))
     (value,) = deliver(outputs)
     return value if out is not None else value[()]
 
@@ -182,7 +182,7 @@ def mixture_logpdf_and_gradient(
         out,
         checked.arrays,
     )
-    run_points_and_mixtures("mixture_logpdf", checked, [output.array for output in outputs], check_workers(workers))
+    run_over_batch("mixture_logpdf", checked, [output.array for output in outputs], check_workers(workers))
     value, *gradient = deliver(outputs)
     return value if out is not None else value[()], MixtureGradient(*gradient)
 

@@ -12,11 +12,7 @@ operation is smooth where the loss is: no abs at 0, no maximum but one that is h
 import math
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
-
-from cymdn import _mdn
-from cymdn._mdn import PARAMETERS
+from cymdn._layout import planes
 
 LOG_TWO_PI = math.log(2 * math.pi)
 
@@ -34,8 +30,7 @@ def rows(xp: Any, raw: Any, x: Any, pen: Any = None, derivatives: bool = True) -
     info = xp.finfo(raw.dtype)
     largest, exponent, far = float(info.max), EXPONENT[info.bits], FAR[info.bits]
     pens = count_pens(x, pen)
-    m = (raw.shape[-1] - pens) // PARAMETERS
-    z, mean0, mean1, log_s0, log_s1, a = (raw[..., pens + k * m : pens + (k + 1) * m] for k in range(PARAMETERS))
+    z, mean0, mean1, log_s0, log_s1, a = planes(raw[..., pens:])
 
     def bounded(value: Any, bound: float = largest) -> Any:
         return xp.clip(value, -bound, bound)
@@ -72,18 +67,27 @@ def rows(xp: Any, raw: Any, x: Any, pen: Any = None, derivatives: bool = True) -
     slope0, slope1, d_a = (xp.where(live, bounded(d), 0.0) for d in (kappa * k0, kappa * k1, r + k0 * k1))
     u, v = xp.where(live, u, 0.0), xp.where(live, v, 0.0)
     # this order, for a product of the last three may overflow where all four do not
-    d_mean0, d_mean1 = g * slope0 * root0 * root0, g * slope1 * root1 * root1
+    part0, part1 = g * slope0 * root0, g * slope1 * root1
+    d_mean0, d_mean1 = part0 * root0, part1 * root1
     d_log_s0, d_log_s1 = g * bounded(u * slope0 - 1), g * bounded(v * slope1 - 1)
     gradient = xp.concatenate(
         [*pen_gradient, weight / weights - g, -d_mean0, -d_mean1, -d_log_s0, -d_log_s1, -g * d_a], -1
     )
-    scale = 2.0 ** -m.bit_length()  # no sum of m numbers overflows, none of them is inf: no inf - inf
-    x_gradient = xp.stack([xp.sum(bounded(d) * scale, -1) / scale for d in (d_mean0, d_mean1)], -1)
+    x_gradient = xp.stack([_sum_of_products(xp, *pair, largest) for pair in ((part0, root0), (part1, root1))], -1)
     # the gradient of an infinite loss is 0, that of NaN is NaN
     column = constant(loss)[..., None]
     fallback = xp.where(column == math.inf, 0.0, math.nan)
     usual = (column == column) & (column != math.inf)
     return loss, xp.where(usual, gradient, fallback), xp.where(usual, x_gradient, fallback)
+
+
+def _sum_of_products(xp: Any, one: Any, other: Any, largest: float) -> Any:
+    """Return sums over the last axis, right where products overflow and their sum does not."""
+    bound = largest * 2.0 ** -one.shape[-1].bit_length()  # of so many numbers no partial sum overflows: no inf - inf
+    top = constant(xp.amax(xp.abs(one * other), -1, keepdims=True))
+    # what this makes denormal is 0 beside the top one
+    scale = xp.where(top < bound, 1.0, 2.0**-64)
+    return xp.sum(xp.clip(one * (other * scale), -bound, bound), -1) / scale[..., 0]
 
 
 def _pens(xp: Any, logits: Any, pen: Any) -> tuple[Any, list[Any]]:
@@ -95,7 +99,7 @@ def _pens(xp: Any, logits: Any, pen: Any) -> tuple[Any, list[Any]]:
         logit = logits[..., 0]
         size = xp.abs(logit)
         loss = size * xp.where(logit > 0, 1 - target, target) + xp.log1p(xp.exp(-size))
-        return loss, [(_sigmoid(xp, logit) - pen)[..., None]]
+        return loss, [(sigmoid(xp, logit) - pen)[..., None]]
     logits = logits - constant(xp.amax(logits, -1, keepdims=True))
     power = xp.exp(logits)
     total = xp.sum(power, -1, keepdims=True)
@@ -111,8 +115,10 @@ def count_pens(x: Any, pen: Any) -> int:
 def row_factors(xp: Any, sample_weight: Any, reduction: str) -> Any:
     """Return what the loss of each row is multiplied by in the reduced one; NaN where a weight is none."""
     weight = xp.where((sample_weight >= 0) & (sample_weight < math.inf), sample_weight, math.nan)
-    if reduction != "mean":
+    if reduction == "none":
         return weight
+    if reduction == "sum":  # of all rows, if one has no weight
+        return xp.where(xp.isnan(weight).any(), math.nan, weight)
     weight = weight / xp.amax(weight)  # without this their sum may overflow
     return weight / xp.sum(weight)
 
@@ -136,24 +142,6 @@ def product(xp: Any, one: Any, other: Any) -> Any:
     return xp.where((other == 0) & ~xp.isfinite(one), 0.0, one) * xp.where((one == 0) & ~xp.isfinite(other), 0.0, other)
 
 
-def x_gradient_of_kernel(arguments: Any, keywords: Any, gradient: NDArray[Any]) -> NDArray[Any]:
-    """Return the gradient with respect to x that belongs to `cymdn.mdn_loss_and_gradient(*arguments, **keywords)`.
-
-    It is minus the sum over the means' gradients; float64 ones, for in float32 they overflow where their sum does not.
-    """
-    raw, x, pen = arguments
-    pens = count_pens(x, pen)
-    m = (raw.shape[-1] - pens) // PARAMETERS
-    if raw.dtype != np.float64:
-        wide = raw.astype(np.float64), x.astype(np.float64), pen
-        _, gradient = _mdn.mdn_loss_and_gradient(*wide, **keywords)
-    means = gradient[..., pens + m : pens + 3 * m].reshape(*x.shape, m)
-    largest, share = np.finfo(np.float64).max, 2.0 ** -m.bit_length()
-    with np.errstate(over="ignore"):
-        sums: NDArray[Any] = (np.clip(means, -largest, largest) * share).sum(-1) / -share
-        return sums.astype(raw.dtype, copy=False)
-
-
 def constant(array: Any) -> Any:
     """Return an array that the framework does not differentiate."""
     if hasattr(array, "detach"):
@@ -163,7 +151,8 @@ def constant(array: Any) -> Any:
     return lax.stop_gradient(array)
 
 
-def _sigmoid(xp: Any, logit: Any) -> Any:
+def sigmoid(xp: Any, logit: Any) -> Any:
+    """Return 1 / (1 + exp(-logit))."""
     if hasattr(xp, "sigmoid"):
         return xp.sigmoid(logit)
     from jax import nn

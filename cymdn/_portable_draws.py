@@ -7,8 +7,8 @@ import math
 from typing import Any, NamedTuple
 
 from cymdn._arrays import check_nonnegative
-from cymdn._mdn import PARAMETERS
-from cymdn._portable import EXPONENT, constant
+from cymdn._layout import planes
+from cymdn._portable import EXPONENT, constant, sigmoid
 
 Temperature = float | tuple[float, float]
 
@@ -21,7 +21,7 @@ class Sharpening(NamedTuple):
     log_stddev: float | None
 
 
-def check_sharpening(bias: float, temperature: Temperature) -> Sharpening:
+def check_tempering(bias: float, temperature: Temperature) -> Sharpening:
     """Return what bias and temperature do, a number or a pair: of the weights, of the spread."""
     b = check_nonnegative("bias", bias)
     pair = temperature if isinstance(temperature, tuple) else (temperature, temperature)
@@ -40,24 +40,36 @@ def scores(xp: Any, logits: Any, factor: float | None, exponential: Any) -> Any:
 
     exponential: numbers from the standard exponential distribution, of the shape of the result; None for the mode.
     """
-    limits = xp.finfo(logits.dtype)
-    tiny, largest = float(limits.tiny), float(limits.max)
-    factor = 1.0 if factor is None else min(max(factor, tiny), largest)
+    factor = 1.0 if factor is None else _within_range(xp, logits, factor)
     # factors below 1 before the difference, which may overflow, others after it: no 0 * inf, no inf - inf
     logits = constant(logits) * min(factor, 1.0)
     logits = (logits - xp.amax(logits, -1, keepdims=True)) * max(factor, 1.0)
     # argmax of -log(E / weight)
-    return logits if exponential is None else logits - xp.log(xp.clip(exponential, tiny, None))
+    return (
+        logits
+        if exponential is None
+        else logits - xp.log(xp.clip(exponential, float(xp.finfo(logits.dtype).tiny), None))
+    )
+
+
+def ends(xp: Any, logit: Any, factor: float | None, uniform: Any) -> Any:
+    """Return 1 where a stroke ends and 0 elsewhere, by numbers in [0, 1); NaN where the logit is."""
+    logit = constant(logit)
+    drawn = logit > 0 if factor is None else uniform > sigmoid(xp, -logit * _within_range(xp, logit, factor))
+    return xp.where(xp.isnan(logit), math.nan, drawn * xp.ones_like(logit))
+
+
+def _within_range(xp: Any, logits: Any, factor: float) -> float:
+    """Return the factor, as near as the dtype has it but 0 and inf: no 0 * inf."""
+    limits = xp.finfo(logits.dtype)
+    return min(max(factor, float(limits.tiny)), float(limits.max))
 
 
 def points(xp: Any, raw: Any, pens: int, component: Any, normal: Any, sharpening: Sharpening) -> Any:
     """Return points (..., 2) of the components (...), -1 for none, by standard normal numbers (..., 2)."""
-    m = (raw.shape[-1] - pens) // PARAMETERS
     take = getattr(xp, "take_along_axis", None) or xp.take_along_dim
     index = xp.clip(component, 0, None)[..., None]
-    mean0, mean1, log_s0, log_s1, a = (
-        take(raw[..., pens + k * m : pens + (k + 1) * m], index, -1)[..., 0] for k in range(1, PARAMETERS)
-    )
+    mean0, mean1, log_s0, log_s1, a = (take(plane, index, -1)[..., 0] for plane in planes(raw[..., pens:])[1:])
     x = xp.stack([mean0, mean1], -1)
     if sharpening.log_stddev is not None:
         exponent = EXPONENT[xp.finfo(raw.dtype).bits]

@@ -1,7 +1,7 @@
 """Network head: draws from the distribution that raw output describes."""
 
+import math
 import sys
-from math import log
 from typing import Any, Literal, NamedTuple, TypeAlias
 
 import numpy as np
@@ -9,13 +9,13 @@ from numpy.typing import ArrayLike, NDArray
 
 from cymdn import _distribution_kernels
 from cymdn._arrays import FloatArray, are_plain, check_arguments, check_nonnegative, check_positive, check_size
+from cymdn._layout import PARAMETERS, RAW, components_of
 
 Pens: TypeAlias = Literal[0, 1, 3]
 Seed: TypeAlias = Any
 """A NumPy Generator, or what `numpy.random.default_rng` makes one of."""
 
 PIECE = 1 << 14  # draws whose random numbers are made together: half a MiB of them
-PARAMETERS = 6  # numbers a component
 
 
 class MdnSample(NamedTuple):
@@ -42,6 +42,9 @@ class Sharpening(NamedTuple):
     logits: float = 1.0
     pen_logits: float = 1.0
     log_stddev: float = 0.0
+
+
+NEUTRAL = Sharpening()
 
 
 def mdn_sample(
@@ -129,11 +132,11 @@ def mdn_sample(
     """
     check_pens(pen)
     # one step at a time, the checks of an array that needs none take longer than the draw
-    array: Any = raw if are_plain((raw,)) else check_arguments({"raw": ("P + 6 M",)}, (raw,)).arrays[0]
-    width = check_width(array.shape, pen)
+    array: Any = raw if are_plain((raw,)) else check_arguments(RAW, (raw,)).arrays[0]
+    components_of(array.shape, pen)
     sharpening = check_sharpening(bias, temperature)
     shape = check_size("size", size) + array.shape[:-1]
-    rows = array.reshape(array.size // width, width)
+    rows = array if array.ndim == 2 else array.reshape(math.prod(array.shape[:-1]), array.shape[-1])
     x, pens, component = draw(rows, pen, True, sharpening, shape, check_rng(rng))
     return MdnSample(x, None if pens is None else pens[()], component[()])
 
@@ -147,30 +150,45 @@ def draw(
     rng: np.random.Generator,
 ) -> tuple[FloatArray, FloatArray | None, NDArray[np.int64]]:
     """Draw from rows of packed parameters (n, P + 6 M), to arrays whose first axes are `shape`, ending in the batch."""
-    x = np.empty((*shape, 2), rows.dtype)
-    component = np.empty(shape, np.int64)
+    n, m = len(rows), (rows.shape[1] - pens) // PARAMETERS
+    x, component = np.empty((*shape, 2), rows.dtype), np.empty(shape, np.int64)
     pen = np.empty((*shape, 3) if pens == 3 else shape, rows.dtype) if pens else None
-    n = len(rows)
     if not component.size:
         return x, pen, component
+    scratch = np.empty((_distribution_kernels.DRAW_PLANES, m))
+    options = (pens, unconstrained, *sharpening)
     # (draws, n, ...)
-    flat_x, flat_component = x.reshape(-1, n, 2), component.reshape(-1, n)
-    flat_pen = None if pen is None else pen.reshape(-1, n, pens)
-    scratch = np.empty((_distribution_kernels.DRAW_PLANES, rows.shape[1] // PARAMETERS))
-
-    def call(rows: FloatArray, x: FloatArray, pen: FloatArray | None, component: NDArray[np.int64]) -> None:
-        count = component.shape
-        uniform, normal = rng.random((*count, 2 if pens else 1)), rng.standard_normal((*count, 2))
-        _distribution_kernels.draw(rows, pens, unconstrained, *sharpening, uniform, normal, scratch, x, pen, component)
-
+    flat = (
+        x.reshape(-1, n, 2),
+        None if pen is None else pen.reshape(-1, n, pens),
+        component.reshape(-1, n),
+    )
     if component.size <= PIECE:
-        call(rows, flat_x, flat_pen, flat_component)
+        _draw_piece(rows, m, options, scratch, flat, rng)
         return x, pen, component
-    for s in range(0, len(flat_x), max(1, PIECE // n)):
+    for s in range(0, len(flat[0]), max(1, PIECE // n)):
         for i in range(0, n, PIECE):
             piece = slice(s, s + max(1, PIECE // n)), slice(i, i + PIECE)
-            call(rows[piece[1]], flat_x[piece], None if flat_pen is None else flat_pen[piece], flat_component[piece])
+            outputs = tuple(None if output is None else output[piece] for output in flat)
+            _draw_piece(rows[piece[1]], m, options, scratch, outputs, rng)
     return x, pen, component
+
+
+def _draw_piece(
+    rows: FloatArray,
+    m: int,
+    options: tuple[Any, ...],
+    scratch: NDArray[np.float64],
+    outputs: tuple[Any, ...],
+    rng: np.random.Generator,
+) -> None:
+    s, n = outputs[2].shape
+    uniform, normal = rng.random((s, n, 2 if options[0] else 1)), rng.standard_normal((s, n, 2))
+    pens, *others = options
+    x, pen, component = outputs
+    kernel: Any = _distribution_kernels.draw
+    if not kernel(s, n, m, rows, pens, *others, uniform, normal, scratch, x, pen, component):
+        raise ValueError("rng: expected float64 arrays of the shapes asked for from its random and standard_normal")
 
 
 def check_rng(rng: Seed) -> np.random.Generator:
@@ -192,16 +210,10 @@ def check_pens(pen: object) -> None:
         raise ValueError(f"pen: expected the number of pen logits, 0, 1 or 3, got {came}")
 
 
-def check_width(shape: tuple[int, ...], pens: int) -> int:
-    """Return the length of the last axis of raw output, P + 6 M."""
-    width = shape[-1] if shape else 0
-    if width - pens < PARAMETERS or (width - pens) % PARAMETERS:
-        raise ValueError(f"raw: expected shape (..., P + 6 M), P = {pens} pen logits and M >= 1, got {shape}")
-    return width
-
-
 def check_sharpening(bias: float, temperature: float) -> Sharpening:
     """Return what bias and temperature do."""
+    if type(bias) is float and type(temperature) is float and bias == 0.0 and temperature == 1.0:
+        return NEUTRAL
     b, t = check_nonnegative("bias", bias), check_positive("temperature", temperature)
     # finite factors: their product with a difference of 0 must be 0
-    return Sharpening(min((1.0 + b) / t, sys.float_info.max), min(1.0 / t, sys.float_info.max), 0.5 * log(t) - b)
+    return Sharpening(min((1.0 + b) / t, sys.float_info.max), min(1.0 / t, sys.float_info.max), 0.5 * math.log(t) - b)

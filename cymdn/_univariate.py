@@ -12,6 +12,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from cymdn import _distribution_kernels
 from cymdn._arrays import FloatArray, check_arguments, check_size
+from cymdn._layout import pack
 from cymdn._sampling import Seed, Sharpening, check_rng, draw
 
 Doubles = NDArray[np.float64]
@@ -209,9 +210,9 @@ class UnivariateMixture:
         zero = np.zeros_like(self._means)
         columns = [np.exp(self._log_weights), self._means, zero, np.exp(self._log_stddevs), zero + 1.0, zero]
         # as the first coordinate of a mixture in the plane
-        packed = np.concatenate(columns, axis=-1).reshape(-1, 6 * self.n_components)
+        parameters = pack(self.batch_shape, *columns)
         shape = (*check_size("size", size), *self.batch_shape)
-        x, _, _ = draw(packed, 0, False, Sharpening(), shape, check_rng(rng))
+        x, _, _ = draw(parameters.reshape(-1, parameters.shape[-1]), 0, False, Sharpening(), shape, check_rng(rng))
         return _rounded(x[..., 0], self._dtype)
 
     def _standardise(self, x: ArrayLike) -> tuple[Doubles, np.dtype[Any]]:

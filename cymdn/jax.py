@@ -12,8 +12,9 @@ from numpy.typing import ArrayLike, NDArray
 
 from cymdn import _mdn, _portable, _portable_draws
 from cymdn._arrays import check_numbers, check_size
-from cymdn._mdn import PARAMETERS, Reduction
-from cymdn._sampling import MdnSample, Pens, check_pens, check_width
+from cymdn._layout import components_of
+from cymdn._mdn import Reduction
+from cymdn._sampling import MdnSample, Pens, check_pens
 
 try:
     import jax
@@ -203,12 +204,11 @@ def mdn_sample(
     """
     check_pens(pen)
     raw = _as_floats("raw", raw)
-    check_width(raw.shape, pen)
-    sharpening = _portable_draws.check_sharpening(bias, temperature)
+    components = components_of(raw.shape, pen)
+    sharpening = _portable_draws.check_tempering(bias, temperature)
     shape = (*check_size("size", size), *raw.shape[:-1])
     raw = jnp.broadcast_to(raw if reparameterized else jax.lax.stop_gradient(raw), (*shape, raw.shape[-1]))
     for_component, for_point, for_pen = jax.random.split(key, 3)
-    components = (raw.shape[-1] - pen) // PARAMETERS
 
     def draw(key: Array, logits: Array, factor: float | None) -> Array:
         noise = None if factor is None else jax.random.exponential(key, logits.shape, logits.dtype)
@@ -220,10 +220,8 @@ def mdn_sample(
     x = _portable_draws.points(jnp, raw, pen, component, normal, sharpening)
     pens = None
     if pen == 1:
-        logit, factor = jax.lax.stop_gradient(raw[..., 0]), sharpening.pen_logits
         uniform = jax.random.uniform(for_pen, shape, raw.dtype)
-        pens = logit > 0 if factor is None else uniform > jax.nn.sigmoid(-logit * factor)
-        pens = jnp.where(jnp.isnan(logit), jnp.nan, pens.astype(raw.dtype))
+        pens = _portable_draws.ends(jnp, raw[..., 0], sharpening.pen_logits, uniform)
     elif pen == 3:
         state = draw(for_pen, raw[..., :3], sharpening.pen_logits)[..., None]
         pens = jnp.where(state < 0, jnp.nan, (state == jnp.arange(3)).astype(raw.dtype))
@@ -455,18 +453,15 @@ def _score(reduction: Reduction, arrays: Sequence[NDArray[Any] | None], results:
 
 
 def _fill(reduction: Reduction, arrays: Sequence[NDArray[Any] | None], results: Sequence[NDArray[Any]]) -> None:
-    arguments: Any = arrays[:3]
-    weight = arrays[3]
-    keywords: Any = {"sample_weight": weight, "reduction": reduction, "workers": -1}
+    arguments: Sequence[Any] = arrays[:-1]
+    keywords: Any = {"sample_weight": arrays[-1], "reduction": reduction, "workers": -1}
     if len(results) == 1:
         loss = results[0]
         loss[...] = _mdn.mdn_loss(*arguments, **keywords)
         return
-    both = tuple(results[:2])
-    if both[1].size > COPIED:
-        _mdn.mdn_loss_and_gradient(*arguments, out=both, **keywords)
-    else:
-        for result, computed in zip(both, _mdn.mdn_loss_and_gradient(*arguments, **keywords), strict=True):
+    function: Any = _mdn.mdn_loss_and_gradient if len(results) == 2 else _mdn.loss_and_gradients
+    if results[1].size > COPIED:
+        keywords["out"] = tuple(results[:2])
+    for result, computed in zip(results, function(*arguments, **keywords), strict=True):
+        if computed is not result:
             result[...] = computed
-    if len(results) == 3:
-        results[2][...] = _portable.x_gradient_of_kernel(arguments, keywords, both[1])

@@ -16,10 +16,11 @@ from typing import Any
 
 import numpy as np
 
-from cymdn import BivariateMixture, _dispatch, _mdn, _portable, _portable_draws
+from cymdn import BivariateMixture, _builds, _mdn, _portable, _portable_draws
 from cymdn._arrays import check_count, check_size
-from cymdn._mdn import PARAMETERS, Reduction
-from cymdn._sampling import MdnSample, Pens, check_pens, check_width
+from cymdn._layout import PARAMETERS, components_of
+from cymdn._mdn import Reduction
+from cymdn._sampling import MdnSample, Pens, check_pens
 
 try:
     import torch
@@ -246,10 +247,9 @@ def mdn_sample(
     """
     check_pens(pen)
     raw = _for_arithmetic("raw", raw)
-    check_width(tuple(raw.shape), pen)
-    sharpening = _portable_draws.check_sharpening(bias, temperature)
+    components = components_of(tuple(raw.shape), pen)
+    sharpening = _portable_draws.check_tempering(bias, temperature)
     shape = (*check_size("size", size), *raw.shape[:-1])
-    components = (raw.shape[-1] - pen) // PARAMETERS
     raw = raw.expand(*shape, raw.shape[-1]) if reparameterized else raw.detach().expand(*shape, raw.shape[-1])
 
     def draw(logits: Tensor, factor: float | None) -> Tensor:
@@ -264,9 +264,7 @@ def mdn_sample(
     x = _portable_draws.points(torch, raw, pen, component, torch.randn((*shape, 2), **options), sharpening)
     pens = None
     if pen == 1:
-        logit, factor = raw[..., 0].detach(), sharpening.pen_logits
-        pens = logit > 0 if factor is None else torch.rand(shape, **options) > torch.sigmoid(-logit * factor)
-        pens = torch.where(logit.isnan(), math.nan, pens.to(raw.dtype))
+        pens = _portable_draws.ends(torch, raw[..., 0], sharpening.pen_logits, torch.rand(shape, **options))
     elif pen == 3:
         state = draw(raw[..., :3], sharpening.pen_logits)[..., None]
         pens = (state == torch.arange(3, device=raw.device)).to(raw.dtype)
@@ -588,8 +586,8 @@ class _Gradients(torch.autograd.Function):
     ) -> tuple[Tensor, Tensor]:
         there = gradient.shape == raw.shape, x_gradient.shape == x.shape
         if not all(there):
-            computed = _portable.rows(torch, raw, x, None if pen is None else pen.to(raw.dtype))[1:]
-            computed = [_portable.scale(torch, rows, factors) for rows in computed]
+            of_rows = _portable.rows(torch, raw, x, None if pen is None else pen.to(raw.dtype))[1:]
+            computed = [_portable.scale(torch, rows, factors) for rows in of_rows]
         return (
             gradient.clone() if there[0] else computed[0],
             x_gradient.clone() if there[1] else computed[1],
@@ -642,7 +640,7 @@ def _hessian_times(
     def gradients(raw: Tensor, x: Tensor) -> tuple[Tensor, ...]:
         return _portable.rows(torch, raw, x, None if pen is None else pen.to(raw.dtype))[1:]
 
-    _, product = torch.func.vjp(gradients, raw, x)
+    product = torch.func.vjp(gradients, raw, x)[1]
     vector = (
         torch.zeros_like(like) if part is None else part
         for part, like in zip((raw_part, x_part), (raw, x), strict=True)
@@ -716,19 +714,20 @@ def _calculate(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Return the loss and the gradients that are wanted."""
     # the same memory; forced, for a tensor may require grad or carry a minus sign that is yet to be applied
-    arrays: Any = [None if tensor is None else tensor.numpy(force=True) for tensor in (raw, x, pen, weight)]
+    arrays: list[Any] = [None if tensor is None else tensor.numpy(force=True) for tensor in (raw, x, pen, weight)]
     keywords: Any = {
         "sample_weight": arrays.pop(),
         "reduction": call.reduction,
-        "workers": min(torch.get_num_threads(), _dispatch.cpu_count()),
+        "workers": min(torch.get_num_threads(), _builds.cpu_count()),
     }
     if not (call.raw_wanted or call.x_wanted):
         loss = _mdn.mdn_loss(*arrays, **keywords)
         return torch.from_numpy(np.asarray(loss)), raw.new_empty(0), raw.new_empty(0)
-    loss, gradient = _mdn.mdn_loss_and_gradient(*arrays, **keywords)
-    x_gradient = (
-        _portable.x_gradient_of_kernel(arrays, keywords, gradient) if call.x_wanted else np.empty(0, loss.dtype)
-    )
+    if call.x_wanted:
+        loss, gradient, x_gradient = _mdn.loss_and_gradients(*arrays, **keywords)
+    else:
+        loss, gradient = _mdn.mdn_loss_and_gradient(*arrays, **keywords)
+        x_gradient = np.empty(0, loss.dtype)
     return torch.from_numpy(np.asarray(loss)), torch.from_numpy(gradient), torch.from_numpy(x_gradient)
 
 

@@ -5,7 +5,7 @@ arrays of random shapes, dtypes and values (NaN, infinities, denormal and huge n
 judge (fuzz_contract.py). Checked are
 
 - the plain call, of contiguous arrays of one dtype: shape and dtype of the results; NaN where the contract says so and
-  nowhere else; numbers within 8 eps of their terms (reference_vector.py); inf with gradient 0 beyond the dtype;
+  nowhere else; numbers within 8 eps of their terms (reference.py); inf with gradient 0 beyond the dtype;
 - the same numbers in arrays of any layout and any dtype, with `out=` of any layout or overlapping an argument, shared
   among workers: the same bits, outputs written whole and nothing beside them, arguments as they were;
 - some of the rows, in any order: the same bits, so that no row touches another;
@@ -23,23 +23,22 @@ import time
 import traceback
 import warnings
 from collections import Counter
-from dataclasses import dataclass
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import fuzz_calls
 import numpy as np
-import problems
-from fuzz_calls import DRAWS, FLOATS, chance, pick
-from problems import assert_same_bits
+from builds import running
+from checks import assert_same_bits, flat
+from fuzz_calls import DRAWS, chance, pick
+from problems import LAYOUTS
 
 import cymdn
-from cymdn import _dispatch
 
 nan, inf = np.nan, np.inf  # as they are printed
 
 SENTINEL = -1.25e30  # in outputs before a call
-LAYOUTS = {layout.__name__: layout for layout in problems.LAYOUTS}
 OF_FEW_AXES = ("contiguous", "strided", "reversed_everywhere", "read_only", "byte_swapped", "misaligned")
 NOT_TO_WRITE = ("read_only", "subclass")
 MOST_CODE = 5000  # characters to be printed
@@ -49,49 +48,18 @@ ROOM = 1 << 14  # bytes behind an argument that outputs may lie over
 # A call as it is made, and as code
 
 
-@dataclass(frozen=True)
-class Laid:
-    """An array: its numbers, and how they lie in memory."""
-
-    values: np.ndarray
-    layout: str
-
-    def make(self, _arrays):
-        return laid_out(self.values, self.layout)
-
-    def code(self):
-        return f"laid_out({literal(self.values)}, {self.layout!r})"
+class Name(str):
+    """The name of another argument."""
 
 
-@dataclass(frozen=True)
-class Out:
-    """An array to be written to."""
+class Made(NamedTuple):
+    """An argument that a function of this file makes anew for each call."""
 
-    shape: tuple
-    dtype: np.dtype
-    layout: str
-
-    def make(self, _arrays):
-        return laid_out(np.full(self.shape, SENTINEL, self.dtype), self.layout)
+    function: Callable
+    arguments: tuple
 
     def code(self):
-        return f"laid_out(np.full({self.shape}, {SENTINEL}, {self.dtype.str!r}), {self.layout!r})"
-
-
-@dataclass(frozen=True)
-class Over:
-    """An array to be written to that shares memory with an argument, from so many bytes after its beginning."""
-
-    name: str
-    shape: tuple
-    dtype: np.dtype
-    offset: int
-
-    def make(self, arrays):
-        return over(arrays[self.name], self.shape, self.dtype.str, self.offset)
-
-    def code(self):
-        return f"over({self.name}, {self.shape}, {self.dtype.str!r}, {self.offset})"
+        return f"{self.function.__name__}({', '.join(map(code_of, self.arguments))})"
 
 
 def laid_out(values, layout):
@@ -108,8 +76,13 @@ def laid_out(values, layout):
     return LAYOUTS[layout](values)
 
 
+def blank(shape, dtype, layout):
+    """Return an array to be written to."""
+    return laid_out(np.full(shape, SENTINEL, dtype), layout)
+
+
 def over(array, shape, dtype, offset):
-    """Return an array in the memory of a roomy one."""
+    """Return an array to be written to in the memory of a roomy argument, from so many bytes after its beginning."""
     size = int(np.prod(shape)) * np.dtype(dtype).itemsize
     return memory_of(array)[offset : offset + size].view(dtype).reshape(shape)
 
@@ -132,16 +105,21 @@ def literal(values):
 
 
 def code_of(value):
-    if isinstance(value, (Laid, Out, Over)):
+    if isinstance(value, Made):
         return value.code()
+    if isinstance(value, Name):
+        return str(value)
     if isinstance(value, np.ndarray):
         return literal(value)
     return f"({', '.join(map(code_of, value))},)" if type(value) is tuple and value else repr(value)
 
 
 def made_of(value, arrays):
-    if isinstance(value, (Laid, Out, Over)):
-        return value.make(arrays)
+    """Make an argument, from those before it."""
+    if isinstance(value, Made):
+        return value.function(*(made_of(part, arrays) for part in value.arguments))
+    if isinstance(value, Name):
+        return arrays[value]
     return tuple(made_of(part, arrays) for part in value) if type(value) is tuple else value
 
 
@@ -154,12 +132,7 @@ class Invocation(NamedTuple):
 
     def code(self):
         """Return the call as a program."""
-        lines = [
-            "# in tests/",
-            "from fuzz import *",
-            "from cymdn import _dispatch",
-            f"_dispatch.WORKER_COMPONENTS = {self.worker_components}",
-        ]
+        lines = ["# in tests/", "from fuzz import *", f"running.WORKER_COMPONENTS = {self.worker_components}"]
         lines += [f"{name} = {code_of(value)}" for name, value in self.arguments.items()]
         names = ", ".join(f"{name}={name}" for name in self.arguments)
         return "\n".join([*lines, f"result = resolve({self.function!r})({names})", "print(result)"])
@@ -176,16 +149,16 @@ made = Counter()
 def invoke(function, arguments):
     """Make a call; return its arrays, flat, and those that were given for them. Arguments must stay as they are."""
     global last
-    last = Invocation(function, arguments, _dispatch.WORKER_COMPONENTS)
+    last = Invocation(function, arguments, running.WORKER_COMPONENTS)
     made[function] += 1
     arrays = {}
     for name, value in arguments.items():
         arrays[name] = made_of(value, arrays)
-    specified, given = flat(arguments.get("out")), flat(arrays.get("out"))
-    overlapped = {out.name for out in specified if isinstance(out, Over)}
+    specified, given = parts(arguments.get("out")), parts(arrays.get("out"))
+    overlapped = {out.arguments[0] for out in specified if made_by(out, over)}
     inputs = [a for name, a in arrays.items() if isinstance(a, np.ndarray) and name not in {"out", *overlapped}]
     before = [a.tobytes() for a in inputs]
-    apart = [(a, memory_of(a).copy()) for out, a in zip(specified, given, strict=True) if isinstance(out, Out)]
+    apart = [(a, memory_of(a).copy()) for out, a in zip(specified, given, strict=True) if made_by(out, blank)]
     try:
         with warnings.catch_warnings(action="error"):
             results = flat(resolve(function)(**arrays))
@@ -193,7 +166,16 @@ def invoke(function, arguments):
         assert before == [a.tobytes() for a in inputs], "an argument was modified"
     for array, memory in apart:
         assert_nothing_beside(array, memory)
-    return [result for result in results if result is not None], given
+    return results, given
+
+
+def made_by(value, function):
+    return isinstance(value, Made) and value.function is function
+
+
+def parts(out):
+    """The arrays to write to, nested or not, as a list; None stays."""
+    return [array for part in out for array in parts(part)] if type(out) is tuple else [out]
 
 
 def assert_nothing_beside(array, memory):
@@ -202,11 +184,6 @@ def assert_nothing_beside(array, memory):
     array[...] = SENTINEL
     assert (memory_of(array) == memory).all(), "written beside an output"
     array[...] = contents
-
-
-def flat(result):
-    """The arrays of a result, nested or not, as a list."""
-    return [array for part in result for array in flat(part)] if isinstance(result, tuple) else [result]
 
 
 # What is checked
@@ -249,16 +226,16 @@ def check_plain(call):
 
 def check_odd(rng, call, expected):
     """The same numbers in any layout and dtype, written to any array, by any number of workers: the same bits."""
-    arguments = {name: Laid(a, draw_layout(rng, a)) for name, a in call.arrays.items()} | call.options
+    arguments = {name: Made(laid_out, (a, draw_layout(rng, a))) for name, a in call.arrays.items()} | call.options
     if call.has_workers and chance(rng, 0.5):
         arguments["workers"] = pick(rng, (1, 2, 3, 7, -1))
     if call.has_out and chance(rng, 0.7):
         arguments["out"] = draw_out(rng, call, expected, arguments)
-    threshold, _dispatch.WORKER_COMPONENTS = _dispatch.WORKER_COMPONENTS, pick(rng, (1, 10, 100))
+    threshold, running.WORKER_COMPONENTS = running.WORKER_COMPONENTS, pick(rng, (1, 10, 100))
     try:
         results, given = invoke(call.function, arguments)
     finally:
-        _dispatch.WORKER_COMPONENTS = threshold
+        running.WORKER_COMPONENTS = threshold
     if "out" in arguments:
         for result, array in zip(results, given, strict=True):
             assert array is None or result is array, "not the array given as out"
@@ -267,7 +244,7 @@ def check_odd(rng, call, expected):
 
 
 def draw_layout(rng, values):
-    if chance(rng, 0.1) and 0 < values.size <= 200 and values.dtype == FLOATS[1]:
+    if chance(rng, 0.1) and 0 < values.size <= 200 and values.dtype == np.float64:
         return "list"
     if chance(rng, 0.3) and values.ndim and len({row.tobytes() for row in values}) == 1:
         return "broadcast"
@@ -282,14 +259,14 @@ def draw_out(rng, call, expected, arguments):
     """Return arrays to write to, some of them None; at times one of them shares memory with an argument."""
     layouts = [[name for name in layouts_of(a) if name not in NOT_TO_WRITE] for a in expected]
     out = [
-        None if chance(rng, 0.2) and len(expected) > 1 else Out(a.shape, a.dtype.newbyteorder("="), pick(rng, names))
+        None if chance(rng, 0.2) and len(expected) > 1 else Made(blank, (a.shape, a.dtype.str, pick(rng, names)))
         for a, names in zip(expected, layouts, strict=True)
     ]
     name, k = pick(rng, call.arrays), int(rng.integers(len(out)))
     if chance(rng, 0.3) and expected[k].nbytes + 16 <= ROOM:
-        arguments[name] = Laid(call.arrays[name], "roomy")
+        arguments[name] = Made(laid_out, (call.arrays[name], "roomy"))
         offset = pick(rng, (0, 1, expected[k].itemsize, 16))
-        out[k] = Over(name, expected[k].shape, expected[k].dtype, offset)
+        out[k] = Made(over, (Name(name), expected[k].shape, expected[k].dtype.str, offset))
     if len(out) == 1:
         return out[0]
     return tuple(out) if chance(rng, 0.5) or len(out) == 2 else (out[0], tuple(out[1:]))

@@ -11,11 +11,11 @@ from typing import Any, NamedTuple
 
 import fuzz_contract as contract
 import numpy as np
+from checks import INF, NAN
 from fuzz_contract import EPS, FLOAT32, FLOAT64
 
 from cymdn import BivariateMixture
 
-INF, NAN = np.inf, np.nan
 FLOATS = (FLOAT32, FLOAT64)
 OTHERS = tuple(map(np.dtype, ("?", "i1", "u1", "i2", "i4", "i8", "u8", "f2")))
 BAD_WORKERS = (0, -10_000, 1.5, "2", [1])
@@ -165,75 +165,78 @@ def powers_of_ten(rng, low, high, shape):
     return 10.0 ** rng.uniform(low, high, shape)
 
 
-def draw_coordinates(rng, shape):
-    kind = pick(rng, ("normal", "grid", "far", "wide"), [8, 3, 3, 1])
-    if kind == "grid":  # points on means, ties, zeros
-        return rng.choice([-2.0, -1.0, -0.5, -0.0, 0.0, 0.5, 1.0], shape)
-    if kind == "wide":
-        return rng.choice([-1.0, 1.0], shape) * powers_of_ten(rng, -323, 308, shape)
-    return rng.normal(size=shape) * (powers_of_ten(rng, -6, 5, shape) if kind == "far" else 1.0)
+def lognormal(rng, shape):
+    return np.exp(rng.normal(size=shape))
 
 
-def draw_stddevs(rng, shape):
-    kind = pick(rng, ("lognormal", "one", "range", "wide"), [8, 2, 3, 1])
-    if kind == "one":
-        return np.ones(shape)
-    if kind == "wide":
-        return powers_of_ten(rng, -323, 308, shape)
-    return np.exp(rng.uniform(-40, 40, shape) if kind == "range" else rng.normal(size=shape))
+def either_sign(rng, numbers):
+    return rng.choice([-1.0, 1.0], numbers.shape) * numbers
 
 
-def draw_correlations(rng, shape):
-    kind = pick(rng, ("tanh", "few", "near 1"), [6, 2, 2])
-    if kind == "few":
-        return rng.choice([0.0, -0.0, 0.5, -0.5], shape)
-    if kind == "near 1":
-        return rng.choice([-1.0, 1.0], shape) * (1 - 2.0 ** -rng.integers(1, 54, shape))
-    return np.tanh(rng.normal(size=shape))
+# How numbers of a kind are drawn, and how often; points on means, ties and zeros come of few numbers
+COORDINATES = {
+    lambda rng, shape: rng.normal(size=shape): 8,
+    lambda rng, shape: rng.choice([-2.0, -1.0, -0.5, -0.0, 0.0, 0.5, 1.0], shape): 3,
+    lambda rng, shape: rng.normal(size=shape) * powers_of_ten(rng, -6, 5, shape): 3,
+    lambda rng, shape: either_sign(rng, powers_of_ten(rng, -323, 308, shape)): 1,
+}
+STDDEVS = {
+    lognormal: 8,
+    lambda rng, shape: np.ones(shape): 2,
+    lambda rng, shape: np.exp(rng.uniform(-40, 40, shape)): 3,
+    lambda rng, shape: powers_of_ten(rng, -323, 308, shape): 1,
+}
+CORRELATIONS = {
+    lambda rng, shape: np.tanh(rng.normal(size=shape)): 6,
+    lambda rng, shape: rng.choice([0.0, -0.0, 0.5, -0.5], shape): 2,
+    lambda rng, shape: either_sign(rng, 1 - 2.0 ** -rng.integers(1, 54, shape)): 2,
+}
+WEIGHTS = {
+    lambda rng, shape: of_sum(rng.exponential(size=shape)): 6,
+    lambda rng, shape: of_sum(
+        rng.exponential(size=shape) * (rng.random(shape) < 0.6) + 1e-3 * (np.arange(shape[-1]) == 0)
+    ): 3,
+    lambda rng, shape: rng.exponential(size=shape): 2,
+    lambda rng, shape: powers_of_ten(rng, -323, 200, shape): 1,
+}
+LOG_STDDEVS = {
+    lambda rng, shape: rng.normal(size=shape): 7,
+    lambda rng, shape: rng.uniform(-40, 40, shape): 3,
+    lambda rng, shape: rng.choice([0, -40, 40, 353, -700, 708, -708.5, 745.2, 1e4, -1e30, 1.7e308], shape): 1,
+}
+ATANH_CORRELATIONS = {
+    lambda rng, shape: rng.normal(size=shape): 7,
+    lambda rng, shape: rng.uniform(-18, 18, shape): 3,
+    lambda rng, shape: rng.choice([0, 18, -20, 37, 354.9, -400, 708, -708.5, 1e30, -1.7e308], shape): 1,
+}
 
 
-def draw_weights(rng, shape):
-    """Return weights, most of sum 1."""
-    kind = pick(rng, ("shares", "zeros", "any", "wide"), [6, 3, 2, 1])
-    if kind == "wide":
-        return powers_of_ten(rng, -323, 200, shape)
-    weights = rng.exponential(size=shape)
-    if kind == "zeros":
-        weights *= rng.random(shape) < 0.6
-        weights[..., :1] += 1e-3
-    return weights if kind == "any" else weights / weights.sum(axis=-1, keepdims=True)
+def of_sum(weights):
+    return weights / weights.sum(axis=-1, keepdims=True)
+
+
+def draw(rng, kinds, shape):
+    return pick(rng, kinds, kinds.values())(rng, shape)
 
 
 def draw_logits(rng, shape):
     return rng.normal(size=shape) * pick(rng, (1.0, 0.0, 30.0, 1e3, 1e8, 1e30, 1e307), [6, 1, 2, 2, 1, 1, 1])
 
 
-def draw_log_stddevs(rng, shape):
-    if chance(rng, 0.1):
-        return rng.choice([0.0, -40.0, 40.0, 353.0, -700.0, 708.0, -708.5, 745.2, 1e4, -1e30, 1.7e308], shape)
-    return rng.normal(size=shape) if chance(rng, 0.7) else rng.uniform(-40, 40, shape)
-
-
-def draw_atanh_correlations(rng, shape):
-    if chance(rng, 0.1):
-        return rng.choice([0.0, 18.0, -20.0, 37.0, 354.9, -400.0, 708.0, -708.5, 1e30, -1.7e308], shape)
-    return rng.normal(size=shape) if chance(rng, 0.7) else rng.uniform(-18, 18, shape)
-
-
 def draw_raw(rng, batch, m, pens):
-    kinds = (draw_coordinates, draw_coordinates, draw_log_stddevs, draw_log_stddevs, draw_atanh_correlations)
+    kinds = (COORDINATES, COORDINATES, LOG_STDDEVS, LOG_STDDEVS, ATANH_CORRELATIONS)
     logits = draw_logits(rng, (*batch, pens)), draw_logits(rng, (*batch, m))
-    return spoilt(rng, np.concatenate([*logits, *(kind(rng, (*batch, m)) for kind in kinds)], axis=-1), ODD_RAW)
+    return spoilt(rng, np.concatenate([*logits, *(draw(rng, kind, (*batch, m)) for kind in kinds)], axis=-1), ODD_RAW)
 
 
 def draw_natural(rng, batches, m, *, odd=0.1):
     """Points, weights and parameters by their usual names, from the shape of the batch of each."""
     return {
-        "x": spoilt(rng, draw_coordinates(rng, (*batches[0], 2)), ODD_COORDINATES),
-        "weights": spoilt(rng, draw_weights(rng, (*batches[1], m)), ODD_WEIGHTS, odd),
-        "mean": spoilt(rng, draw_coordinates(rng, (*batches[2], m, 2)), ODD_COORDINATES, odd),
-        "stddev": spoilt(rng, draw_stddevs(rng, (*batches[3], m, 2)), ODD_STDDEVS, odd),
-        "correlation": spoilt(rng, draw_correlations(rng, (*batches[4], m)), ODD_CORRELATIONS, odd),
+        "x": spoilt(rng, draw(rng, COORDINATES, (*batches[0], 2)), ODD_COORDINATES),
+        "weights": spoilt(rng, draw(rng, WEIGHTS, (*batches[1], m)), ODD_WEIGHTS, odd),
+        "mean": spoilt(rng, draw(rng, COORDINATES, (*batches[2], m, 2)), ODD_COORDINATES, odd),
+        "stddev": spoilt(rng, draw(rng, STDDEVS, (*batches[3], m, 2)), ODD_STDDEVS, odd),
+        "correlation": spoilt(rng, draw(rng, CORRELATIONS, (*batches[4], m)), ODD_CORRELATIONS, odd),
     }
 
 
@@ -320,7 +323,7 @@ def draw_gaussian(rng):
 def draw_loss(rng):
     rows, m = draw_sizes(rng)
     pens, batch = pick(rng, (0, 1, 3)), draw_batch(rng, rows)
-    x = spoilt(rng, draw_coordinates(rng, (*batch, 2)), ODD_COORDINATES)
+    x = spoilt(rng, draw(rng, COORDINATES, (*batch, 2)), ODD_COORDINATES)
     arrays = {"raw": draw_raw(rng, batch, m, pens), "x": x}
     if pens:
         arrays["pen"] = draw_pen(rng, batch, pens)
@@ -424,7 +427,7 @@ def draw_object(rng):
     if method in OF_POINTS:
         arrays["x"] = drawn["x"]
     if method in OF_VALUES:
-        values = spoilt(rng, draw_coordinates(rng, draw_part(rng, batch)), ODD_VALUES)
+        values = spoilt(rng, draw(rng, COORDINATES, draw_part(rng, batch)), ODD_VALUES)
         arrays["x" if method == "line" else "value"], options["axis"] = values, int(rng.integers(0, 2))
     arrays = in_dtypes(rng, arrays)
     judge = contract.judge_at_points if method in OF_POINTS else contract.judge_whole

@@ -4,7 +4,7 @@ Everything here works on rows: points with their mixtures, or single components 
 
     nan     holds a NaN where it counts, or is outside the domain: value and gradient must be NaN
     finite  holds nothing but finite numbers of the domain: nothing may be NaN
-    known   is finite, and inside the domain of the promised accuracy: the numbers are those of reference_vector.py
+    known   is finite, and inside the domain of the promised accuracy: the numbers are those of reference.py
 
 and of others, which hold an infinity or weights that are all 0, nothing is said here.
 """
@@ -12,12 +12,12 @@ and of others, which hold an infinity or weights that are all 0, nothing is said
 from typing import NamedTuple
 
 import numpy as np
-import reference_vector as exact
-from reference_mixture import PROMISED, Number
+import reference
+from checks import INF
+from reference import LONG, PROMISED, Number, raw_parts, scaled
 
 from cymdn import BivariateMixture
 
-INF = np.inf
 EPS = 2.0**-52
 BOUND = PROMISED / EPS
 MORE_IF_WEIGHTED = 2  # a weight, or that over the sum of the weights, is rounded, and so is its product
@@ -38,22 +38,12 @@ class Rows(NamedTuple):
     known: np.ndarray
 
 
-def rows_of(value, gradient, nan, finite, known):
-    """Flatten the batch; put derivatives side by side."""
-    parts = [np.concatenate([n[k].reshape(nan.size, -1) for n in gradient], axis=1) for k in (0, 1)]
-    return Rows(Number(*map(np.ravel, value)), Number(*parts), nan.ravel(), finite.ravel(), known.ravel())
-
-
-def paired(first, second):
-    return Number(*(np.stack([first[k], second[k]], axis=-1) for k in (0, 1)))
-
-
-def negative(n):
-    return Number(-n.exact, n.terms)
-
-
-def scaled(n, factor):
-    return Number(n.exact * factor, n.terms * abs(factor))
+def flat_rows(value, gradient, *classes):
+    """Flatten the batch; the derivatives of a row stay side by side."""
+    count = classes[0].size
+    return Rows(
+        Number(*map(np.ravel, value)), Number(*(a.reshape(count, -1) for a in gradient)), *map(np.ravel, classes)
+    )
 
 
 # Inside the domain of the promised accuracy
@@ -74,29 +64,22 @@ def promised_raw(raw, pens):
     return known & ((abs(log_stddev) <= 40) & moderate(mean)).all(axis=(-1, -2))
 
 
-def raw_parts(raw, pens):
-    """Logits (..., M), means and log stddevs (..., M, 2), atanh correlations (..., M)."""
-    logits, mean0, mean1, log_stddev0, log_stddev1, a = np.split(raw[..., pens:], 6, axis=-1)
-    return logits, np.stack([mean0, mean1], axis=-1), np.stack([log_stddev0, log_stddev1], axis=-1), a
-
-
 # What is expected
 
 
 def expect_components(x, mean, stddev, correlation):
-    """Rows are components at points; gradient: mean, log stddev, atanh correlation, x."""
+    """Rows are components at points."""
+    value, gradient = reference.gaussian(LONG, x, mean, stddev, correlation)
     x = np.broadcast_to(x[..., None, :], mean.shape)
     outside = ~(stddev > 0).all(axis=-1) | ~(abs(correlation) < 1)
     nan = outside | (np.isnan(x) | np.isnan(mean)).any(axis=-1)
     finite = ~nan & (np.isfinite(x) & np.isfinite(mean) & np.isfinite(stddev)).all(axis=-1)
     known = finite & (moderate(x, mean) & promised_stddev(stddev)).all(axis=-1)
-    value, d = exact.natural_components(x, mean, stddev, correlation)
-    dmean = paired(*d[:2])
-    return rows_of(value, [dmean, paired(*d[2:4]), d[4], negative(dmean)], nan, finite, known)
+    return flat_rows(value, gradient, nan, finite, known)
 
 
 def expect_mixtures(x, weights, mean, stddev, correlation):
-    """Gradient: logits, mean, log stddev, atanh correlation, x. Returns the mixture as well."""
+    """Rows, and the mixtures themselves."""
     excluded = weights == 0
     mean, stddev = np.where(excluded[..., None], 0.0, mean), np.where(excluded[..., None], 1.0, stddev)
     correlation = np.where(excluded, 0.0, correlation)
@@ -106,45 +89,29 @@ def expect_mixtures(x, weights, mean, stddev, correlation):
     finite &= (np.isfinite(mean) & np.isfinite(stddev)).all(axis=(-1, -2))
     known = finite & moderate(x).all(axis=-1) & (moderate(mean) & promised_stddev(stddev)).all(axis=(-1, -2))
     known &= (weights <= 1e200).all(axis=-1) & ~excluded.all(axis=-1)
-    components = exact.natural_components(x[..., None, :], mean, stddev, correlation)
-    mixture = exact.mix(exact.log_weights(weights), components)
-    logits = Number(mixture.shares.exact - weights, mixture.shares.terms + weights)
-    return rows_of(mixture.value, [logits, *of_parameters(mixture)], nan, finite, known), mixture
-
-
-def of_parameters(mixture):
-    """Derivatives of mixtures: mean, log stddev, atanh correlation, x."""
-    d = mixture.derivatives
-    of_x = [Number(-dmean.exact.sum(axis=-1), dmean.terms.sum(axis=-1)) for dmean in d[:2]]
-    return [paired(*d[:2]), paired(*d[2:4]), d[4], paired(*of_x)]
+    arguments = x, weights, mean, stddev, correlation
+    mixed = reference.natural_mixture(LONG, *arguments)
+    return flat_rows(*reference.mixture(LONG, *arguments, mixed), nan, finite, known), mixed
 
 
 def expect_network_mixtures(x, raw, pens):
-    """The same from raw network output, without derivatives to logits."""
-    logits, mean, log_stddev, a = raw_parts(raw, pens)
-    mixture = exact.mix(exact.log_softmax(logits), exact.raw_components(x[..., None, :], mean, log_stddev, a))
-    parameters = raw[..., pens:]
+    """The same from raw network output, without a gradient: the shares stand in its place."""
+    mixed, parameters = reference.raw_mixture(LONG, x, raw, pens), raw[..., pens:]
     nan = np.isnan(parameters).any(axis=-1) | np.isnan(x).any(axis=-1)
     finite = np.isfinite(parameters).all(axis=-1) & np.isfinite(x).all(axis=-1)
     known = finite & promised_raw(raw, pens) & moderate(x).all(axis=-1)
-    return rows_of(mixture.value, of_parameters(mixture), nan, finite, known), mixture
+    return flat_rows(mixed.value, mixed.shares, nan, finite, known), mixed
 
 
 def expect_losses(raw, x, pen):
-    """Gradient in the order of raw; pen (rows, P) or None."""
+    """pen (rows, P) or None."""
     pens = 0 if pen is None else pen.shape[1]
-    rows, mixture = expect_network_mixtures(x, raw, pens)
-    weight = exact.share_of(exact.log_softmax(raw_parts(raw, pens)[0]))
-    logits = Number(weight.exact - mixture.shares.exact, weight.terms + mixture.shares.terms)
-    gradient, loss = [logits, *map(negative, mixture.derivatives)], negative(mixture.value)
+    rows, mixed = expect_network_mixtures(x, raw, pens)
     nan, finite, known = rows.nan | np.isnan(raw).any(axis=1), rows.finite & np.isfinite(raw).all(axis=1), rows.known
     if pens:
         outside = ~((pen >= 0) & (pen <= 1)).all(axis=1)
         nan, finite, known = nan | outside, finite & ~outside, known & finite & ~outside
-        of_pen, slope = exact.bernoulli(raw[:, :1], pen) if pens == 1 else exact.categorical(raw[:, :3], pen)
-        loss = Number(*(loss[k] + of_pen[k].reshape(len(raw)) for k in (0, 1)))
-        gradient.insert(0, slope)
-    return rows_of(loss, gradient, nan, finite, known)
+    return flat_rows(*reference.loss(LONG, raw, x, pen, mixed), nan, finite, known)
 
 
 # Holding results to it
@@ -152,12 +119,12 @@ def expect_losses(raw, x, pen):
 
 def assert_near(what, got, number, dtype, known, bound=BOUND):
     """Check the promised accuracy: 8 eps of the terms; in float32, one place more."""
-    if not exact.EXTENDED:
+    if not reference.EXTENDED:
         return
     size = abs(number.exact)
     # in float64: what products on the way that are denormal lose, times 1 / sigma of at most exp(40), twice
     place = np.spacing(np.minimum(size, MAX[dtype]).astype(dtype)) if dtype == FLOAT32 else 1e-288
-    error = abs(exact.WIDE(got) - number.exact)
+    error = abs(np.longdouble(got) - number.exact)
     wrong = known & (size <= NEAR[dtype]) & ~(error <= bound * EPS * number.terms + place)
     if wrong.any():
         i = tuple(int(axis[0]) for axis in np.nonzero(np.atleast_1d(wrong)))
@@ -240,8 +207,9 @@ def judge_density(arrays, outputs, dtype, smooth_eps):
         known &= abs(r) < 1
     pairs = [np.moveaxis(pair, -1, 0) for pair in outputs[1:3]]
     got = [outputs[0][..., 0], *(part for pair in pairs for part in pair), *(out[..., 0] for out in outputs[3:])]
-    names = ("density", "dmean0", "dmean1", "dstddev0", "dstddev1", "dcorrelation")
-    for name, result, number in zip(names, got, exact.density(x, mean, stddev, r, smooth_eps), strict=False):
+    numbers = reference.density(LONG, x, mean, stddev, r, smooth_eps)
+    for k, (name, result) in enumerate(zip(reference.OUTPUTS, got, strict=False)):
+        number = Number(*(part[..., k] for part in numbers))
         assert np.isnan(result[nan]).all() or name != "density", "density: not NaN in a component that has to be"
         # a density whose exponential is denormal has lost digits
         assert_near(name, result, number, dtype, known & (number.exact > 1e-250) if name == "density" else known)
@@ -311,12 +279,12 @@ def judge_at_points(arrays, outputs, dtype, method, options):
     x = arrays["x"]
     if "raw" in arrays:
         _, mean, log_stddev, a = raw_parts(arrays["raw"], options["pen"])
-        rows, mixture = expect_network_mixtures(x, arrays["raw"], options["pen"])
-        components = exact.raw_components(x[..., None, :], mean, log_stddev, a).value
+        rows, mixed = expect_network_mixtures(x, arrays["raw"], options["pen"])
+        components = reference.raw_components(LONG, x[..., None, :], mean, log_stddev, a).value
     else:
         weights, *parameters = in_order(arrays, "weights means stddevs correlations")
-        rows, mixture = expect_mixtures(x, weights, *parameters)
-        components = exact.natural_components(x[..., None, :], *parameters).value
+        rows, mixed = expect_mixtures(x, weights, *parameters)
+        components = reference.natural_components(LONG, x[..., None, :], *parameters).value
     if "bias" in options:
         rows = rows._replace(known=rows.known & False)
     count = rows.nan.size
@@ -326,7 +294,7 @@ def judge_at_points(arrays, outputs, dtype, method, options):
     if method in ("logpdf", "pdf"):
         assert_values(rows._replace(value=value), dtype, output[:, 0], np.ones(count))
         return
-    numbers = {"component_logpdf": components, "responsibilities": mixture.shares, "score": of_parameters(mixture)[3]}
+    numbers = {"component_logpdf": components, "responsibilities": mixed.shares, "score": reference.score(mixed)}
     number = Number(*(part.reshape(count, -1) for part in numbers[method]))
     if method == "score":
         assert_gradients(rows._replace(gradient=number), dtype, output, np.ones(count))

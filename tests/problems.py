@@ -1,12 +1,19 @@
-"""Good calls to spoil, and the same arrays laid out in memory in every way NumPy knows: shared by the test files."""
+"""What test files share to call with: good arguments, and the same arrays in every layout that NumPy knows."""
+
+from functools import partial
 
 import numpy as np
+import pytest
+from checks import PENS
 
-FLOATS = (np.float32, np.float64)
+import cymdn
+from cymdn import BivariateMixture
+
+# Good arguments
 
 
 def density_problem(n=4, m=3, dtype=np.float64, seed=0):
-    """Arguments of a good call of gaussian_density_batch, by name."""
+    """Arguments of gaussian_density_batch, by name."""
     rng = np.random.default_rng(seed)
     arguments = {
         "x": rng.normal(size=(n, 1, 2)),
@@ -19,35 +26,135 @@ def density_problem(n=4, m=3, dtype=np.float64, seed=0):
 
 def integer_density_problem(n=4, m=3, dtype=np.int8, seed=0):
     """The same with small integers >= 0, which every dtype holds exactly; correlations are 0 and 1, stddevs 1."""
-    rng = np.random.default_rng(seed)
-    arguments = {
-        "x": rng.integers(0, 2, (n, 1, 2)),
-        "mean": rng.integers(0, 2, (n, m, 2)),
-        "stddev": np.ones((n, m, 2)),
-        "correlation": rng.integers(0, 2, (n, m, 1)),
-    }
-    return {name: array.astype(dtype) for name, array in arguments.items()}
+    rng, shapes = np.random.default_rng(seed), {"x": (n, 1, 2), "mean": (n, m, 2), "correlation": (n, m, 1)}
+    arguments = {name: rng.integers(0, 2, shape).astype(dtype) for name, shape in shapes.items()}
+    return arguments | {"stddev": np.ones((n, m, 2), dtype)}
 
 
 def density_outputs(result):
-    """The four arrays that gaussian_density_batch(..., compute_derivatives=True) returns, by name."""
+    """The arrays that gaussian_density_batch returns, by name."""
     density, derivatives = result
-    return {"density": density, **derivatives._asdict()}
+    return {"density": density, **(derivatives._asdict() if derivatives else {})}
 
 
-def assert_same_bits(actual, expected):
-    """Assert that two arrays agree in dtype, shape and every bit; all NaNs count as one."""
-    np.testing.assert_array_equal(actual, expected, strict=True)
-    number = ~np.isnan(expected)
-    np.testing.assert_array_equal(np.signbit(actual[number]), np.signbit(expected[number]), "signs of zeros")
+def mixture_problem(batch=(6,), m=3, dtype=np.float64, seed=0):
+    """x, weights, mean, stddev, correlation."""
+    rng = np.random.default_rng(seed)
+    weights = rng.exponential(size=(*batch, m))
+    arguments = (
+        rng.normal(size=(*batch, 2)),
+        weights / weights.sum(axis=-1, keepdims=True),
+        rng.normal(size=(*batch, m, 2)),
+        np.exp(rng.normal(size=(*batch, m, 2))),
+        np.tanh(rng.normal(size=(*batch, m))),
+    )
+    return tuple(array.astype(dtype) for array in arguments)
 
 
-def assert_same_outputs(actual, expected):
-    """Assert the same of all outputs in two dicts of them."""
-    assert actual.keys() == expected.keys()
-    for name, array in expected.items():
-        assert type(actual[name]) is np.ndarray, name
-        assert_same_bits(actual[name], array)
+def component_problem(*args, **keywords):
+    """x, mean, stddev, correlation."""
+    x, _, *rest = mixture_problem(*args, **keywords)
+    return x, *rest
+
+
+def loss_problem(batch=(6,), m=3, pen="bernoulli", dtype=np.float64, seed=0):
+    """raw, x and pen, with correlations up to 0.99, where plain formulas still have their digits."""
+    rng = np.random.default_rng(seed)
+    raw, x = (rng.normal(size=(*batch, width)).astype(dtype) for width in (PENS[pen] + 6 * m, 2))
+    targets = {
+        "none": None,
+        "bernoulli": rng.integers(0, 2, size=batch).astype(float),
+        "categorical": np.eye(3)[rng.integers(0, 3, size=batch)],
+    }
+    return raw, x, targets[pen]
+
+
+def row_weights(batch=(6,), seed=1):
+    return np.random.default_rng(seed).uniform(0.5, 1.5, batch)
+
+
+def calls_of(x, weights, mean, stddev, correlation, raw, pen, weight):
+    """Calls of the functions of arrays by name, each to be given options; raw (n, 1 + 6 M)."""
+    one = weights[0], mean[0], stddev[0], correlation[0]
+    drop_in = x[:, None], mean, stddev, correlation[..., None]
+    return {
+        "density": lambda **k: cymdn.gaussian_density_batch(*drop_in, True, **k),
+        "density, one mixture": lambda **k: cymdn.gaussian_density_batch(
+            drop_in[0], *(a[:1] for a in drop_in[1:]), True, **k
+        ),
+        "components": lambda **k: cymdn.gaussian_logpdf_and_gradient(x, mean, stddev, correlation, **k),
+        "mixture": lambda **k: cymdn.mixture_logpdf_and_gradient(x, weights, mean, stddev, correlation, **k),
+        "grid": lambda **k: cymdn.mixture_logpdf_and_gradient(x, *one, **k),
+        "one point": lambda **k: cymdn.mixture_logpdf(x[0], weights, mean, stddev, correlation, **k),
+        "loss": lambda **k: cymdn.mdn_loss_and_gradient(raw, x, pen, **k),
+        "weighted loss": lambda **k: cymdn.mdn_loss_and_gradient(raw, x, pen, sample_weight=weight, **k),
+        "losses": lambda **k: cymdn.mdn_loss_and_gradient(raw, x, pen, reduction="none", **k),
+        "sum": lambda **k: cymdn.mdn_loss(raw, x, pen, reduction="sum", **k),
+    }
+
+
+def arguments_of_calls(dtype, n, m):
+    """Arguments of calls_of, of ordinary sizes."""
+    rng = np.random.default_rng(3)
+    raw = rng.normal(size=(n, 1 + 6 * m)).astype(dtype)
+    return *mixture_problem((n,), m, dtype), raw, rng.random(n).astype(dtype), rng.random(n).astype(dtype)
+
+
+def parameters(m=3, batch=(), dtype=np.float64, seed=0):
+    """Weights, means, stddevs, correlations of ordinary sizes: components that overlap and differ."""
+    rng = np.random.default_rng(seed)
+    weights = rng.exponential(size=(*batch, m)) + 0.1
+    arrays = (
+        weights / weights.sum(axis=-1, keepdims=True),
+        2.0 * rng.normal(size=(*batch, m, 2)),
+        np.exp(0.5 * rng.normal(size=(*batch, m, 2))),
+        np.tanh(rng.normal(size=(*batch, m))),
+    )
+    return tuple(array.astype(dtype) for array in arrays)
+
+
+def mixture(m=3, batch=(), dtype=np.float64, seed=0):
+    return BivariateMixture(*parameters(m, batch, dtype, seed))
+
+
+def network_output(m=3, batch=(), pens=0, dtype=np.float64, seed=0):
+    """Raw output of ordinary sizes: pen logits, logits, means 0 and 1, log stddevs 0 and 1, atanh correlations."""
+    rng = np.random.default_rng(seed)
+    columns = [rng.normal(size=(*batch, pens)), rng.normal(size=(*batch, m)), 2.0 * rng.normal(size=(*batch, 2 * m))]
+    columns += [0.5 * rng.normal(size=(*batch, 2 * m)), rng.normal(size=(*batch, m))]
+    return np.concatenate(columns, axis=-1).astype(dtype)
+
+
+def planes(raw, pens=0):
+    """Logits, means 0 and 1, log stddevs 0 and 1, atanh correlations of raw output, each (..., M)."""
+    return np.split(raw[..., pens:], 6, axis=-1)
+
+
+def elements(batch):
+    """The mixtures of a batch, or a single one, by their indices."""
+    return {(): batch} if not batch.batch_shape else {index: batch[index] for index in np.ndindex(batch.batch_shape)}
+
+
+def softmax(logits):
+    shares = np.exp(logits - logits.max(axis=-1, keepdims=True))
+    return shares / shares.sum(axis=-1, keepdims=True)
+
+
+class Told(np.random.Generator):
+    """A generator of the numbers that it is told; arrays, or functions of the size."""
+
+    def __init__(self, uniform, normal=0.0):
+        super().__init__(np.random.PCG64(0))
+        self.uniform, self.normal = uniform, normal
+
+    def random(self, size):
+        return self._told(self.uniform, size)
+
+    def standard_normal(self, size):
+        return self._told(self.normal, size)
+
+    def _told(self, numbers, size):
+        return np.broadcast_to(np.asarray(numbers(size) if callable(numbers) else numbers, float), size).copy()
 
 
 def plain(array, dtype=None):
@@ -56,17 +163,10 @@ def plain(array, dtype=None):
     return np.array(array, dtype=dtype or array.dtype.newbyteorder("="), order="C", copy=True)
 
 
-# Layouts: each takes an array to one of the same dtype and values that lies differently in memory.
-
-
-def contiguous(array):
-    return array.copy()
-
-
 def strided(array):
     """Every other element of every axis of a larger array, whose other elements are 99."""
     larger = np.full([2 * size for size in array.shape], 99, array.dtype)
-    view = larger[tuple(slice(None, None, 2) for _ in array.shape)]
+    view = larger[(..., *[slice(None, None, 2)] * array.ndim)]  # with the ellipsis an array of no axes is a view too
     view[...] = array
     return view
 
@@ -78,22 +178,9 @@ def columns_of_a_table(array):
     return wider[..., : array.shape[-1]]
 
 
-def reversed_rows(array):
-    return array[::-1].copy()[::-1]
-
-
 def reversed_everywhere(array):
-    backwards = tuple(slice(None, None, -1) for _ in array.shape)
+    backwards = (..., *[slice(None, None, -1)] * array.ndim)
     return array[backwards].copy()[backwards]
-
-
-def fortran_ordered(array):
-    return np.asfortranarray(array).copy(order="F")
-
-
-def transposed(array):
-    """The middle axis varies slowest."""
-    return np.moveaxis(np.moveaxis(array, 1, 0).copy(), 0, 1)
 
 
 def read_only(array):
@@ -108,21 +195,11 @@ def byte_swapped(array):
     return swapped.view(swapped.dtype.newbyteorder())
 
 
-def _at_byte(offset, array):
+def at_byte(offset, array):
     memory = np.zeros(offset + array.nbytes, np.uint8)
     view = np.frombuffer(memory.data, array.dtype, array.size, offset).reshape(array.shape)
     view[...] = array
     return view
-
-
-def misaligned(array):
-    """Starts one byte after an address that suits the dtype."""
-    return _at_byte(1, array)
-
-
-def offset_by_one_element(array):
-    """Aligned for its dtype, but for no vector load."""
-    return _at_byte(array.itemsize, array)
 
 
 def field_of_records(array):
@@ -138,22 +215,21 @@ class Subclass(np.ndarray):
     __array_ufunc__ = None
 
 
-def subclass(array):
-    return array.copy().view(Subclass)
+# Each takes an array to one of the same dtype and values that lies differently in memory
+LAYOUTS = {
+    "contiguous": np.copy,
+    "strided": strided,
+    "columns_of_a_table": columns_of_a_table,
+    "reversed_rows": lambda array: array[::-1].copy()[::-1],
+    "reversed_everywhere": reversed_everywhere,
+    "fortran_ordered": lambda array: array.copy(order="F"),
+    "transposed": lambda array: np.moveaxis(np.moveaxis(array, 1, 0).copy(), 0, 1),  # the middle axis varies slowest
+    "read_only": read_only,
+    "byte_swapped": byte_swapped,
+    "misaligned": partial(at_byte, 1),  # starts one byte after an address that suits the dtype
+    "offset_by_one_element": lambda array: at_byte(array.itemsize, array),  # aligned, but for no vector load
+    "field_of_records": field_of_records,
+    "subclass": lambda array: array.copy().view(Subclass),
+}
 
-
-LAYOUTS = (
-    contiguous,
-    strided,
-    columns_of_a_table,
-    reversed_rows,
-    reversed_everywhere,
-    fortran_ordered,
-    transposed,
-    read_only,
-    byte_swapped,
-    misaligned,
-    offset_by_one_element,
-    field_of_records,
-    subclass,
-)
+each_layout = pytest.mark.parametrize("layout", LAYOUTS.values(), ids=LAYOUTS)

@@ -1,31 +1,32 @@
-"""The log-domain levels against 60-digit arithmetic: errors in eps of the terms that each number is made of."""
+"""Every value and derivative, against values by hand and 60-digit arithmetic (reference.py), within the stated bounds.
 
-import mpmath
+`python tests/test_accuracy.py` prints the tables of docs/formulas.md.
+"""
+
+from functools import cache
+
 import numpy as np
 import pytest
-from reference_mixture import gaussian_exact, mdn_exact, mixture_exact
+import reference
+from checks import EPS, FLOATS, PENS, each_dtype
+from problems import density_outputs
+from reference import EXACT, LONG, Number, error_in_terms
 
-from cymdn import (
-    gaussian_logpdf,
-    gaussian_logpdf_and_gradient,
-    mdn_loss,
-    mdn_loss_and_gradient,
-    mixture_logpdf,
-    mixture_logpdf_and_gradient,
-)
+import cymdn
+from cymdn import gaussian_density_batch, gaussian_logpdf_and_gradient, mdn_loss_and_gradient
 
-EPS = 2.0**-52
 BOUND = 8.0  # eps of the terms: the promise of the contract
 COMPONENTS = {1: 34, 2: 33, 5: 33}  # rows for each number of components: 100 a group
-PENS = ("none", "bernoulli", "categorical")
-FLOATS = (np.float32, np.float64)
 
 # Largest |atanh r| whose r is not 1 in the dtype, for functions that take r itself
 LARGEST_ATANH = {np.float32: 8.3, np.float64: 18.0}
 
 
+# Groups of rows: unconstrained parameters (n, M, ...) and points (n, 2)
+
+
 def ordinary(rng, n, m):
-    """Unconstrained parameters (n, M, ...) and points (n, 2) about 1 sigma from the first component."""
+    """Points about 1 sigma from the first component."""
     mean, log_stddev = rng.normal(size=(n, m, 2)), rng.normal(size=(n, m, 2))
     x = mean[:, 0] + np.exp(log_stddev[:, 0]) * rng.normal(size=(n, 2))
     logits, a = rng.normal(size=(n, m)), rng.normal(size=(n, m))
@@ -117,11 +118,10 @@ GROUPS = {
 }
 
 
-def problems(group, dtype):
-    """For each M the unconstrained parameters of a group, rounded to the dtype."""
-    for m, n in COMPONENTS.items():
-        p = GROUPS[group](np.random.default_rng(m), n, m)
-        yield {name: array.astype(dtype) for name, array in p.items()}
+def rounded(group, m, dtype):
+    """The unconstrained parameters of a group, rounded to the dtype."""
+    p = GROUPS[group](np.random.default_rng(m), COMPONENTS[m], m)
+    return {name: array.astype(dtype) for name, array in p.items()}
 
 
 def natural(p):
@@ -136,98 +136,102 @@ def natural(p):
     return p["x"], weights.astype(dtype), p["mean"], np.exp(wide["log_stddev"]).astype(dtype), correlation
 
 
-def raw_output(p, pen):
+def raw_output(p, pen="none"):
     """raw, x and pen of a call of mdn_loss; pens certain and uncertain, logits small and large."""
     n = len(p["x"])
     columns = [p["logits"], *np.moveaxis(p["mean"], -1, 0), *np.moveaxis(p["log_stddev"], -1, 0), p["a"]]
     rng = np.random.default_rng(7)
-    pens, target = {
-        "none": (0, None),
-        "bernoulli": (1, rng.choice([0.0, 1.0, 0.25], size=n)),
-        "categorical": (3, np.eye(3)[rng.integers(0, 3, size=n)]),
+    target = {
+        "none": None,
+        "bernoulli": rng.choice([0.0, 1.0, 0.25], size=n),
+        "categorical": np.eye(3)[rng.integers(0, 3, size=n)],
     }[pen]
-    pen_logits = (rng.normal(size=(n, pens)) * 10.0 ** rng.uniform(-2, 3, size=(n, 1))).astype(p["x"].dtype)
-    return np.concatenate([pen_logits, *columns], axis=-1), p["x"], target
+    pen_logits = rng.normal(size=(n, PENS[pen])) * 10.0 ** rng.uniform(-2, 3, size=(n, 1))
+    return np.concatenate([pen_logits.astype(p["x"].dtype), *columns], axis=-1), p["x"], target
 
 
-# Each level: problems -> rows of (numbers computed, numbers exact), the value first
+# Each level: (value, gradient) as computed, and exact
 
 
-def gaussian_rows(p):
-    x, _, mean, stddev, correlation = natural(p)
-    value, gradient = gaussian_logpdf_and_gradient(x, mean, stddev, correlation)
-    np.testing.assert_array_equal(gaussian_logpdf(x, mean, stddev, correlation), value)
-    for i, j in np.ndindex(value.shape):
-        got = [value[i, j], *gradient.mean[i, j], *gradient.log_stddev[i, j], gradient.atanh_correlation[i, j]]
-        yield [*got, *gradient.x[i, j]], gaussian_exact(x[i], mean[i, j], stddev[i, j], correlation[i, j])
+@cache  # the same for components and mixtures
+def exact_components(group, m, dtype):
+    x, _, *parameters = natural(rounded(group, m, dtype))
+    return reference.natural_components(EXACT, x[:, None], *parameters)
 
 
-def mixture_rows(p):
-    arguments = natural(p)
-    value, gradient = mixture_logpdf_and_gradient(*arguments)
-    np.testing.assert_array_equal(mixture_logpdf(*arguments), value)
-    for i in range(len(value)):
-        got = np.concatenate([[value[i]], *(array[i].ravel() for array in gradient)])
-        yield got, mixture_exact(*(array[i] for array in arguments))
+def gaussian_level(group, m, dtype):
+    x, _, *parameters = natural(rounded(group, m, dtype))
+    value, gradient = gaussian_logpdf_and_gradient(x, *parameters)
+    np.testing.assert_array_equal(cymdn.gaussian_logpdf(x, *parameters), value)
+    return value, gradient, reference.gaussian(EXACT, x, *parameters, exact_components(group, m, dtype))
 
 
-def mdn_rows(pen):
-    def rows(p):
-        raw, x, target = raw_output(p, pen)
+def mixture_level(group, m, dtype):
+    arguments = natural(rounded(group, m, dtype))
+    value, gradient = cymdn.mixture_logpdf_and_gradient(*arguments)
+    np.testing.assert_array_equal(cymdn.mixture_logpdf(*arguments), value)
+    log_weights = reference.log_weights(EXACT, arguments[1])
+    mixed = reference.mix(EXACT, log_weights, exact_components(group, m, dtype))
+    return value, gradient, reference.mixture(EXACT, *arguments, mixed)
+
+
+def loss_level(pen):
+    def level(group, m, dtype):
+        raw, x, target = raw_output(rounded(group, m, dtype), pen)
         loss, gradient = mdn_loss_and_gradient(raw, x, target, reduction="none")
-        np.testing.assert_array_equal(mdn_loss(raw, x, target, reduction="none"), loss)
-        for i in range(len(loss)):
-            yield [loss[i], *gradient[i]], mdn_exact(raw[i], x[i], None if target is None else target[i])
+        np.testing.assert_array_equal(cymdn.mdn_loss(raw, x, target, reduction="none"), loss)
+        targets = None if target is None else target.reshape(len(x), -1)
+        return loss, (gradient,), reference.loss(EXACT, raw, x, targets, exact_raw_mixture(group, m, dtype))
 
-    return rows
+    return level
+
+
+@cache  # the same for every pen
+def exact_raw_mixture(group, m, dtype):
+    raw, x, _ = raw_output(rounded(group, m, dtype))
+    return reference.raw_mixture(EXACT, x, raw)
 
 
 LEVELS = {
-    "gaussian_logpdf": gaussian_rows,
-    "mixture_logpdf": mixture_rows,
-    **{f"mdn_loss, pen {pen}": mdn_rows(pen) for pen in PENS},
+    "gaussian_logpdf": gaussian_level,
+    "mixture_logpdf": mixture_level,
+    **{f"mdn_loss, pen {pen}": loss_level(pen) for pen in PENS},
 }
 
 
-def error64(got, number):
-    """The error of a float64 number in eps of its terms."""
-    if not np.isfinite(got):
-        return np.inf
-    error = abs(mpmath.mpf(float(got)) - number.exact)
-    return float(error / (EPS * number.terms)) if error else 0.0
-
-
-def error32(got, number):
-    """The error of a float32 number in units of its last place, above what its terms in float64 allow."""
-    exact = float(number.exact)
+def error_in_places(got, number):
+    """Errors of float32 numbers in units of their last place, above what their terms in float64 allow."""
+    exact = number.exact.astype(float)
     with np.errstate(over="ignore"):
-        rounded = np.float32(exact)
-    if np.isinf(rounded):
-        return 0.0 if got == rounded else np.inf
-    if not np.isfinite(got):
-        return np.inf
-    error = max(0.0, float(abs(mpmath.mpf(float(got)) - number.exact) - BOUND * EPS * number.terms))
-    return error / float(np.spacing(abs(rounded)))
+        nearest = exact.astype(np.float32)
+    error = np.maximum(0, abs(EXACT.real(got) - number.exact) - BOUND * 2.0**-52 * number.terms)
+    places = (error / np.spacing(np.where(np.isinf(nearest), 1, abs(nearest))).astype(float)).astype(float)
+    places = np.where(np.isfinite(got), places, np.inf)
+    return np.where(np.isinf(nearest), np.where(got == nearest, 0.0, np.inf), places)
 
 
-ERROR = {np.float64: error64, np.float32: error32}
+ERROR = {np.float64: error_in_terms, np.float32: error_in_places}
 LIMIT = {np.float64: BOUND, np.float32: 1.0}
-
-
-def row_errors(got, exact, dtype):
-    """Errors of the numbers of a row; where its value is beyond the dtype, the gradient is to be exactly 0."""
-    if abs(exact[0].exact) > float(np.finfo(dtype).max):
-        return [0.0 if np.isinf(got[0]) else np.inf, *(np.inf if derivative else 0.0 for derivative in got[1:])]
-    return [ERROR[dtype](*pair) for pair in zip(got, exact, strict=True)]
 
 
 def worst_errors(level, group, dtype):
     """Largest errors over a group: of the values, of the derivatives."""
-    errors = [row_errors(*row, dtype) for p in problems(group, dtype) for row in LEVELS[level](p)]
-    return max(row[0] for row in errors), max(max(row[1:]) for row in errors)
+    worst = np.zeros(2)
+    for m in COMPONENTS:
+        value, gradient, exact = LEVELS[level](group, m, dtype)
+        batch = value.shape
+        got = np.concatenate([a.reshape(*batch, -1) for a in (value, *gradient)], axis=-1)
+        number = reference.side_by_side(batch, exact)
+        errors = ERROR[dtype](got, number)
+        # where the value is beyond the dtype, the gradient is to be exactly 0
+        beyond = abs(number.exact[..., 0]) > float(np.finfo(dtype).max)
+        errors[beyond, 0] = np.where(np.isinf(value[beyond]), 0, np.inf)
+        errors[beyond, 1:] = np.where(got[beyond, 1:] == 0, 0, np.inf)
+        worst = np.maximum(worst, [errors[..., 0].max(), errors[..., 1:].max()])
+    return worst
 
 
-@pytest.mark.parametrize("dtype", FLOATS)
+@each_dtype
 @pytest.mark.parametrize("group", GROUPS)
 @pytest.mark.parametrize("level", LEVELS)
 def test_error_is_within_the_promise(level, group, dtype):
@@ -240,42 +244,213 @@ def test_error_is_within_the_promise(level, group, dtype):
 # the formulas in p and m, which do not cancel: right digits of Q are left where the expanded form has none.
 
 
-def exact_offsets():
-    """Points and correlations up to atanh 18, half of the points along the main axis; mean 0 and sigma 1."""
+def assert_within_eps_of_terms_in_p_and_m(got, exact, x, a):
+    """Value, mean 0, 1, log stddev 0, 1, atanh correlation of the standard normal with this correlation."""
+    (u, v), e = abs(x.T), np.exp(2 * a)
+    p, m = abs(x[:, 0] + x[:, 1]), abs(x[:, 0] - x[:, 1])
+    dmean = (p * (1 + 1 / e) + m * (1 + e)) / 4
+    q = p**2 * (1 + 1 / e) / 4 + m**2 * (1 + e) / 4
+    terms = [2 + abs(a) + q / 2, dmean, dmean, u * dmean + 1, v * dmean + 1, 1 + (p**2 / e + m**2 * e) / 4]
+    assert (error_in_terms(got, Number(exact, np.stack(terms, axis=-1))) <= BOUND).all()
+
+
+@pytest.mark.parametrize("from_raw_output", [True, False])
+def test_exact_offsets_lose_nothing(from_raw_output):
+    # correlations up to atanh 18, half of the points along the main axis; mean 0 and sigma 1
     rng = np.random.default_rng(11)
     a = rng.uniform(-18, 18, size=200)
     x = rng.choice([-1.0, 1.0], size=(200, 1)) * 10.0 ** rng.uniform(-3, 3, size=(200, 2))
     x[::2, 1] = x[::2, 0] * np.sign(a[::2])
-    return x, a
+    if from_raw_output:
+        raw = np.stack([0 * a] * 5 + [a], axis=-1)
+        loss, gradient = mdn_loss_and_gradient(raw, x, reduction="none")
+        got = np.concatenate([loss[:, None], gradient[:, 1:]], axis=-1)
+        value, slopes = reference.loss(EXACT, raw, x)
+        exact = np.concatenate([value.exact[:, None], slopes.exact[:, 1:]], axis=-1)
+        assert_within_eps_of_terms_in_p_and_m(got, exact, x, a)
+        return
+    r = np.tanh(a)
+    value, gradient = gaussian_logpdf_and_gradient(x, np.zeros((1, 2)), np.ones((1, 2)), r[:, None])
+    got = np.concatenate([part.reshape(200, -1) for part in (value, *gradient[:3])], axis=-1)
+    exact = reference.gaussian(EXACT, x, np.zeros((1, 2)), np.ones((1, 2)), r[:, None])
+    exact = reference.side_by_side((200,), exact).exact[:, :6]
+    # sizes of terms need no digits, but must be those of the rounded correlation: beyond 10, atanh has lost some
+    assert_within_eps_of_terms_in_p_and_m(got, exact, x, np.copysign(np.log((1 + abs(r)) / (1 - abs(r))) / 2, a))
 
 
-def assert_within_eps_of_terms_in_p_and_m(got, exact, x, a):
-    """Value, mean 0, 1, log stddev 0, 1, atanh correlation of the standard normal with this correlation."""
-    (u, v), e = abs(x), np.exp(2 * a)
-    p, m = abs(x[0] + x[1]), abs(x[0] - x[1])
-    dmean = (p * (1 + 1 / e) + m * (1 + e)) / 4
-    q = p**2 * (1 + 1 / e) / 4 + m**2 * (1 + e) / 4
-    terms = [2 + abs(a) + q / 2, dmean, dmean, u * dmean + 1, v * dmean + 1, 1 + (p**2 / e + m**2 * e) / 4]
-    for number, (value, _), size in zip(got, exact, terms, strict=True):
-        assert abs(mpmath.mpf(float(number)) - value) <= BOUND * EPS * size
+@pytest.mark.skipif(not reference.EXTENDED, reason="long double is double here")
+@pytest.mark.parametrize("group", GROUPS)
+def test_long_double_is_exact_enough_to_judge_by(group):
+    p = rounded(group, 2, np.float64)
+    arguments, (raw, x, pen) = natural(p), raw_output(p, "categorical")
+    for function, inputs in ((reference.mixture, arguments), (reference.loss, (raw, x, pen))):
+        with np.errstate(all="ignore"):
+            ours, exact = (reference.side_by_side((len(x),), function(of, *inputs)) for of in (LONG, EXACT))
+        high = ours.exact.astype(float)
+        off = abs(EXACT.real(high) + EXACT.real((ours.exact - high).astype(float)) - exact.exact)
+        # the terms hold values of at most 2^-940 of themselves apart
+        assert (off <= 2.0**-58 * exact.terms + 2.0**-990).all()
+        # errors of shares are exp of up to 700 eps of terms of 1e15 and more
+        assert (abs(ours.terms.astype(float) - exact.terms) <= 1e-4 * exact.terms).all()
 
 
-def test_exact_offsets_lose_nothing_from_raw_output():
-    x, a = exact_offsets()
-    raw = np.stack([0 * a] * 5 + [a], axis=-1)
-    loss, gradient = mdn_loss_and_gradient(raw, x, reduction="none")
-    for i in range(len(x)):
-        exact = mdn_exact(raw[i], x[i])
-        assert_within_eps_of_terms_in_p_and_m([loss[i], *gradient[i, 1:]], [exact[0], *exact[2:]], x[i], a[i])
+# The drop-in level
 
 
-def test_exact_offsets_lose_nothing_from_natural_parameters():
-    x, a = exact_offsets()
-    correlation = np.tanh(a)
-    value, gradient = gaussian_logpdf_and_gradient(x, np.zeros((200, 1, 2)), np.ones((200, 1, 2)), correlation[:, None])
-    for i in range(len(x)):
-        got = [*value[i], *gradient.mean[i, 0], *gradient.log_stddev[i, 0], *gradient.atanh_correlation[i]]
-        exact = gaussian_exact(x[i], [0, 0], [1, 1], correlation[i])[:6]
-        # sizes of terms need no digits, but must be those of the rounded correlation: beyond 10, atanh has lost some
-        a_of_rounded = np.copysign(0.5 * np.log((1 + abs(correlation[i])) / (1 - abs(correlation[i]))), a[i])
-        assert_within_eps_of_terms_in_p_and_m(got, exact, x[i], a_of_rounded)
+REGIONS = {
+    "ordinary": {},
+    "30 sigma away": {"distance": 30.0},
+    "sigma near the epsilon": {"stddev": 1e-8},
+    "wide": {"stddev": 1e6},
+    **{f"correlation {r:g}": {"correlation": r} for r in (0.0, 0.9, -0.9)},
+    **{f"correlation {r!r}": {"correlation": r} for r in (0.9999999, -0.9999999)},
+    **{f"correlation {r:g}": {"correlation": r} for r in (1.0, -1.0)},
+}
+
+
+def region(n, m, dtype=np.float64, seed=0, stddev=1.0, distance=1.0, correlation=None):
+    """Random arguments; the points lie about `distance` standard deviations from the means."""
+    rng = np.random.default_rng(seed)
+    mean = rng.normal(size=(n, m, 2))
+    sigma = stddev * np.exp(rng.normal(size=(n, m, 2)))
+    x = mean[:, :1] + distance * sigma[:, :1] * rng.normal(size=(n, 1, 2))
+    r = np.tanh(rng.normal(size=(n, m, 1))) if correlation is None else np.full((n, m, 1), correlation)
+    return tuple(a.astype(dtype) for a in (x, mean, sigma, r))
+
+
+def densities(*arguments, **keywords):
+    """The six outputs side by side, (n, m, 6), in float64."""
+    outputs = density_outputs(gaussian_density_batch(*arguments, True, **keywords))
+    return np.concatenate(list(outputs.values()), axis=-1, dtype=np.float64)
+
+
+def densities_numpy(x, mean, stddev, correlation, smooth_eps=1e-10):
+    """The same in plain NumPy: what a user would write, in the dtype of the arguments."""
+    eps = mean.dtype.type(smooth_eps)
+    offset = (x - mean) / (stddev + eps)
+    u, v = offset[..., :1], offset[..., 1:]
+    z = np.maximum(u**2 + v**2 - 2 * correlation * u * v, 0)
+    q = 1 - correlation**2
+    norm = 2 * np.pi * stddev[..., :1] * stddev[..., 1:] * np.sqrt(q + eps) + eps
+    density = np.exp(-z / (2 * q + eps)) / norm
+    c = 1 / (q + eps)
+    dmean = c / (stddev + eps) * (offset - correlation * offset[..., ::-1])
+    parts = [density, dmean, offset * stddev * dmean - 1, u * v + correlation * (1 - c * z)]
+    return np.concatenate(parts, axis=-1, dtype=np.float64)
+
+
+def worst_density_errors(arguments):
+    """Per output, the largest errors of ours and of NumPy's over components (n, 1), in eps of the dtype of terms."""
+    x, mean, stddev, correlation = arguments
+    dtype = mean.dtype.type
+    number = reference.density(EXACT, x, mean, stddev, correlation[..., 0])
+    # below, the spacing of numbers is what limits
+    counts = (number.exact == 0) | (abs(number.exact) > float(np.finfo(dtype).tiny))
+    for function in (densities, densities_numpy):
+        with np.errstate(all="ignore"):
+            errors = error_in_terms(function(*arguments), number) * EPS[np.float64] / EPS[dtype]
+        yield np.where(counts, errors, 0).max(axis=(0, 1))
+
+
+@each_dtype
+@pytest.mark.parametrize("name", REGIONS)
+def test_density_is_as_near_to_the_exact_value_as_numpy_and_within_a_few_eps(name, dtype):
+    arguments = region(200, 1, dtype, **REGIONS[name])
+    kernel, numpy = worst_density_errors(arguments)
+    # half an eps for each rounding on the longest way, to dcorrelation: 3 in u and v, 3 more in w0 and w1, both of
+    # which go into the product, 3 in c, 4 after it; in float32, the one of the result
+    assert kernel.max() <= (5.0 if dtype is np.float64 else 0.5001)
+    for output, ours, theirs in zip(reference.OUTPUTS, kernel, numpy, strict=True):
+        # one eps is two roundings more or fewer in the order of evaluation: less than that says nothing
+        assert ours <= theirs + 1.0, f"{output}: {ours:.2f} eps, NumPy {theirs:.2f} eps"
+
+
+@pytest.mark.parametrize("name", REGIONS)
+def test_float32_density_is_the_float64_result_rounded_once(name):
+    arguments = region(300, 3, np.float32, **REGIONS[name])
+    wide = tuple(a.astype(np.float64) for a in arguments)
+    with np.errstate(over="ignore"):
+        np.testing.assert_array_equal(densities(*arguments), densities(*wide).astype(np.float32))
+
+
+@pytest.mark.parametrize("sign", [-1, 1])
+def test_float32_is_right_where_the_usual_rearrangement_loses_everything(sign):
+    # u = -v at r near -1 (and mirrored): (u - v)^2 + 2 (1 - r) u v subtracts 4 u^2 from 4 u^2
+    u = np.random.default_rng(5).normal(size=(100, 1, 1))
+    x = np.concatenate([u, sign * u], axis=-1).astype(np.float32)
+    arguments = x, np.zeros_like(x), np.ones_like(x), np.full((100, 1, 1), sign * 0.9999999, np.float32)
+    exact = reference.density(EXACT, *arguments[:3], arguments[3][..., 0]).exact
+    # half an ulp: the one rounding to float32
+    assert (abs(EXACT.real(densities(*arguments)) - exact) <= 0.5001 * EPS[np.float32] * abs(exact)).all()
+
+
+def test_tiny_densities_come_out_denormal_not_zero():
+    # at 38.3 sigma the density is about 1e-320, below the smallest normal number
+    arguments = np.array([[[38.3, 0.0]]]), np.zeros((1, 1, 2)), np.ones((1, 1, 2)), np.zeros((1, 1, 1))
+    exact = float(reference.density(EXACT, *arguments[:3], arguments[3][..., 0]).exact[0, 0, 0])
+    assert 0 < exact < 2.3e-308
+    # eps of the terms (argument 733, 3 roundings) and the spacing of denormals
+    density, _ = gaussian_density_batch(*arguments)
+    np.testing.assert_allclose(density, exact, rtol=3 * 733 * EPS[np.float64], atol=2 * 5e-324)
+
+
+# Values by hand
+
+
+@each_dtype
+def test_standard_normal_at_its_mean(dtype):
+    x, mean, stddev, correlation = (np.zeros((1, 1, k), dtype) for k in (2, 2, 2, 1))
+    density, (dmean, dstddev, dcorrelation) = gaussian_density_batch(x, mean, stddev + 1, correlation, True)
+    # the smoothing is part of the function; 2 eps for the roundings of the two expressions
+    by_hand = 1 / (2 * np.pi * np.sqrt(1 + 1e-10) + 1e-10)
+    np.testing.assert_allclose(density, by_hand, rtol=2 * EPS[dtype], atol=0)
+    np.testing.assert_array_equal(dmean, 0)
+    np.testing.assert_array_equal(dstddev, -1)
+    np.testing.assert_array_equal(dcorrelation, 0)
+
+
+def test_correlated_value_by_hand():
+    # u = 1/2, v = -1/2, r = 1/2 without smoothing: z = 3/4, q = 3/4, density = exp(-1/2) / (2 pi sqrt(3/4)),
+    # dmean = (4/3) (3/4) (1, -1), dlog sigma = u dmean0 - 1 = -1/2, datanh r = -1/4 + 1/2 (1 - 1) = -1/4
+    x, mean, stddev = np.array([[[0.5, -0.5]]]), np.zeros((1, 1, 2)), np.ones((1, 1, 2))
+    density, derivatives = gaussian_density_batch(x, mean, stddev, np.full((1, 1, 1), 0.5), True, smooth_eps=0.0)
+    by_hand = 1 / (2 * np.pi * np.sqrt(0.75) * np.exp(0.5))
+    np.testing.assert_allclose(density, by_hand, rtol=4 * EPS[np.float64], atol=0)
+    np.testing.assert_allclose(derivatives.dmean, [[[1.0, -1.0]]], rtol=2 * EPS[np.float64], atol=0)
+    np.testing.assert_allclose(derivatives.dstddev, [[[-0.5, -0.5]]], rtol=4 * EPS[np.float64], atol=0)
+    np.testing.assert_allclose(derivatives.dcorrelation, [[[-0.25]]], rtol=4 * EPS[np.float64], atol=0)
+
+
+@pytest.mark.parametrize(("stddev", "peak"), [(1e-5, 0.862), (1e-6, 0.0591), (1e-8, 6.28e-6)])
+def test_smoothing_lowers_the_peak_of_narrow_components(stddev, peak):
+    # the smoothed density at the mean over the true one is 2 pi sigma^2 / (2 pi sigma^2 + eps): the function is so
+    zero = np.zeros((1, 1, 2))
+    density, _ = gaussian_density_batch(zero, zero, zero + stddev, np.zeros((1, 1, 1)))
+    np.testing.assert_allclose(density * 2 * np.pi * stddev**2, peak, rtol=2e-3, atol=0)  # peak has three digits
+
+
+def test_zero_stddev_is_smoothed_not_divided_by():
+    zero = np.zeros((1, 1, 2))
+    density, derivatives = gaussian_density_batch(zero, zero, zero, zero[..., :1], True)
+    np.testing.assert_allclose(density, 1e10, rtol=EPS[np.float64], atol=0)
+    assert all(np.isfinite(derivative).all() for derivative in derivatives)
+
+
+def print_tables():
+    """Print the tables of docs/formulas.md, "How near": worst errors, region by region and group by group."""
+    print("| components | float64 | NumPy float64 | float32 | NumPy float32 |\n|---|---|---|---|---|")
+    for name, keywords in REGIONS.items():
+        both = [worst_density_errors(region(1000, 1, dtype, **keywords)) for dtype in FLOATS[::-1]]
+        cells = [errors.max() for pair in both for errors in pair]
+        print(f"| {name} | {' | '.join(f'{cell:.2g}' for cell in cells)} |")
+    # float64: in eps of the terms; float32: in units of the last place of the result
+    columns = [f"{dtype.__name__} {what}" for dtype in FLOATS[::-1] for what in ("value", "derivative")]
+    print(f"\n| function | group | {' | '.join(columns)} |\n|---|---|{'---|' * len(columns)}")
+    for level in LEVELS:
+        for group in GROUPS:
+            cells = [f"{error:.2g}" for dtype in FLOATS[::-1] for error in worst_errors(level, group, dtype)]
+            print(f"| `{level.replace(', ', '`, ')}{'' if ',' in level else '`'} | {group} | {' | '.join(cells)} |")
+
+
+if __name__ == "__main__":
+    print_tables()

@@ -1,29 +1,41 @@
 """Every kind of bad input is refused with the right exception and a message that says what is wrong.
 
-One table. A row is a good call, a function that spoils its arguments, the exception, and a pattern for the message: it
-begins with the name of the argument, says what was expected, and ends in what came (a shape, a dtype or a value).
-No refused call may have modified an argument.
+One table. A row is a function, what is changed in a good call of it, and a pattern for the message: it begins with the
+name of the argument, says what was expected, and ends in what came (a shape, a dtype or a value). No refused call may
+have modified an argument.
 
 To add a public function: give it a good call in GOOD_CALLS, its array arguments in ARRAYS (the rows of NOT_NUMBERS then
-come by themselves), and rows of its own made with `wrong_shape` and `row`.
+come by themselves), and rows of its own.
 """
 
 import collections
 import decimal
 import fractions
+import itertools
 import re
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from problems import density_problem
+from checks import INF, NAN
+from problems import component_problem, density_problem, mixture, mixture_problem, network_output, parameters, planes
 from scipy import sparse
 
 import cymdn
+from cymdn import BivariateMixture
+
+EITHER = (TypeError, ValueError)
 
 
-def loss_problem():
-    """Arguments of a good call of mdn_loss with two batch axes, three pen states and two components, by name."""
+# Good calls
+
+
+def named(names, make, *arguments):
+    return lambda: dict(zip(names.split(), make(*arguments), strict=True))
+
+
+def loss_call():
+    """Two batch axes, three pen states and two components."""
     rng = np.random.default_rng(0)
     return {
         "raw": rng.normal(size=(4, 3, 3 + 6 * 2)),
@@ -33,20 +45,57 @@ def loss_problem():
     }
 
 
-GOOD_CALLS = {"gaussian_density_batch": density_problem, "mdn_loss": loss_problem}  # n = 4, m = 3, float64
-ARRAYS = {"gaussian_density_batch": ("x", "mean", "stddev", "correlation"), "mdn_loss": ("raw", "x")}
+def covariances_call():
+    return {"weights": np.full(2, 0.5), "means": np.zeros((2, 2)), "covariances": np.tile(np.eye(2), (3, 2, 1, 1))}
 
 
-# Functions that spoil the arguments of a good call, a dict that is changed in place
+def fit_call():
+    return {"points": np.random.default_rng(0).normal(size=(20, 2)), "n_components": 2}
 
 
-def value(name, bad):
-    """Give the argument another value, whatever the good one is."""
+def of(name):
+    """A method of a batch of three mixtures."""
+    return lambda **keywords: getattr(mixture(2, (3,)), name)(**keywords)
 
-    def spoil(arguments):
-        arguments[name] = bad
 
-    return spoil
+POINT = {"x": np.zeros(2)}
+GOOD_CALLS = {  # the function, and its arguments by name
+    "gaussian_density_batch": (cymdn.gaussian_density_batch, density_problem),  # n = 4, m = 3
+    **{
+        f"{level}{gradient}": (getattr(cymdn, f"{level}{gradient}"), named(names, make, (4,)))
+        for gradient in ("", "_and_gradient")
+        for level, names, make in (
+            ("gaussian_logpdf", "x mean stddev correlation", component_problem),
+            ("mixture_logpdf", "x weights mean stddev correlation", mixture_problem),
+        )
+    },
+    "mdn_loss": (cymdn.mdn_loss, loss_call),
+    "mdn_loss_and_gradient": (cymdn.mdn_loss_and_gradient, loss_call),
+    "mdn_sample": (cymdn.mdn_sample, lambda: {"raw": np.zeros((4, 6)), "rng": 0}),
+    "BivariateMixture": (BivariateMixture, named("weights means stddevs correlations", parameters, 2, (3,))),
+    "from_network_output": (BivariateMixture.from_network_output, lambda: {"raw": network_output(2, (2, 3))}),
+    "from_covariances": (BivariateMixture.from_covariances, covariances_call),
+    "fit": (BivariateMixture.fit, fit_call),
+    **{
+        name: (of(name), lambda: dict(POINT))
+        for name in ("pdf", "logpdf", "component_logpdf", "responsibilities", "score")
+    },
+    "sample": (of("sample"), lambda: {"size": 1, "rng": 0}),
+    "marginal": (of("marginal"), lambda: {"axis": 0}),
+    "conditional": (of("conditional"), lambda: {"axis": 0, "value": 0.5}),
+    "credible_level": (of("credible_level"), lambda: {"mass": 0.5}),
+    "marginal().cdf": (lambda **k: mixture(2, (3,)).marginal(0).cdf(**k), lambda: {"x": 0.5}),
+    "marginal().sample": (lambda **k: mixture(2, (3,)).marginal(0).sample(**k), lambda: {"size": 1, "rng": 0}),
+}
+ARRAYS = {
+    "gaussian_density_batch": ("x", "mean", "stddev", "correlation"),
+    "mdn_loss": ("raw", "x", "pen", "sample_weight"),
+    "mdn_sample": ("raw",),
+    "BivariateMixture": ("weights", "means", "stddevs", "correlations"),
+}
+
+
+# What is changed in a good call: a dict of other values, or a function that changes the dict of arguments in place
 
 
 def made(name, change):
@@ -60,11 +109,7 @@ def made(name, change):
 
 def shapes(**wanted):
     """Give the arguments arrays of ones of these shapes."""
-
-    def spoil(arguments):
-        arguments.update({name: np.ones(shape) for name, shape in wanted.items()})
-
-    return spoil
+    return {name: np.ones(shape) for name, shape in wanted.items()}
 
 
 def without(*names):
@@ -75,21 +120,13 @@ def without(*names):
     return spoil
 
 
-def positional(*more):
+def positional(*more, **keywords):
     """Pass the good arguments by position, and these after them."""
 
     def spoil(arguments):
         good = tuple(arguments.values())
         arguments.clear()
-        arguments["*"] = (*good, *more)
-
-    return spoil
-
-
-def both(first, second):
-    def spoil(arguments):
-        first(arguments)
-        second(arguments)
+        arguments.update({"*": (*good, *more), **keywords})
 
     return spoil
 
@@ -97,21 +134,10 @@ def both(first, second):
 def call(function, arguments):
     """Call with keywords; those under "*" go by position."""
     keywords = dict(arguments)
-    return getattr(cymdn, function)(*keywords.pop("*", ()), **keywords)
+    return GOOD_CALLS[function][0](*keywords.pop("*", ()), **keywords)
 
 
-# Rows
-
-
-def row(function, what, spoil, exception, pattern, marks=()):
-    return pytest.param(function, spoil, exception, pattern, id=f"{function}: {what}", marks=marks)
-
-
-def wrong_shape(function, what, argument, expected, **wanted):
-    """Row with arrays of the wanted shapes: `argument` is to blame, `expected` is what the message says of it."""
-    came = wanted.get(argument, GOOD_CALLS[function]()[argument].shape)
-    pattern = f"^{argument}: expected {expected}, got {re.escape(str(came))}$"
-    return row(function, what, shapes(**wanted), ValueError, pattern)
+# What is no array of real numbers
 
 
 class Refuses:
@@ -142,8 +168,10 @@ class SparseLike:
 
 def with_last(array, item):
     """Return the array as nested lists, in which the last number is something else."""
-    rows = array.tolist()
-    rows[-1][-1][-1] = item
+    rows = row = array.tolist()
+    while isinstance(row[-1], list):
+        row = row[-1]
+    row[-1] = item
     return rows
 
 
@@ -203,283 +231,379 @@ NOT_NUMBERS = {
 }
 
 
-def rows_of_not_numbers(function):
+OTHERS_ARE_LEGAL = {("mdn_loss", "pen", "None"), ("mdn_loss", "sample_weight", "None")}
+
+
+def rows_of_not_numbers():
     """Rows in which one array argument is no array of real numbers."""
-    for argument in ARRAYS[function]:
+    longdouble = np.dtype(np.longdouble)
+    for function, argument in ((function, name) for function, names in ARRAYS.items() for name in names):
         for what, (change, came) in NOT_NUMBERS.items():
-            pattern = rf"(?s)^{argument}: expected an array of (real )?numbers.*, got {came}"
-            yield row(function, f"{argument} is {what}", made(argument, change), TypeError, pattern)
-        yield row(
-            function,
-            f"{argument} is longdouble",
-            made(argument, lambda good: good.astype(np.longdouble)),
-            TypeError,
-            rf"^{argument}: expected an array of real numbers of at most 64 bits, got dtype {np.dtype(np.longdouble)}$",
-            marks=pytest.mark.skipif(np.dtype(np.longdouble).itemsize == 8, reason="longdouble is float64 here"),
-        )
+            if (function, argument, what) not in OTHERS_ARE_LEGAL:
+                pattern = rf"{argument}: expected an array of (real )?numbers.*, got {came}"
+                yield function, f"{argument} is {what}", made(argument, change), TypeError, pattern
+        if longdouble.itemsize > 8:  # not float64 under another name
+            pattern = f"{argument}: expected an array of real numbers of at most 64 bits, got dtype {longdouble}$"
+            yield function, f"{argument} is longdouble", made(argument, longdouble.type), TypeError, pattern
+
+
+# Shapes: of arguments to blame, what the message says of it, and shapes that it may not have
 
 
 X, PAIR, SINGLE = r"shape \(n, 1, 2\)", r"shape \(n, m, 2\)", r"shape \(n, m, 1\)"  # as in the documentation
-OF_4 = r"with n = 4, m = 3 \(or n = 1\)"  # when all has been seen that fixes a size
-
-
-def density_shape(what, argument, expected, **wanted):
-    return wrong_shape("gaussian_density_batch", what, argument, expected, **wanted)
-
-
-DENSITY_SHAPES = [
-    # wrong number of axes
-    density_shape("x is 0-d", "x", X, x=()),
-    density_shape("x is 1-d", "x", X, x=(2,)),
-    density_shape("x without the axis of 1", "x", X, x=(4, 2)),
-    density_shape("x is 4-d", "x", X, x=(1, 4, 1, 2)),
-    density_shape("mean is 0-d", "mean", PAIR, mean=()),
-    density_shape("mean is 1-d", "mean", PAIR, mean=(2,)),
-    density_shape("mean of one row without its axis", "mean", PAIR, mean=(3, 2)),
-    density_shape("mean is 4-d", "mean", PAIR, mean=(4, 3, 2, 1)),
-    density_shape("stddev is 0-d", "stddev", f"{PAIR} with m = 3", stddev=()),
-    density_shape("stddev is 1-d", "stddev", f"{PAIR} with m = 3", stddev=(2,)),
-    density_shape("stddev without the last axis", "stddev", f"{PAIR} with m = 3", stddev=(4, 3)),
-    density_shape("stddev is 4-d", "stddev", f"{PAIR} with m = 3", stddev=(4, 3, 2, 1)),
-    density_shape("correlation is 0-d", "correlation", f"{SINGLE} with m = 3", correlation=()),
-    density_shape("correlation is 1-d", "correlation", f"{SINGLE} with m = 3", correlation=(3,)),
-    density_shape("correlation without the axis of 1", "correlation", f"{SINGLE} with m = 3", correlation=(4, 3)),
-    density_shape("correlation is 4-d", "correlation", f"{SINGLE} with m = 3", correlation=(4, 3, 1, 1)),
-    # wrong size of the last axis
-    density_shape("x has one coordinate", "x", X, x=(4, 1, 1)),
-    density_shape("x has three coordinates", "x", X, x=(4, 1, 3)),
-    density_shape("x has no coordinates", "x", X, x=(4, 1, 0)),
-    density_shape("mean has one coordinate", "mean", PAIR, mean=(4, 3, 1)),
-    density_shape("mean has three coordinates", "mean", PAIR, mean=(4, 3, 3)),
-    density_shape("mean has coordinates before components", "mean", PAIR, mean=(4, 2, 3)),
-    density_shape("stddev has one coordinate", "stddev", f"{PAIR} with m = 3", stddev=(4, 3, 1)),
-    density_shape("stddev has three coordinates", "stddev", f"{PAIR} with m = 3", stddev=(4, 3, 3)),
-    density_shape("stddev has coordinates before components", "stddev", f"{PAIR} with m = 3", stddev=(4, 2, 3)),
-    density_shape("correlation of two numbers", "correlation", f"{SINGLE} with m = 3", correlation=(4, 3, 2)),
-    density_shape("correlation of no numbers", "correlation", f"{SINGLE} with m = 3", correlation=(4, 3, 0)),
-    density_shape("correlation with its axes swapped", "correlation", f"{SINGLE} with m = 3", correlation=(4, 1, 3)),
-    # wrong size of the middle axis
-    density_shape("x has a point for each component", "x", X, x=(4, 3, 2)),
-    density_shape("x has no points", "x", X, x=(4, 0, 2)),
-    density_shape("x has its axes of 4 and 1 swapped", "x", X, x=(1, 4, 2)),
-    density_shape("mean of fewer components", "stddev", f"{PAIR} with m = 2", mean=(4, 2, 2)),
-    density_shape("mean of one component does not broadcast", "stddev", f"{PAIR} with m = 1", mean=(4, 1, 2)),
-    density_shape("mean of no components", "stddev", f"{PAIR} with m = 0", mean=(4, 0, 2)),
-    density_shape("stddev of fewer components", "stddev", f"{PAIR} with m = 3", stddev=(4, 2, 2)),
-    density_shape("stddev of more components", "stddev", f"{PAIR} with m = 3", stddev=(4, 4, 2)),
-    density_shape("stddev of one component does not broadcast", "stddev", f"{PAIR} with m = 3", stddev=(4, 1, 2)),
-    density_shape("stddev of no components", "stddev", f"{PAIR} with m = 3", stddev=(4, 0, 2)),
-    density_shape("correlation of fewer components", "correlation", f"{SINGLE} with m = 3", correlation=(4, 2, 1)),
-    density_shape("correlation of more components", "correlation", f"{SINGLE} with m = 3", correlation=(4, 4, 1)),
-    density_shape("correlation of one component", "correlation", f"{SINGLE} with m = 3", correlation=(4, 1, 1)),
-    density_shape("correlation of no components", "correlation", f"{SINGLE} with m = 3", correlation=(4, 0, 1)),
+PAIR_3, SINGLE_3 = f"{PAIR} with m = 3", f"{SINGLE} with m = 3"
+PAIR_43, SINGLE_43 = (f"{shape} with n = 4, m = 3 \\(or n = 1\\)" for shape in (PAIR, SINGLE))
+RAW, POINTS, MIXED = r"shape \(\.\.\., P \+ 6 M\)", r"shape \(\.\.\., 2\)", r"shape \(4, 3, 2\)"
+SHAPES = [
+    # wrong number of axes, wrong size of the last axis, of the middle axis
+    ("gaussian_density_batch", "x", X, [(), (2,), (4, 2), (1, 4, 1, 2)]),
+    ("gaussian_density_batch", "x", X, [(4, 1, 1), (4, 1, 3), (4, 1, 0), (4, 3, 2), (4, 0, 2), (1, 4, 2)]),
+    ("gaussian_density_batch", "mean", PAIR, [(), (2,), (3, 2), (4, 3, 2, 1), (4, 3, 1), (4, 3, 3), (4, 2, 3)]),
+    ("gaussian_density_batch", "stddev", PAIR_3, [(), (2,), (4, 3), (4, 3, 2, 1), (4, 3, 1), (4, 3, 3), (4, 2, 3)]),
+    ("gaussian_density_batch", "stddev", PAIR_3, [(4, 2, 2), (4, 4, 2), (4, 1, 2), (4, 0, 2)]),
+    ("gaussian_density_batch", "correlation", SINGLE_3, [(), (3,), (4, 3), (4, 3, 1, 1), (4, 3, 2), (4, 3, 0)]),
+    ("gaussian_density_batch", "correlation", SINGLE_3, [(4, 1, 3), (4, 2, 1), (4, 4, 1), (4, 1, 1), (4, 0, 1)]),
     # wrong size of the first axis: neither 1 nor that of the arguments before
-    density_shape("x of fewer rows", "mean", f"{PAIR} with n = 3.*", x=(3, 1, 2)),
-    density_shape("x of no rows", "mean", f"{PAIR} with n = 0.*", x=(0, 1, 2)),
-    density_shape("mean of fewer rows", "mean", f"{PAIR} {OF_4}", mean=(3, 3, 2)),
-    density_shape("mean of more rows", "mean", f"{PAIR} {OF_4}", mean=(8, 3, 2)),
-    density_shape("mean of no rows", "mean", f"{PAIR} {OF_4}", mean=(0, 3, 2)),
-    density_shape("stddev of fewer rows", "stddev", f"{PAIR} {OF_4}", stddev=(2, 3, 2)),
-    density_shape("stddev of no rows", "stddev", f"{PAIR} {OF_4}", stddev=(0, 3, 2)),
-    density_shape("correlation of fewer rows", "correlation", f"{SINGLE} {OF_4}", correlation=(3, 3, 1)),
-    density_shape("correlation of no rows", "correlation", f"{SINGLE} {OF_4}", correlation=(0, 3, 1)),
-    density_shape("one x, rows differ", "stddev", f"{PAIR} {OF_4}", x=(1, 1, 2), stddev=(2, 3, 2)),
-    density_shape(
-        "one x and mean", "correlation", f"{SINGLE} {OF_4}", x=(1, 1, 2), mean=(1, 3, 2), correlation=(3, 3, 1)
-    ),
+    ("gaussian_density_batch", "mean", PAIR_43, [(3, 3, 2), (8, 3, 2), (0, 3, 2)]),
+    ("gaussian_density_batch", "stddev", PAIR_43, [(2, 3, 2), (0, 3, 2)]),
+    ("gaussian_density_batch", "correlation", SINGLE_43, [(3, 3, 1), (0, 3, 1)]),
+    ("mdn_loss", "raw", RAW, [()]),
+    ("mdn_loss", "raw", f"{RAW}, P = 3 pen logits and M >= 1", [(4, 3, 3)]),
+    ("mdn_loss", "raw", f"{RAW}, P = 3 .*", [(4, 3, 12)]),
+    ("mdn_loss", "x", POINTS, [(), (4, 3, 3)]),
+    ("mdn_loss", "x", MIXED, [(4, 1, 2), (3, 2)]),
+    ("mdn_loss", "pen", r"shape \(4, 3\)", [(4, 1)]),
+    ("mdn_loss", "pen", r"shape \(4, 3, 3\)", [(4, 3, 2)]),
+    ("mdn_loss", "sample_weight", r"shape \(4, 3\)", [(4, 1)]),
+]
+# The same where others have another shape too, or the one to blame is not the one that differs
+OTHER_SHAPES = {
+    "mean of fewer components": ("stddev", f"{PAIR} with m = 2", {"mean": (4, 2, 2)}),
+    "mean of one component does not broadcast": ("stddev", f"{PAIR} with m = 1", {"mean": (4, 1, 2)}),
+    "mean of no components": ("stddev", f"{PAIR} with m = 0", {"mean": (4, 0, 2)}),
+    "x of fewer rows": ("mean", f"{PAIR} with n = 3.*", {"x": (3, 1, 2)}),
+    "x of no rows": ("mean", f"{PAIR} with n = 0.*", {"x": (0, 1, 2)}),
+    "one x, rows differ": ("stddev", PAIR_43, {"x": (1, 1, 2), "stddev": (2, 3, 2)}),
+    "one x and mean": ("correlation", SINGLE_43, {"x": (1, 1, 2), "mean": (1, 3, 2), "correlation": (3, 3, 1)}),
     # shapes are checked where there is nothing to compute too
-    density_shape(
-        "no rows",
-        "correlation",
-        f"{SINGLE} with m = 3",
-        x=(0, 1, 2),
-        mean=(0, 3, 2),
-        stddev=(0, 3, 2),
-        correlation=(0, 2, 1),
+    "no rows": (
+        *("correlation", SINGLE_3),
+        {"x": (0, 1, 2), "mean": (0, 3, 2), "stddev": (0, 3, 2), "correlation": (0, 2, 1)},
     ),
-    density_shape("no components", "x", X, x=(4, 2), mean=(4, 0, 2), stddev=(4, 0, 2), correlation=(4, 0, 1)),
-]
-
-DENSITY_LISTS = [
-    # what is not an array has a shape too
-    row("gaussian_density_batch", "x is an empty list", value("x", []), ValueError, rf"^x: expected {X}, got \(0,\)$"),
-    row("gaussian_density_batch", "x is a number", value("x", 1.5), ValueError, rf"^x: expected {X}, got \(\)$"),
-    row("gaussian_density_batch", "x is a bool", value("x", True), ValueError, rf"^x: expected {X}, got \(\)$"),
-    row("gaussian_density_batch", "x is a pair", value("x", (0.5, 1)), ValueError, rf"^x: expected {X}, got \(2,\)$"),
-    row("gaussian_density_batch", "x is a range", value("x", range(4)), ValueError, rf"^x: expected {X}, got \(4,\)$"),
-    row(
-        "gaussian_density_batch",
-        "x is a bytearray",
-        value("x", bytearray(8)),
-        ValueError,
-        rf"^x: expected {X}, got \(8,\)$",
-    ),
-]
+    "no components": ("x", X, {"x": (4, 2), "mean": (4, 0, 2), "stddev": (4, 0, 2), "correlation": (4, 0, 1)}),
+}
 
 
-EMPTY = shapes(x=(0, 1, 2), mean=(0, 3, 2), stddev=(0, 3, 2), correlation=(0, 3, 1))
+def rows_of_shapes():
+    cases = [
+        *((f, f"{name} of shape {s}", name, expected, {name: s}) for f, name, expected, many in SHAPES for s in many),
+        *(("gaussian_density_batch", what, *case) for what, case in OTHER_SHAPES.items()),
+    ]
+    for function, what, name, expected, wanted in cases:
+        came = wanted.get(name, np.shape(GOOD_CALLS[function][1]()[name]))
+        pattern = f"{name}: expected {expected}, got {re.escape(str(came))}$"
+        yield function, what, shapes(**wanted), ValueError, pattern
 
 
-def eps_row(what, bad, exception, came):
-    pattern = rf"^smooth_eps: expected a (real|finite) number.*, got {came}"
-    return row("gaussian_density_batch", f"smooth_eps is {what}", value("smooth_eps", bad), exception, pattern)
+# Values, numbers among the options, signatures. Each: what is changed, and the message; TypeError or ValueError
 
 
-DENSITY_SMOOTH_EPS = [
-    eps_row("negative", -1e-10, ValueError, "-1e-10$"),
-    eps_row("the smallest negative number", -5e-324, ValueError, "-5e-324$"),
-    eps_row("a negative int", -1, ValueError, "-1"),
-    eps_row("NaN", np.nan, ValueError, "nan$"),
-    eps_row("NaN in float32", np.float32("nan"), ValueError, "nan$"),
-    eps_row("inf", np.inf, ValueError, "inf$"),
-    eps_row("-inf", -np.inf, ValueError, "-inf$"),
-    eps_row("an int above float64", 10**400, ValueError, ""),
-    eps_row("None", None, TypeError, "None"),
-    eps_row("str", "small", TypeError, "'small'$"),
-    eps_row("str of a number", "1e-10", TypeError, "'1e-10'$"),
-    eps_row("array of a str", np.array("1e-10"), TypeError, ""),
-    eps_row("bytes", b"1e-10", TypeError, "b'1e-10'$"),
-    eps_row("bytearray", bytearray(b"1e-10"), TypeError, "bytearray"),
-    eps_row("memoryview", memoryview(b"1e-10"), TypeError, "memoryview"),
-    eps_row("array of one axis", np.full(1, 1e-10), TypeError, "ndarray"),
-    eps_row("array of three axes", np.full((4, 3, 1), 1e-10), TypeError, "ndarray"),
-    eps_row("list", [1e-10], TypeError, "list"),
-    eps_row("dict", {"eps": 1e-10}, TypeError, "dict"),
-    eps_row("complex", 1e-10 + 0j, TypeError, "complex"),
-    eps_row("NumPy's complex128", np.complex128(1e-10), TypeError, "complex128"),
-    eps_row("NumPy's complex64", np.complex64(1e-10), TypeError, "complex64"),
-    eps_row("datetime64", np.datetime64("2020-02-20"), TypeError, "datetime64"),
-    eps_row("timedelta64", np.timedelta64(1, "s"), TypeError, "timedelta64"),
-    eps_row("the masked constant", np.ma.masked, TypeError, "(MaskedConstant|a masked)"),
-    eps_row("object", object(), TypeError, "object"),
-    row(
-        "gaussian_density_batch",
-        "smooth_eps is bad and there is nothing to compute",
-        both(EMPTY, value("smooth_eps", -1.0)),
-        ValueError,
-        "^smooth_eps: expected a finite number >= 0, got -1.0$",
-    ),
-]
+NO_ROWS = shapes(x=(0, 1, 2), mean=(0, 3, 2), stddev=(0, 3, 2), correlation=(0, 3, 1))
+SMOOTH_EPS = {
+    ValueError: {
+        **{f"{bad!r}": (bad, f"{bad!r}$") for bad in (-1e-10, -5e-324, -1, NAN, INF, -INF)},
+        "NaN in float32": (np.float32("nan"), "nan$"),
+        "an int above float64": (10**400, ""),
+    },
+    TypeError: {
+        **{f"{bad!r}": (bad, re.escape(repr(bad)) + "$") for bad in ("small", "1e-10", b"1e-10")},
+        **{
+            type(bad).__name__: (bad, type(bad).__name__)
+            for bad in (bytearray(b"1"), memoryview(b"1"), [0.1], {"e": 1})
+        },
+        **{type(bad).__name__: (bad, type(bad).__name__) for bad in (0.1 + 0j, np.complex128(0.1), np.complex64(0.1))},
+        **{type(bad).__name__: (bad, type(bad).__name__) for bad in (np.datetime64("2020"), np.timedelta64(1, "s"))},
+        "None": (None, "None"),
+        "array of a str": (np.array("1e-10"), ""),
+        "array of one axis": (np.full(1, 1e-10), "ndarray"),
+        "array of three axes": (np.full((4, 3, 1), 1e-10), "ndarray"),
+        "the masked constant": (np.ma.masked, "(MaskedConstant|a masked)"),
+        "object": (object(), "object"),
+    },
+}
+WORKERS = {
+    ValueError: {"0": (0, "0"), "far below 0": (-(10**6), "-1000000")},
+    TypeError: {
+        "float": (2.0, "float"),
+        "NaN": (NAN, "float"),
+        "str": ("2", "str"),
+        "array": (np.ones(2, int), "ndarray"),
+    },
+}
+TAKE_WORKERS = [name for name in GOOD_CALLS if re.search("density|logpdf|loss|^pdf|responsib|score|fit", name)]
 
 
-def workers_row(what, bad, exception, came, before=None):
-    spoil = value("workers", bad) if before is None else both(before, value("workers", bad))
-    pattern = rf"^workers: expected .*got {came}$"
-    return row("gaussian_density_batch", f"workers is {what}", spoil, exception, pattern)
+def at(index, value):
+    """Change a number of an array."""
 
-
-DENSITY_WORKERS = [
-    workers_row("0", 0, ValueError, "0"),
-    workers_row("far below 0", -(10**6), ValueError, "-1000000"),
-    workers_row("a float", 2.0, TypeError, "float"),
-    workers_row("NaN", np.nan, TypeError, "float"),
-    workers_row("str", "2", TypeError, "str"),
-    workers_row("an array", np.ones(2, int), TypeError, "ndarray"),
-    workers_row("0 and there is nothing to compute", 0, ValueError, "0", before=EMPTY),
-    workers_row("str and there is nothing to compute", "2", TypeError, "str", before=EMPTY),
-]
-
-DENSITY_SIGNATURE = [
-    # Python's own messages name the arguments; for too many they count them
-    row("gaussian_density_batch", "no x", without("x"), TypeError, "missing.*'x'"),
-    row("gaussian_density_batch", "no mean", without("mean"), TypeError, "missing.*'mean'"),
-    row("gaussian_density_batch", "no stddev", without("stddev"), TypeError, "missing.*'stddev'"),
-    row("gaussian_density_batch", "no correlation", without("correlation"), TypeError, "missing.*'correlation'"),
-    row(
-        "gaussian_density_batch",
-        "nothing",
-        without("x", "mean", "stddev", "correlation"),
-        TypeError,
-        "missing 4.*'x', 'mean', 'stddev', and 'correlation'",
-    ),
-    row("gaussian_density_batch", "smooth_eps by position", positional(True, 1e-10), TypeError, "4 to 5.*6 were given"),
-    row("gaussian_density_batch", "unknown keyword", value("weights", 1.0), TypeError, "unexpected.*'weights'"),
-    row("gaussian_density_batch", "out", value("out", np.ones((4, 3, 1))), TypeError, "unexpected.*'out'"),
-    row("gaussian_density_batch", "x twice", both(positional(), value("x", 1.0)), TypeError, "multiple.*'x'"),
-    # the weights of a mixture, say, passed by position as a fifth array
-    row(
-        "gaussian_density_batch",
-        "compute_derivatives is an array",
-        positional(np.ones((4, 3, 1))),
-        (TypeError, ValueError),
-        "^compute_derivatives: expected a bool, got ndarray$",
-    ),
-]
-
-
-def loss_row(what, spoil, exception, pattern):
-    return row("mdn_loss", what, spoil, exception, f"^{pattern}$")
-
-
-def loss_shape(what, argument, expected, **wanted):
-    return wrong_shape("mdn_loss", what, argument, expected, **wanted)
-
-
-def weight_row(bad):
     def change(good):
-        good = good.copy()
-        good[0, 0], good[2, 1] = 0.0, bad
+        good = np.array(good)
+        good[index] = value
         return good
 
-    pattern = rf"sample_weight: expected finite numbers >= 0, got {bad} at index \(2, 1\)"
-    return loss_row(f"a sample_weight of {bad}", made("sample_weight", change), ValueError, pattern)
+    return change
 
 
-RAW = r"shape \(\.\.\., P \+ 6 M\)"
-NO_MEAN = r'reduction: the "mean" {} is undefined; use "sum" or "none"'
-
-LOSS = [
-    loss_shape("raw is 0-d", "raw", RAW, raw=()),
-    loss_shape("raw of pen logits alone", "raw", f"{RAW}, P = 3 pen logits with this pen and M >= 1", raw=(4, 3, 3)),
-    loss_shape("raw of half a component", "raw", f"{RAW}, P = 3 .*", raw=(4, 3, 12)),
-    loss_shape("x is 0-d", "x", r"shape \(\.\.\., 2\)", x=()),
-    loss_shape("x has three coordinates", "x", r"shape \(\.\.\., 2\)", x=(4, 3, 3)),
-    loss_shape("x of another batch", "x", r"shape \(4, 3, 2\)", x=(4, 1, 2)),
-    loss_shape("x of fewer batch axes", "x", r"shape \(4, 3, 2\)", x=(3, 2)),
-    loss_shape("pen of another batch", "pen", r"shape \(4, 3\)", pen=(4, 1)),
-    loss_shape("pen of two states", "pen", r"shape \(4, 3, 3\)", pen=(4, 3, 2)),
-    loss_shape("one pen for three pen logits", "raw", f"{RAW}, P = 1 .*", pen=(4, 3)),
-    loss_row("no pen for three pen logits", value("pen", None), ValueError, rf"raw: expected {RAW}, P = 0 .*"),
-    loss_shape("sample_weight of another batch", "sample_weight", r"shape \(4, 3\)", sample_weight=(4, 1)),
-    loss_row(
-        "sample_weight is masked", made("sample_weight", np.ma.masked_array), TypeError, "sample_weight: .*masked.*"
-    ),
-    loss_row(
-        "sample_weight is complex", made("sample_weight", lambda w: w * 1j), TypeError, "sample_weight: .*complex128"
-    ),
-    *map(weight_row, (-1.0, -5e-324, np.nan, np.inf, -np.inf)),
-    *(
-        loss_row(
-            f"reduction is {bad!r}",
-            value("reduction", bad),
-            ValueError,
-            f"reduction: expected one of 'none', 'sum', 'mean', got {re.escape(repr(bad))}",
+RNG = r"expected a numpy.random.Generator, a seed or None, got {}"
+PEN = r"expected the number of pen logits, 0, 1 or 3, got "
+FINITE = "expected finite numbers.*, got {}"
+PENS = {
+    **{repr(bad): (bad, PEN) for bad in (2, 1.0, np.float64(3.0), "1", [1], np.array(1.0))},
+    "targets": (np.zeros(4), PEN + r"an array of shape \(4,\)$"),
+}
+RAWS = {
+    "of width 7": (np.zeros((3, 7)), rf"expected {RAW}, P = 0 .*, got \(3, 7\)$"),
+    "of no columns": (np.zeros((4, 0)), r"expected shape .*got \(4, 0\)$"),
+    "a number": (1.0, rf"expected {RAW}, got \(\)$"),
+}
+PENLESS = {
+    "raw without its pen": ({"raw": np.zeros((4, 12)), "pen": 1}, r"raw: .*P = 1 pen.*, got \(4, 12\)$"),
+    "raw of pens only": ({"raw": np.zeros(3), "pen": 3}, r"raw: .*M >= 1, got \(3,\)$"),
+}
+SHARPENING = {
+    "pen": PENS,
+    "bias": {
+        "negative": (-0.5, r"expected a finite number >= 0, got -0.5$"),
+        "inf": (INF, r"expected a finite number >= 0, got inf$"),
+        "NaN": (NAN, r"expected a finite number >= 0, got nan$"),
+        "None": (None, r"expected a real number, got NoneType$"),
+        "an array": (np.zeros(2), r"expected a real number, got ndarray$"),
+    },
+    "temperature": {
+        "0": (0.0, r"expected a finite number > 0, got 0.0$"),
+        "integer 0": (0, r"expected a finite number > 0, got 0$"),
+        "inf": (INF, r"expected a finite number >= 0, got inf$"),
+        "NaN": (NAN, r"expected a finite number .*, got nan$"),
+        "None": (None, r"expected a real number, got NoneType$"),
+        "text": ("1", r"expected a real number, got '1'$"),
+    },
+}
+SIZES = {
+    "negative": (-1, r"expected an integer of at least 0, got -1$"),
+    "negative in part": ((2, -3), r"expected an integer of at least 0, got -3$"),
+    "fractional": (2.5, r"expected an integer, got float$"),
+    "fractional in part": ((2, 1.5), r"expected an integer, got float$"),
+    "a list": ([2, 3], r"expected an integer, got list$"),
+}
+RNGS = {
+    "text": ("seed", RNG.format("str$")),
+    "negative": (-1, RNG.format("-1")),
+    "fractional": (1.5, RNG.format("float$")),
+    "a module": (np.random, RNG.format("module$")),
+}
+AXES = {
+    repr(bad): (bad, r"expected 0 or 1, got ")
+    for bad in (2, -1, None, 0.0, 1.0, "0", [0], np.array([0, 1]), np.float64(1.0))
+}
+# By function and argument: a value, or a function of the good one, and what the message says of it
+BAD = {
+    "gaussian_density_batch": {
+        "x": {  # what is not an array has a shape too
+            **{
+                repr(bad): (bad, rf"expected {X}, got \({shape}\)$")
+                for bad, shape in (([], "0,"), (1.5, ""), (True, ""), ((0.5, 1), "2,"), (range(4), "4,"))
+            },
+            "bytearray": (bytearray(8), rf"expected {X}, got \(8,\)$"),
+        }
+    },
+    "mdn_loss": {
+        "sample_weight": {
+            **{
+                repr(bad): (at((2, 1), bad), rf"expected finite numbers >= 0, got {bad} at index \(2, 1\)$")
+                for bad in (-1.0, -5e-324, NAN, INF, -INF)
+            },
+            "0 before a bad one": (at(([0, 2], [0, 1]), (0.0, -1.0)), FINITE.format(r"-1.0 at index \(2, 1\)$")),
+        },
+        "reduction": {
+            repr(bad): (bad, f"expected one of 'none', 'sum', 'mean', got {re.escape(repr(bad))}$")
+            for bad in ("average", "Mean", "", None, 1)
+        },
+    },
+    "mdn_sample": {"raw": RAWS, **SHARPENING, "size": SIZES, "rng": RNGS},
+    "BivariateMixture": {
+        "weights": {
+            "negative": (at((1, 0), -0.25), r".*>= 0, got -0.25 at index \(1, 0\)$"),
+            "NaN": (at((2, 1), NAN), FINITE.format(r"nan at index \(2, 1\)$")),
+            "inf": (at((2, 1), INF), FINITE.format(r"inf at index \(2, 1\)$")),
+            "of sum 1.2": ([[0.5, 0.5], [0.5, 0.7], [1.0, 0.5]], r"expected a sum of 1.*, got 1.2 at index \(1,\)$"),
+            "all 0": (np.zeros(2), r"expected a sum of 1.*, got 0.0 at index \(\)$"),
+            "a number": (1.0, r"expected shape \(\.\.\., M\), got \(\)$"),
+        },
+        "means": {
+            "of another M": (np.zeros((3, 2)), r".*with M = 2, got \(3, 2\)$"),
+            "of another batch": (
+                np.zeros((5, 2, 2)),
+                r"expected leading axes that broadcast with \(3,\).*\(5, 2, 2\)$",
+            ),
+            "NaN": (at((0, 1, 1), NAN), FINITE.format(r"nan at index \(0, 1, 1\)$")),
+            "inf": (at((0, 1, 1), -INF), FINITE.format(r"-inf at index \(0, 1, 1\)$")),
+            "of 3 coordinates": (np.zeros((2, 3)), r"expected shape \(\.\.\., M, 2\)"),
+        },
+        "stddevs": {
+            **{repr(b): (at((1, 1, 0), b), rf".*> 0, got {b} at index \(1, 1, 0\)$") for b in (0.0, -1.0, NAN, INF)},
+            "of no axis of 2": (np.ones(2), r"expected shape \(\.\.\., M, 2\)"),
+        },
+        "correlations": {
+            repr(bad): (at((2, 0), bad), rf".*, got {bad} at index \(2, 0\)$") for bad in (1.0, -1.0, NAN)
+        },
+    },
+    "from_network_output": {
+        "raw": {
+            "NaN": (at((1, 2, 7), NAN), FINITE.format(r"nan at index \(1, 2, 7\)$")),
+            "inf": (at((1, 2, 7), INF), FINITE.format(r"inf at index \(1, 2, 7\)$")),
+            **RAWS,
+            "of objects": (np.array([None] * 6), r".*dtype object$"),
+        },
+        **SHARPENING,
+    },
+    "from_covariances": {
+        "covariances": {
+            "asymmetric": (at((1, 0, 0, 1), 0.25), r"expected symmetric, positive definite .* at index \(1, 0\)$"),
+            "singular": (at((1, 1), np.ones((2, 2))), r".* at index \(1, 1\)$"),
+            "indefinite": (at((2, 0), [[1, 2], [2, 1]]), r".* at index \(2, 0\)$"),
+            "with a variance of 0": (at((0, 1, 1, 1), 0.0), r".* at index \(0, 1\)$"),
+            "NaN": (at((0, 1, 0, 1), NAN), r".* at index \(0, 1\)$"),
+            "of no axis of M": (np.ones((2, 2)), r"expected shape \(\.\.\., M, 2, 2\)"),
+        },
+        "weights": {"of sum 0.75": ([0.5, 0.25], r"expected a sum of 1.*, got 0.75 at index \(\)$")},
+    },
+    "fit": {
+        "points": {
+            "NaN": (at((1, 1), NAN), FINITE.format(r"nan at index \(1, 1\)$")),
+            "inf": (at((1, 1), INF), FINITE.format(r"inf at index \(1, 1\)$")),
+            **{
+                f"of shape {s}": (np.ones(s), rf"expected shape \(n, 2\), got {re.escape(str(s))}$")
+                for s in ((9, 3), (4, 9, 2), (2,))
+            },
+            "none": (np.zeros((0, 2)), r"expected at least n_components = 2 .*got 0$"),
+            "fewer than components": ([[0, 1]], r"expected at least n_components = 2 .*got 1$"),
+        },
+        "n_components": {
+            "0": (0, r"expected an integer of at least 1, got 0$"),
+            "2.0": (2.0, r"expected an integer, got float$"),
+        },
+        "sample_weight": {
+            "negative": ([1.0, -1.0, *[1.0] * 18], r"expected finite numbers >= 0, got -1.0 at index \(1,\)$"),
+            "NaN": ([NAN] * 20, r".*got nan at index \(0,\)$"),
+            "of another length": (np.ones(19), r"expected shape \(20,\)"),
+            "of two axes": (np.ones((20, 1)), r"expected shape \(20,\)"),
+        },
+        "stddev_floor": {
+            "0": (0.0, r"expected finite numbers > 0, got 0.0 at index \(\)$"),
+            "of 3": ([1, 1, 1], r"expected shape \(\) or \(2,\), got \(3,\)$"),
+        },
+        "restarts": {"0": (0, r"expected an integer of at least 1, got 0$")},
+        "rng": RNGS,
+    },
+    "pdf": {"x": {"of 3 coordinates": (np.zeros(3), r"expected shape \(\.\.\., 2\), got \(3,\)$")}},
+    "logpdf": {"x": {"a number": (1.0, r"expected shape \(\.\.\., 2\), got \(\)$")}},
+    "score": {"x": {"of another batch": (np.zeros((4, 2)), r".*broadcast with \(3,\) .*got shape \(4, 2\)$")}},
+    "responsibilities": {"x": {"of text": ("ab", r"expected an array of real numbers")}},
+    "component_logpdf": {"x": {"masked": (np.ma.masked_array(np.zeros((3, 2))), r".*masked")}},
+    "sample": {"size": SIZES, "rng": RNGS},
+    "marginal": {"axis": AXES},
+    "conditional": {
+        "axis": AXES,
+        "value": {
+            "of another batch": (
+                np.zeros(4),
+                r"expected a shape that broadcasts with \(3,\) of the mixtures, got \(4,\)$",
+            ),
+            "of text": ("x", r"expected an array of real numbers"),
+        },
+    },
+    "credible_level": {
+        "mass": {
+            "0": ([0.5, 0.0], r"expected numbers between 0 and 1, got 0.0 at index \(1,\)$"),
+            "1": (1, r"expected numbers between 0 and 1, got 1.* at index \(\)$"),
+            "NaN": ([[NAN]], r"expected numbers between 0 and 1, got nan at index \(0, 0\)$"),
+        }
+    },
+    "marginal().cdf": {"x": {"of another batch": (np.zeros(4), r".*broadcasts with \(3,\).*got \(4,\)$")}},
+    "marginal().sample": {"size": SIZES, "rng": RNGS},
+}
+NO_MEAN = r'reduction: the "mean" {} is undefined; use "sum" or "none"$'
+# Where another argument is blamed than the one that differs, or there is more to it; Python's own messages
+OTHER_CASES = {
+    "gaussian_density_batch": {
+        "smooth_eps and nothing to compute": (NO_ROWS | {"smooth_eps": -1.0}, r"smooth_eps: .* >= 0, got -1.0$"),
+        "workers and nothing to compute": (NO_ROWS | {"workers": 0}, r"workers: expected .*got 0$"),
+        "text for workers and nothing to compute": (NO_ROWS | {"workers": "2"}, r"workers: expected .*got str$"),
+        **{f"no {name}": (without(name), f".*missing.*'{name}'") for name in ("x", "mean", "stddev", "correlation")},
+        "nothing": (lambda a: a.clear(), ".*missing 4.*'x', 'mean', 'stddev', and 'correlation'"),
+        "smooth_eps by position": (positional(True, 1e-10), ".*4 to 5.*6 were given"),
+        "unknown keyword": ({"weights": 1.0}, ".*unexpected.*'weights'"),
+        "out": ({"out": np.ones((4, 3, 1))}, ".*unexpected.*'out'"),
+        "x twice": (positional(x=1.0), ".*multiple.*'x'"),
+        # the weights of a mixture, say, passed by position as a fifth array
+        "weights for a bool": (positional(np.ones((4, 3, 1))), "compute_derivatives: expected a bool, got ndarray$"),
+    },
+    "mixture_logpdf": {
+        "no components": (
+            shapes(weights=0, mean=(0, 2), stddev=(0, 2), correlation=0),
+            r"weights: expected at least one component, got M = 0$",
         )
-        for bad in ("average", "Mean", "", None, 1)
-    ),
-    loss_row(
-        "the mean of no rows",
-        shapes(raw=(0, 15), x=(0, 2), pen=(0, 3), sample_weight=(0,)),
-        ValueError,
-        NO_MEAN.format("of no rows"),
-    ),
-    loss_row(
-        "the mean of rows of weight 0",
-        made("sample_weight", np.zeros_like),
-        ValueError,
-        NO_MEAN.format("over rows of total weight 0"),
-    ),
-]
+    },
+    "mdn_loss": {
+        "one pen for three logits": (shapes(pen=(4, 3)), rf"raw: expected {RAW}, P = 1 .*got \(4, 3, 15\)$"),
+        "no pen for three logits": ({"pen": None}, rf"raw: expected {RAW}, P = 0 .*"),
+        **{
+            f"the mean of no rows, {weight}": (
+                shapes(raw=(0, 15), x=(0, 2), pen=(0, 3)) | {"sample_weight": weight},
+                NO_MEAN.format("of no rows"),
+            )
+            for weight in (None, np.ones(0))
+        },
+        "the mean of rows of weight 0": (
+            made("sample_weight", np.zeros_like),
+            NO_MEAN.format("over rows of total weight 0"),
+        ),
+    },
+    "mdn_sample": {**PENLESS, "pen None": ({"pen": None}, "pen: " + PEN)},
+    "from_network_output": PENLESS,
+    "BivariateMixture": {
+        "no components": (
+            shapes(weights=0, means=(0, 2), stddevs=(0, 2), correlations=0),
+            r"weights: expected at least one component, got M = 0$",
+        )
+    },
+    "fit": {"weights all 0": ({"sample_weight": np.zeros(20)}, r"points: .*with a weight > 0, got 0$")},
+}
 
-ROWS = [
-    *(entry for function in ARRAYS for entry in rows_of_not_numbers(function)),
-    *DENSITY_SHAPES,
-    *DENSITY_LISTS,
-    *DENSITY_SMOOTH_EPS,
-    *DENSITY_WORKERS,
-    *DENSITY_SIGNATURE,
-    *LOSS,
-]
+
+def rows_of_options():
+    """Rows of smooth_eps, and of workers of every function that takes them."""
+    for exception, cases in SMOOTH_EPS.items():
+        for what, (bad, came) in cases.items():
+            pattern = rf"smooth_eps: expected a (real|finite) number.*, got {came}"
+            yield "gaussian_density_batch", f"smooth_eps {what}", {"smooth_eps": bad}, exception, pattern
+    for exception, cases in WORKERS.items():
+        for function, (what, (bad, came)) in itertools.product(TAKE_WORKERS, cases.items()):
+            yield function, f"workers {what}", {"workers": bad}, exception, rf"workers: expected .*got {came}$"
+
+
+def rows():
+    yield from rows_of_not_numbers()
+    yield from rows_of_shapes()
+    yield from rows_of_options()
+    for function, arguments in BAD.items():
+        for argument, cases in arguments.items():
+            for what, (bad, rest) in cases.items():
+                spoil = made(argument, bad) if callable(bad) else {argument: bad}
+                yield function, f"{argument} {what}", spoil, EITHER, f"{argument}: {rest}"
+    for function, cases in OTHER_CASES.items():
+        for what, (spoil, pattern) in cases.items():
+            yield function, what, spoil, EITHER, pattern
 
 
 def contents(arguments):
@@ -488,24 +612,54 @@ def contents(arguments):
     return [(np.asarray(a).tobytes(), np.ma.getmaskarray(a).tobytes()) for a in arrays if a.dtype.kind != "T"]
 
 
-@pytest.mark.parametrize(("function", "spoil", "exception", "pattern"), ROWS)
+@pytest.mark.parametrize(
+    ("function", "spoil", "exception", "pattern"),
+    [pytest.param(f, *case, id=f"{f}: {what}") for f, what, *case in rows()],
+)
 def test_bad_input_is_refused_with_a_message_that_names_it(function, spoil, exception, pattern):
-    arguments = GOOD_CALLS[function]()
-    spoil(arguments)
+    arguments = GOOD_CALLS[function][1]()
+    if callable(spoil):
+        spoil(arguments)
+    else:
+        arguments |= spoil
     before = contents(arguments)
-    with pytest.raises(exception, match=pattern):
-        call(function, arguments)
+    names = [function, f"{function}_and_gradient"] if f"{function}_and_gradient" in GOOD_CALLS else [function]
+    for name in names:
+        with pytest.raises(exception, match=re.compile(rf"^{pattern}", re.DOTALL)):
+            call(name, arguments)
     assert contents(arguments) == before
 
 
 @pytest.mark.parametrize("function", GOOD_CALLS)
 def test_the_call_that_rows_spoil_is_a_good_one(function):
-    call(function, GOOD_CALLS[function]())
+    call(function, GOOD_CALLS[function][1]())
 
 
-@pytest.mark.parametrize("function", GOOD_CALLS)
+@pytest.mark.parametrize("function", ARRAYS)
 def test_the_first_bad_argument_is_the_one_named(function):
-    first = ARRAYS[function][0]
-    bad = dict.fromkeys(ARRAYS[function], "no numbers")
-    with pytest.raises(TypeError, match=f"^{first}: "):
+    bad = GOOD_CALLS[function][1]() | dict.fromkeys(ARRAYS[function], "no numbers")
+    with pytest.raises(TypeError, match=f"^{ARRAYS[function][0]}: "):
         call(function, bad)
+
+
+@pytest.mark.parametrize("value", [0.0, 0.1, 1e9 + 0.3, -1e-7])
+@pytest.mark.parametrize("axis", [0, 1])
+def test_points_that_agree_in_a_coordinate_need_a_floor(axis, value):
+    points = np.random.default_rng(0).normal(size=(7, 2))
+    points[:, axis] = value
+    pattern = rf"^stddev_floor: expected one, because all points agree in coordinate {axis}; got None$"
+    with pytest.raises(ValueError, match=pattern):
+        BivariateMixture.fit(points, 1)
+    fitted = BivariateMixture.fit(points, 1, stddev_floor=0.25)
+    assert fitted.means[0, axis] == value
+    np.testing.assert_allclose(fitted.stddevs[0, axis], 0.25, rtol=1e-12, atol=0)
+
+
+@pytest.mark.parametrize("plane", range(6))
+def test_a_row_that_no_mixture_can_be_made_of_is_named(plane):
+    raw = network_output(2, (2, 3), 1)
+    planes(raw, 1)[plane][1, 2, 1] = NAN
+    with pytest.raises(
+        ValueError, match=rf"^raw: expected finite numbers, got nan at index \(1, 2, {2 + 2 * plane}\)$"
+    ):
+        BivariateMixture.from_network_output(raw, pen=1)

@@ -4,13 +4,12 @@ import contextlib
 import importlib.util
 import os
 import pickle
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
-from test_contract import mixture, network_output
+from checks import assert_same_bits, each_dtype, run_python
+from problems import loss_problem, mixture_problem
 
 import cymdn
 
@@ -41,27 +40,22 @@ def client():
         yield client
 
 
-def assert_same_bits(got, expected):
-    assert type(got) is np.ndarray
-    assert (got.dtype, got.shape, got.tobytes()) == (expected.dtype, expected.shape, expected.tobytes())
-
-
 def scores_of_one_mixture(chunks, shape=(60,), dtype=np.float64):
     """A chunked call and the single one, not yet compared."""
-    _, *parameters = mixture((), 5, dtype)
+    _, *parameters = mixture_problem((), 5, dtype)
     x = np.random.default_rng(3).normal(scale=3, size=(*shape, 2)).astype(dtype)
     chunked = load_example().log_densities(da.from_array(x, chunks=(*chunks, 2)), *parameters)
     return chunked, cymdn.mixture_logpdf(x, *parameters)
 
 
 def scores_of_many_mixtures(chunks):
-    arguments = mixture((60,), 5)
+    arguments = mixture_problem((60,), 5)
     chunked = load_example().log_densities(*(da.from_array(a, chunks=(chunks, *a.shape[1:])) for a in arguments))
     return chunked, cymdn.mixture_logpdf(*arguments)
 
 
 def losses(chunks, pen="bernoulli"):
-    arguments = network_output(60, 5, pen, np.float32)
+    arguments = loss_problem((60,), 5, pen, np.float32)
     chunked = load_example().losses(*(da.from_array(a, chunks=(chunks, *a.shape[1:])) for a in arguments))
     return chunked, cymdn.mdn_loss(*arguments, reduction="none")
 
@@ -76,7 +70,7 @@ def test_chunks_on_threads_give_the_bits_of_a_single_call(score, rows):
     assert_same_bits(chunked.compute(scheduler="threads"), single)
 
 
-@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@each_dtype
 @pytest.mark.parametrize("chunks", [(7, 9), (3, 4), (1, 9), ((2, 5), (8, 1))])
 def test_chunks_of_a_grid_give_the_bits_of_a_single_call(chunks, dtype):
     chunked, single = scores_of_one_mixture(chunks, (7, 9), dtype)
@@ -89,21 +83,13 @@ def test_chunks_of_a_grid_give_the_bits_of_a_single_call(chunks, dtype):
 def test_chunks_on_a_cluster_give_the_bits_of_a_single_call(client, score, rows):
     chunked, single = score(ROWS[rows])
     assert_same_bits(client.compute(chunked).result(timeout=SECONDS), single)
+    assert len({*client.run(os.getpid).values()} - {os.getpid()}) == 2  # other processes
 
 
-def test_the_cluster_is_of_other_processes(client):
-    processes = set(client.run(os.getpid).values())
-    assert len(processes - {os.getpid()}) == 2
-
-
-def test_chunks_that_do_not_match_are_refused():
-    raw, x, pen = network_output(60, 5)
+def test_chunks_that_do_not_match_and_a_row_cut_into_chunks_are_refused():
+    raw, x, pen = loss_problem((60,), 5)
     with pytest.raises(ValueError, match="different chunksize"):
         load_example().losses(da.from_array(raw, chunks=(20, 31)), da.from_array(x, chunks=(17, 2)), pen)
-
-
-def test_a_row_cut_into_chunks_is_refused():
-    raw, x, pen = network_output(60, 5)
     with pytest.raises(ValueError, match="Core dimension"):
         load_example().losses(da.from_array(raw, chunks=(60, 10)), x, pen)
 
@@ -140,7 +126,7 @@ def test_memory_of_a_worker_is_bounded_by_the_chunk(client):
         x = da.random.default_rng(0).normal(size=(points, 2), chunks=(chunk, 2))
         return load_example().log_densities(x, *parameters)
 
-    _, *parameters = mixture((), 3)
+    _, *parameters = mixture_problem((), 3)
     points, chunk = 8_000_000, 200_000
     bytes_a_point = 24  # two coordinates and a score
     growth(scores(20_000, 1000).sum())  # imports what it needs
@@ -153,13 +139,7 @@ def test_memory_of_a_worker_is_bounded_by_the_chunk(client):
 
 def test_the_example_prints_what_it_promises():
     pytest.importorskip("resource", reason="the example measures memory by what only POSIX has")
-    run = subprocess.run(
-        [sys.executable, EXAMPLE, "--points", "100000", "--chunk", "30001", "--limit", "500MB"],
-        capture_output=True,
-        text=True,
-        timeout=SECONDS,
-        cwd="/",
-    )
+    run = run_python(EXAMPLE, "--points", "100000", "--chunk", "30001", "--limit", "500MB")
     assert run.returncode == 0, run.stderr
     lines = run.stdout.splitlines()
     assert lines[0] == "100,000 points in 4 chunks, a mixture of 20 components"

@@ -6,37 +6,24 @@ Its modes, one-dimensional mixtures, fit and plot have files of their own.
 import copy
 import itertools
 import pickle
-import re
+from functools import partial
 
-import mpmath
+import builds
 import numpy as np
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
-from mixtures import elements, mixture, network_output, parameters, planes
-from problems import FLOATS, LAYOUTS, assert_same_bits
-from reference_mixture import (
-    Number,
-    mdn_exact,
-    mixture_exact,
-    natural_responsibilities,
-    network_responsibilities,
-    raw_component,
-)
-from test_accuracy import BOUND, GROUPS, error64, natural, raw_output
+import reference
+from checks import FLOATS, assert_same_bits, each_dtype
+from problems import each_layout, elements, mixture, network_output, parameters
+from reference import EXACT, Number, error_in_terms, score
+from test_accuracy import BOUND, GROUPS, natural, raw_output
+from test_contract import any_finite
 
-from cymdn import (
-    BivariateMixture,
-    _dispatch,
-    gaussian_logpdf,
-    mdn_loss,
-    mdn_sample,
-    mixture_logpdf_and_gradient,
-)
+from cymdn import BivariateMixture, gaussian_logpdf, mdn_loss, mdn_sample, mixture_logpdf_and_gradient
 
 EPS = 2.0**-52
 EVALUATIONS = ("pdf", "logpdf", "component_logpdf", "responsibilities", "score")
 KINDS = ("natural", "network")
+each_kind = pytest.mark.parametrize("kind", KINDS)
 
 
 def points(batch=(), dtype=np.float64, seed=1):
@@ -59,10 +46,7 @@ def widened(kind, *arguments, **keywords):
     return BivariateMixture.from_network_output(raw.astype(np.float64))
 
 
-# Values: the bits of the functions
-
-
-@pytest.mark.parametrize("dtype", FLOATS)
+@each_dtype
 @pytest.mark.parametrize("m", [1, 3, 20, 300])
 def test_natural_parameters_give_the_bits_of_the_functions(m, dtype):
     x, arrays = points((70,), dtype), parameters(m, (70,), dtype)
@@ -73,7 +57,7 @@ def test_natural_parameters_give_the_bits_of_the_functions(m, dtype):
     assert_same_bits(batch.component_logpdf(x), gaussian_logpdf(x, *arrays[1:]))
 
 
-@pytest.mark.parametrize("dtype", FLOATS)
+@each_dtype
 @pytest.mark.parametrize("spread", [1.0, 6.0, 40.0])
 @pytest.mark.parametrize("pens", [0, 1, 3])
 def test_raw_output_gives_the_bits_of_the_loss(pens, spread, dtype):
@@ -95,55 +79,38 @@ def problem(request):
     return [GROUPS[request.param](np.random.default_rng(m), ROWS, m) for m in COMPONENTS]
 
 
-def worst(pairs):
-    return max(error64(got, exact) for got, exact in pairs)
+def assert_within_the_promise(batch, x, exact, components):
+    """All evaluations of mixtures at points, against the exact mixtures and log-densities of components."""
+    for name, number in (
+        ("logpdf", exact.value),
+        ("responsibilities", exact.shares),
+        ("score", score(exact)),
+        ("component_logpdf", components),
+    ):
+        assert (error_in_terms(getattr(batch, name)(x), number) <= BOUND).all(), name
+    # exp makes an absolute error a relative one; below the range of float64 (1e-300) the density is denormal or 0
+    density = EXACT.exp(exact.value.exact)
+    bound = BOUND * EPS * density * (1 + exact.value.terms) + 1e-300
+    assert (abs(EXACT.real(batch.pdf(x)) - density) <= bound).all()
 
 
-def test_natural_responsibilities_and_scores_are_within_the_promise(problem):
+def test_what_natural_parameters_evaluate_to_is_within_the_promise(problem):
     for p in problem:
         x, *arrays = natural(p)
-        batch = BivariateMixture(*arrays)
-        shares, score = batch.responsibilities(x), batch.score(x)
-        for i in range(ROWS):
-            row = [array[i] for array in (x, *arrays)]
-            assert worst(zip(shares[i], natural_responsibilities(*row), strict=True)) <= BOUND
-            assert worst(zip(score[i], mixture_exact(*row)[-2:], strict=True)) <= BOUND
+        components = reference.natural_components(EXACT, x[:, None], *arrays[1:]).value
+        exact = reference.natural_mixture(EXACT, x, *arrays)
+        assert_within_the_promise(BivariateMixture(*arrays), x, exact, components)
 
 
-def test_all_that_raw_output_evaluates_to_is_within_the_promise(problem):
+def test_what_raw_output_evaluates_to_is_within_the_promise(problem):
     for p in problem:
-        raw, x, _ = raw_output(p, "none")
-        batch = BivariateMixture.from_network_output(raw)
-        value, shares = batch.logpdf(x), batch.responsibilities(x)
-        score, components = batch.score(x), batch.component_logpdf(x)
-        m = shares.shape[-1]
-        for i in range(ROWS):
-            loss, *gradient = mdn_exact(raw[i], x[i])
-            assert error64(-value[i], loss) <= BOUND
-            assert worst(zip(shares[i], network_responsibilities(raw[i], x[i]), strict=True)) <= BOUND
-            for axis in (0, 1):
-                # the gradient in x is that of the loss in the means, summed
-                means = gradient[(1 + axis) * m : (2 + axis) * m]
-                exact = Number(mpmath.fsum(n.exact for n in means), mpmath.fsum(n.terms for n in means))
-                assert error64(score[i, axis], exact) <= BOUND
-            columns = raw[i].reshape(6, m).T
-            for got, column in zip(components[i], columns, strict=True):
-                exact = raw_component(x[i], column[1:3], column[3:5], column[5]).value
-                assert error64(got, exact) <= BOUND
+        raw, x, _ = raw_output(p)
+        components = reference.raw_components(EXACT, x[:, None], *reference.raw_parts(raw)[1:]).value
+        exact = reference.raw_mixture(EXACT, x, raw)
+        assert_within_the_promise(BivariateMixture.from_network_output(raw), x, exact, components)
 
 
-def test_density_is_exp_of_the_log_density(problem):
-    for p in problem:
-        x, *arrays = natural(p)
-        density = BivariateMixture(*arrays).pdf(x)
-        for i in range(ROWS):
-            value = mixture_exact(x[i], *(array[i] for array in arrays))[0]
-            exact = mpmath.exp(value.exact)
-            # below the range of float64 (1e-300) the density is denormal or 0
-            assert abs(density[i] - exact) <= BOUND * EPS * exact * (1 + value.terms) + mpmath.mpf("1e-300")
-
-
-@pytest.mark.parametrize("kind", KINDS)
+@each_kind
 def test_responsibilities_sum_to_1(kind):
     shares = made(kind, 20, (200,)).responsibilities(points((200,)))
     assert (shares >= 0).all()
@@ -154,7 +121,7 @@ def test_responsibilities_sum_to_1(kind):
 # Values: limits
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@each_kind
 @pytest.mark.parametrize("position", [(1e6, -1e6), (1e150, 0.0)])
 def test_a_far_point_has_a_log_density_and_a_responsible_component(kind, position):
     single = made(kind)
@@ -165,7 +132,7 @@ def test_a_far_point_has_a_log_density_and_a_responsible_component(kind, positio
     assert (single.score(position) * position).sum() < 0
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@each_kind
 @pytest.mark.parametrize("position", [(1e200, 0.0), (np.inf, 0.0), (-np.inf, np.inf)])
 def test_a_point_beyond_all_densities_has_the_weights_for_responsibilities(kind, position):
     single = made(kind)
@@ -176,7 +143,7 @@ def test_a_point_beyond_all_densities_has_the_weights_for_responsibilities(kind,
     np.testing.assert_allclose(single.responsibilities(position), single.weights, rtol=4 * EPS, atol=0)
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@each_kind
 def test_a_nan_in_a_point_touches_no_other(kind):
     single, x = made(kind), points((5,))
     good = {name: getattr(single, name)(x) for name in EVALUATIONS}
@@ -205,19 +172,11 @@ def test_a_weight_of_0_takes_no_part():
 # dtypes
 
 
-@pytest.mark.parametrize("name", EVALUATIONS)
-@pytest.mark.parametrize("kind", KINDS)
-def test_float32_values_are_those_of_float64_rounded_once(kind, name):
-    x = points((200,), np.float32)
-    got = getattr(made(kind, 4, (200,), np.float32), name)(x)
-    expected = getattr(widened(kind, 4, (200,)), name)(x.astype(np.float64))
-    assert_same_bits(got, expected.astype(np.float32))
-
-
-@pytest.mark.parametrize("kind", KINDS)
+@each_kind
 @pytest.mark.parametrize(
     "ask",
     [
+        *(lambda m, name=name: getattr(m, name)(points((50, 1), np.float32).astype(m.dtype)) for name in EVALUATIONS),
         lambda m: m.mean(),
         lambda m: m.covariance(),
         lambda m: m.mode(),
@@ -269,7 +228,7 @@ for pair in itertools.product(BATCHES, BATCHES):
     PAIRS.append(pair)
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@each_kind
 @pytest.mark.parametrize(("ours", "theirs"), PAIRS)
 def test_points_and_mixtures_broadcast_to_the_bits_of_single_calls(ours, theirs, kind):
     batch, x = made(kind, 3, ours), points(theirs)
@@ -283,54 +242,38 @@ def test_points_and_mixtures_broadcast_to_the_bits_of_single_calls(ours, theirs,
             np.testing.assert_array_equal(got[index], getattr(singles[each[index]], name)(x_each[index]))
 
 
-@pytest.mark.parametrize("kind", KINDS)
-def test_a_grid_against_one_mixture_has_the_bits_of_single_calls(kind):
-    # beyond a block of the kernel's
-    single, x = made(kind, 7), points((40, 30))
-    for name in EVALUATIONS:
-        got = getattr(single, name)(x)
-        for index in [(0, 0), (1, 6), (1, 7), (20, 15), (39, 29)]:
-            np.testing.assert_array_equal(got[index], getattr(single, name)(x[index]))
-
-
-@pytest.mark.parametrize("m", [1, 255, 256, 257, 600])
-@pytest.mark.parametrize("kind", KINDS)
-def test_any_number_of_components_broadcasts(kind, m):
-    batch, x = made(kind, m, (3,)), points((4, 1))
+@pytest.mark.parametrize("m", [1, 7, 255, 256, 257, 600])
+@each_kind
+def test_any_number_of_components_and_points_broadcasts(kind, m):
+    batch, x, grid = made(kind, m, (3,)), points((4, 1)), points((40, 30))  # beyond a block of the kernel's
     for name in EVALUATIONS:
         got = getattr(batch, name)(x)
         np.testing.assert_array_equal(got[2, 1], getattr(batch[1], name)(x[2, 0]))
-
-
-def test_single_answers_are_scalars():
-    single = mixture()
-    for value in (single.pdf([0, 0]), single.logpdf([0, 0]), single.credible_level(0.5), single.marginal(0).mean()):
-        assert isinstance(value, np.float64)
+        got = getattr(batch[1], name)(grid)
+        for index in [(0, 0), (1, 6), (1, 7), (20, 15), (39, 29)]:
+            np.testing.assert_array_equal(got[index], getattr(batch[1], name)(grid[index]))
 
 
 @pytest.mark.parametrize("workers", [2, 3, -1])
-@pytest.mark.parametrize("kind", KINDS)
+@each_kind
 def test_any_number_of_workers_gives_the_same_bits(kind, workers, monkeypatch):
-    monkeypatch.setattr(_dispatch, "WORKER_COMPONENTS", 100)  # so that each of them gets something to do
+    builds.share(monkeypatch, 100)  # so that each of them gets something to do
     for ours, theirs in [((), (900,)), ((900,), (900,)), ((900,), ())]:
         batch, x = made(kind, 3, ours), points(theirs)
         for name in EVALUATIONS:
             assert_same_bits(getattr(batch, name)(x, workers=workers), getattr(batch, name)(x))
 
 
-# Layouts
-
-
-@pytest.mark.parametrize("dtype", FLOATS)
-@pytest.mark.parametrize("layout", LAYOUTS)
+@each_dtype
+@each_layout
 def test_layout_of_points_does_not_matter(layout, dtype):
     batch, x = mixture(3, (5, 4), dtype), points((5, 4), dtype)
     for name in EVALUATIONS:
         assert_same_bits(getattr(batch, name)(layout(x)), getattr(batch, name)(x))
 
 
-@pytest.mark.parametrize("dtype", FLOATS)
-@pytest.mark.parametrize("layout", LAYOUTS)
+@each_dtype
+@each_layout
 def test_layout_of_parameters_does_not_matter(layout, dtype):
     arrays, raw = parameters(3, (5, 4), dtype), network_output(3, (5, 4), 1, dtype)
     x = points((5, 4), dtype)
@@ -346,7 +289,7 @@ def test_layout_of_parameters_does_not_matter(layout, dtype):
 # Parameters
 
 
-@pytest.mark.parametrize("dtype", FLOATS)
+@each_dtype
 def test_parameters_are_those_given(dtype):
     arrays = parameters(3, (4,), dtype)
     batch = BivariateMixture(*arrays)
@@ -355,18 +298,7 @@ def test_parameters_are_those_given(dtype):
     assert (batch.n_components, batch.batch_shape, batch.dtype) == (3, (4,), dtype)
 
 
-def test_parameters_of_raw_output_are_its_functions():
-    raw = network_output(3, (4,), 3)
-    logits, mean0, mean1, log_stddev0, log_stddev1, a = planes(raw, 3)
-    batch = BivariateMixture.from_network_output(raw, pen=3)
-    shares = np.exp(logits) / np.exp(logits).sum(axis=-1, keepdims=True)
-    np.testing.assert_allclose(batch.weights, shares, rtol=8 * EPS, atol=0)
-    np.testing.assert_array_equal(batch.means, np.stack([mean0, mean1], axis=-1))
-    np.testing.assert_array_equal(batch.stddevs, np.exp(np.stack([log_stddev0, log_stddev1], axis=-1)))
-    np.testing.assert_array_equal(batch.correlations, np.tanh(a))
-
-
-@pytest.mark.parametrize("kind", KINDS)
+@each_kind
 def test_covariances_are_products_of_the_other_parameters(kind):
     batch = made(kind, 3, (4,))
     (s0, s1), r = np.moveaxis(batch.stddevs, -1, 0), batch.correlations
@@ -386,28 +318,18 @@ def test_arguments_broadcast_to_one_batch():
 # Mean and covariance
 
 
-def moments_exact(weights, means, stddevs, correlations):
-    """Mean and the three entries of the covariance, and the sums of the magnitudes of their terms."""
-    with mpmath.workdps(60):
-        w, r = (mpmath.matrix(list(map(float, a))) for a in (weights, correlations))
-        mu, s = ([[mpmath.mpf(float(a[k])) for a in array] for k in (0, 1)] for array in (means, stddevs))
-        m = range(len(weights))
-        numbers = [
-            Number(mpmath.fsum(w[j] * mu[k][j] for j in m), mpmath.fsum(abs(w[j] * mu[k][j]) for j in m))
-            for k in (0, 1)
-        ]
-        center = [number.exact for number in numbers]
-        for a, b in ((0, 0), (0, 1), (1, 1)):
-            terms = [
-                w[j] * ((r[j] if a != b else 1) * s[a][j] * s[b][j] + (mu[a][j] - center[a]) * (mu[b][j] - center[b]))
-                for j in m
-            ]
-            size = [
-                w[j] * (s[a][j] * s[b][j] + (abs(mu[a][j]) + abs(center[a])) * (abs(mu[b][j]) + abs(center[b])))
-                for j in m
-            ]
-            numbers.append(Number(mpmath.fsum(terms), mpmath.fsum(size)))
-        return numbers
+def moments_exact(*arrays):
+    """Mean, and the three entries of the covariance."""
+    w, means, stddevs, r = (EXACT.real(array) for array in arrays)
+    mu, s = means.T, stddevs.T
+    center = [(w * mu[k]).sum() for k in (0, 1)]
+    numbers = [Number(center[k], abs(w * mu[k]).sum()) for k in (0, 1)]
+    for a, b in ((0, 0), (0, 1), (1, 1)):
+        own = s[a] * s[b] * (r if a != b else 1)
+        terms = w * (own + (mu[a] - center[a]) * (mu[b] - center[b]))
+        size = w * (s[a] * s[b] + (abs(mu[a]) + abs(center[a])) * (abs(mu[b]) + abs(center[b])))
+        numbers.append(Number(terms.sum(), size.sum()))
+    return Number(*(np.array(part) for part in zip(*numbers, strict=True)))
 
 
 @pytest.mark.parametrize("m", [1, 2, 5, 20])
@@ -417,13 +339,9 @@ def test_mean_and_covariance_are_exact_to_rounding(m):
         single = BivariateMixture(*arrays)
         got = [*single.mean(), *single.covariance()[np.triu_indices(2)]]
         # exp(log w), the center, offsets, squares, and sums over up to 20 components
-        for value, exact in zip(got, moments_exact(*arrays), strict=True):
-            assert error64(value, exact) <= 8
+        assert (error_in_terms(got, moments_exact(*arrays)) <= 8).all()
         np.testing.assert_array_equal(single.covariance(), single.covariance().T)
-
-
-def test_moments_of_a_batch_are_those_of_its_elements():
-    batch = mixture(3, (2, 4))
+    batch = mixture(m, (2, 4))
     for index, single in elements(batch).items():
         np.testing.assert_array_equal(batch.mean()[index], single.mean())
         np.testing.assert_array_equal(batch.covariance()[index], single.covariance())
@@ -443,7 +361,7 @@ def test_moments_of_raw_output_with_huge_correlations_are_those_of_its_parameter
 # Credible levels
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@each_kind
 def test_the_level_of_one_component_is_the_known_one(kind):
     single = made(kind, 1)
     mass = np.array([0.001, 0.1, 0.5, 0.9, 0.99, 0.999])
@@ -464,7 +382,7 @@ def test_the_region_of_a_level_holds_its_mass(seed):
     assert (abs(held - mass) <= 0.002 + 5 * np.sqrt(mass * (1 - mass) / n)).all()
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@each_kind
 def test_levels_have_the_axes_of_the_batch_and_of_the_masses(kind):
     batch, mass = made(kind, 2, (2, 3)), np.array([[0.1, 0.5, 0.9, 0.99]] * 5)
     levels = batch.credible_level(mass)
@@ -477,10 +395,7 @@ def test_levels_have_the_axes_of_the_batch_and_of_the_masses(kind):
     assert made(kind, 2, (0,)).credible_level(0.5).shape == (0,)
 
 
-# From covariances
-
-
-@pytest.mark.parametrize("dtype", FLOATS)
+@each_dtype
 def test_from_covariances_is_the_inverse_of_covariances(dtype):
     arrays = parameters(4, (5,), dtype)
     batch = BivariateMixture(*arrays)
@@ -504,32 +419,13 @@ def test_covariances_may_be_asymmetric_by_rounding():
 
 # The batch
 
-INDICES = [
-    0,
-    -1,
-    np.int64(1),
-    slice(1, 3),
-    slice(None, None, -1),
-    slice(0, 0),
-    ...,
-    None,
-    (1, 2),
-    (slice(None), 1),
-    (..., 0),
-    (None, 1),
-    (1, slice(None, None, 2)),
-    [0, 2, 2],
-    np.array([[0], [1]]),
-    (np.array([0, 1]), np.array([1, 3])),
-    np.array([True, False, True]),
-    np.arange(12).reshape(3, 4) % 2 == 0,
-    (0, [True, False, True, False]),
-    [],
-    (),
-]
+INDICES = [0, -1, np.int64(1), slice(1, 3), slice(None, None, -1), slice(0, 0), ..., None, [0, 2, 2], [], ()]
+INDICES += [(1, 2), (slice(None), 1), (..., 0), (None, 1), (1, slice(None, None, 2)), (0, [True, False, True, False])]
+INDICES += [np.array([[0], [1]]), (np.array([0, 1]), np.array([1, 3])), np.array([True, False, True])]
+INDICES += [np.arange(12).reshape(3, 4) % 2 == 0]
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@each_kind
 @pytest.mark.parametrize("index", INDICES, ids=repr)
 def test_an_index_takes_the_mixtures_that_it_takes_of_an_array(index, kind):
     batch = made(kind, 2, (3, 4))
@@ -550,59 +446,57 @@ def test_an_index_outside_the_batch_is_an_index_error(index):
         mixture(2, (3, 4))[index]
 
 
-def test_a_batch_has_a_length_and_elements():
+def test_a_batch_has_a_length_and_elements_and_its_answers_are_arrays():
     batch = mixture(2, (3, 4))
     assert len(batch) == 3
     assert [element.batch_shape for element in batch] == [(4,)] * 3
     np.testing.assert_array_equal([element.means for element in batch], batch.means)
     assert len(mixture(2, (0, 4))) == 0
     assert list(mixture(2, (0, 4))) == []
+    assert repr(batch) == "BivariateMixture(n_components=2, batch_shape=(3, 4), dtype=float64)"
+    assert repr(mixture().marginal(0)) == "UnivariateMixture(n_components=3, batch_shape=(), dtype=float64)"
 
 
 @pytest.mark.parametrize("use", [len, iter, list, lambda single: single[0], lambda single: single[...]])
-def test_a_single_mixture_has_no_length_and_no_elements(use):
+def test_a_single_mixture_has_no_length_and_no_elements_and_its_answers_are_scalars(use):
+    single = mixture()
     with pytest.raises(TypeError, match=r"a single BivariateMixture has no .*see batch_shape"):
-        use(mixture())
-
-
-def test_repr_tells_components_batch_and_dtype():
-    assert repr(mixture(2, (3, 4), np.float32)) == (
-        "BivariateMixture(n_components=2, batch_shape=(3, 4), dtype=float32)"
-    )
-    assert repr(mixture().marginal(0)) == "UnivariateMixture(n_components=3, batch_shape=(), dtype=float64)"
+        use(single)
+    for value in (single.pdf([0, 0]), single.logpdf([0, 0]), single.credible_level(0.5), single.marginal(0).mean()):
+        assert isinstance(value, np.float64)
 
 
 def state(batch):
     return [batch.weights, batch.means, batch.stddevs, batch.correlations, batch.logpdf(points())]
 
 
-@pytest.mark.parametrize("protocol", range(pickle.HIGHEST_PROTOCOL + 1))
-@pytest.mark.parametrize("dtype", FLOATS)
-@pytest.mark.parametrize("kind", KINDS)
-def test_a_pickled_mixture_comes_back(kind, dtype, protocol):
+def through_memory_outside(batch):
+    buffers = []
+    data = pickle.dumps(batch, 5, buffer_callback=buffers.append)
+    return pickle.loads(data, buffers=[bytes(buffer) for buffer in buffers])
+
+
+COPIES = {
+    "copied": copy.copy,
+    "copied deep": copy.deepcopy,
+    "pickled with its memory outside": through_memory_outside,
+    **{
+        f"pickled, protocol {p}": lambda batch, p=p: pickle.loads(pickle.dumps(batch, p))
+        for p in range(pickle.HIGHEST_PROTOCOL + 1)
+    },
+}
+
+
+@pytest.mark.parametrize("how", COPIES)
+@each_dtype
+@each_kind
+def test_a_copied_or_pickled_mixture_is_the_same(kind, dtype, how):
     batch = made(kind, 3, (4,), dtype)
-    back = pickle.loads(pickle.dumps(batch, protocol))
+    back = COPIES[how](batch)
     assert type(back) is BivariateMixture
-    for got, expected in zip(state(back), state(batch), strict=True):
-        assert_same_bits(got, expected)
+    assert_same_bits(state(back), state(batch))
     with pytest.raises(AttributeError):
         back.weights = 1.0
-
-
-def test_a_mixture_pickled_with_its_memory_outside_comes_back():
-    batch, buffers = mixture(3, (4,)), []
-    data = pickle.dumps(batch, 5, buffer_callback=buffers.append)
-    back = pickle.loads(data, buffers=[bytes(buffer) for buffer in buffers])
-    for got, expected in zip(state(back), state(batch), strict=True):
-        assert_same_bits(got, expected)
-
-
-@pytest.mark.parametrize("duplicate", [copy.copy, copy.deepcopy])
-@pytest.mark.parametrize("kind", KINDS)
-def test_a_copy_is_the_same_mixture(kind, duplicate):
-    batch = made(kind, 3, (4,))
-    for got, expected in zip(state(duplicate(batch)), state(batch), strict=True):
-        assert_same_bits(got, expected)
 
 
 @pytest.mark.parametrize("index", [0, slice(2), ...], ids=repr)
@@ -631,21 +525,24 @@ def test_attributes_cannot_be_set(name):
         delattr(single, name)
 
 
-@pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("name", ["weights", "means", "stddevs", "correlations", "covariances"])
-def test_parameters_are_read_only(name, kind):
-    for batch in (made(kind), made(kind, 3, (4,))[1:], made(kind, dtype=np.float32)):
-        array = getattr(batch, name)
-        with pytest.raises(ValueError, match="read-only"):
-            array[...] = 0.0
-        # nor is it a door to what is inside
-        before = batch.logpdf([0.0, 0.0])
-        array.flags.writeable = True
-        array[...] = 0.5
-        np.testing.assert_array_equal(batch.logpdf([0.0, 0.0]), before)
+@each_kind
+def test_parameters_are_read_only_and_no_door_to_what_is_inside(kind):
+    whole, part, single = made(kind, dtype=np.float32), made(kind, 3, (4,))[1:], made(kind)
+    planes_and_lines = {whole: [0.0, 0.0], part: [0.0, 0.0], single.marginal(0): 0.0, single.conditional(0, 0.5): 0.0}
+    for owner, x in planes_and_lines.items():
+        names = ("weights", "means", "stddevs", *(("correlations", "covariances") if np.ndim(x) else ()))
+        for name in names:
+            array, before = getattr(owner, name), owner.logpdf(x)
+            with pytest.raises(ValueError, match="read-only"):
+                array[...] = 0.0
+            with pytest.raises(AttributeError):
+                setattr(owner, name, 0.0)
+            array.flags.writeable = True
+            array[...] = 0.5
+            np.testing.assert_array_equal(owner.logpdf(x), before)
 
 
-@pytest.mark.parametrize("dtype", FLOATS)
+@each_dtype
 def test_the_callers_arrays_stay_writeable_and_apart(dtype):
     arrays, raw = parameters(3, (4,), dtype), network_output(3, (4,), 0, dtype)
     covariances = np.array(BivariateMixture(*arrays).covariances)
@@ -662,37 +559,32 @@ def test_the_callers_arrays_stay_writeable_and_apart(dtype):
         np.testing.assert_array_equal(batch.logpdf([0.0, 0.0]), before[name])
 
 
-def test_results_are_the_callers_own():
-    batch = mixture(3, (4,))
-    x = points((4,))
-    for ask in (batch.mean, batch.covariance, batch.mode, lambda: batch.logpdf(x), lambda: batch.sample(rng=0)):
+def test_results_are_the_callers_own_and_points_are_not_modified():
+    batch, x = mixture(3, (4,)), points((4,))
+    before = x.copy()
+    evaluations = [partial(getattr(batch, name), x) for name in EVALUATIONS]
+    for ask in (batch.mean, batch.covariance, batch.mode, lambda: batch.sample(rng=0), *evaluations):
         first = ask()
         assert first.flags.writeable
         first[...] = 77.0
         assert (ask() != 77.0).all()
-
-
-def test_points_are_not_modified():
-    x = points((4,))
-    before = x.copy()
-    for name in EVALUATIONS:
-        getattr(mixture(3), name)(x)
     np.testing.assert_array_equal(x, before)
 
 
 # Extreme parameters: never NaN, never a warning (pytest makes them errors)
 
 
-def assert_all_numbers(single, x=(0.5, -0.5)):
+def assert_all_numbers(single, *points):
     """No method gives NaN or a warning."""
-    answers = {name: getattr(single, name)(x) for name in EVALUATIONS}
-    answers.update({name: getattr(single, name)() for name in ("mean", "covariance", "mode")})
+    answers = {name: getattr(single, name)() for name in ("mean", "covariance", "mode")}
     parameters_of = ("weights", "means", "stddevs", "correlations", "covariances")
     answers.update({name: getattr(single, name) for name in parameters_of})
     answers["credible_level"] = single.credible_level([0.1, 0.5, 0.9])
     answers["sample"] = single.sample(5, rng=0)
     lines = {f"marginal {axis}": single.marginal(axis) for axis in (0, 1)}
-    lines.update({f"conditional {axis}": single.conditional(axis, x[axis]) for axis in (0, 1)})
+    for x in points:
+        answers.update({f"{name} at {x}": getattr(single, name)(x) for name in EVALUATIONS})
+        lines.update({f"conditional {axis} at {x}": single.conditional(axis, x[axis]) for axis in (0, 1)})
     for name, line in lines.items():
         for ask in ("mean", "variance"):
             answers[f"{name} {ask}"] = getattr(line, ask)()
@@ -707,18 +599,33 @@ def assert_all_numbers(single, x=(0.5, -0.5)):
         assert not np.isnan(answer).any(), name
 
 
-@pytest.mark.parametrize("dtype", FLOATS)
-@pytest.mark.parametrize("scale", [30.0, 1e3, 1e8, 1e20])
-def test_raw_output_however_large_gives_no_nan(scale, dtype):
-    for seed in range(5):
-        raw = network_output(3, seed=seed, dtype=dtype) * dtype(scale)
-        assert_all_numbers(BivariateMixture.from_network_output(raw))
+def extreme_mixtures():
+    raw, network = network_output(3), BivariateMixture.from_network_output
+    for scale, dtype, seed in itertools.product((30.0, 1e3, 1e8, 1e20), FLOATS, range(5)):
+        yield network(network_output(3, seed=seed, dtype=dtype) * dtype(scale))
+    for scale, sharpening in itertools.product((1.0, 1e20), ({"bias": 1e300}, {"temperature": 1e-300})):
+        yield network(raw * scale, **sharpening)
+        yield network(raw * scale, temperature=1e300)
+    for scale in (1e-310, 1e-200, 1e-30, 1e30, 1e153):
+        stddevs = [[scale, 1.0], [1.0, scale], [scale, scale]]
+        yield BivariateMixture([0.25, 0.25, 0.5], np.zeros((3, 2)), stddevs, [0.0, 0.9, -0.9])
+    largest = np.nextafter(1.0, 0.0)
+    yield BivariateMixture([0.5, 0.5], np.zeros((2, 2)), np.ones((2, 2)), [largest, -largest])
+    yield network([*np.zeros(15), 30.0, -800.0, 1e300])
+    for seed in range(60):
+        rng = np.random.default_rng(seed)
+        m = int(rng.integers(1, 5))
+        sharpening = rng.choice([{}, {"bias": 1.0}, {"bias": 1e300}, {"temperature": 1e-300}, {"temperature": 1e300}])
+        yield network(any_finite(rng, 6 * m, np.float64), **sharpening)
+        shares, correlations = rng.choice([1.0, 0.5, 1e-9, 1e-200, 0.0], m), np.tanh(any_finite(rng, m, np.float64))
+        weights = shares / shares.sum() if shares.any() else np.full(m, 1 / m)
+        means, stddevs = (any_finite(rng, (m, 2), np.float64) for _ in range(2))
+        yield BivariateMixture(weights, means, np.maximum(abs(stddevs), 5e-324), correlations * largest)
 
 
-@pytest.mark.parametrize("sharpening", [{"bias": 1e300}, {"temperature": 1e-300}, {"temperature": 1e300}])
-@pytest.mark.parametrize("scale", [1.0, 1e20])
-def test_sharpening_however_large_gives_no_nan(scale, sharpening):
-    assert_all_numbers(BivariateMixture.from_network_output(network_output(3) * scale, **sharpening))
+def test_extreme_mixtures_give_no_nan():
+    for single in extreme_mixtures():
+        assert_all_numbers(single, (0.0, 0.0), (0.5, -0.5), (1.0, -1.0), (1e300, -1e-300))
 
 
 def test_levels_fall_as_masses_grow_beside_a_component_without_width():
@@ -738,316 +645,3 @@ def test_sharpening_that_excludes_a_component_without_width_gives_no_nan(x):
     assert_all_numbers(sharpened, x)
     np.testing.assert_array_equal(sharpened.responsibilities(x), [0, 0, 1])
     assert mdn_sample(raw, **sharpening, rng=0).component == 2
-
-
-@pytest.mark.parametrize("scale", [1e-310, 1e-200, 1e-30, 1e30, 1e153])
-@pytest.mark.parametrize("x", [(0.0, 0.0), (1.0, -1.0)])
-def test_denormal_to_huge_stddevs_give_no_nan(scale, x):
-    stddevs = [[scale, 1.0], [1.0, scale], [scale, scale]]
-    assert_all_numbers(BivariateMixture([0.25, 0.25, 0.5], np.zeros((3, 2)), stddevs, [0.0, 0.9, -0.9]), x)
-
-
-@pytest.mark.parametrize("x", [(0.0, 0.0), (1.0, -1.0)])
-def test_correlations_next_to_1_give_no_nan(x):
-    largest = np.nextafter(1.0, 0.0)
-    assert_all_numbers(BivariateMixture([0.5, 0.5], np.zeros((2, 2)), np.ones((2, 2)), [largest, -largest]), x)
-    raw = np.zeros(18)
-    raw[-3:] = [30.0, -800.0, 1e300]
-    assert_all_numbers(BivariateMixture.from_network_output(raw), x)
-
-
-EXTREMES = [s * f for s in (-1, 1) for f in (0.0, 1.0, 30.0, 400.0, 708.5, 1e-30, 1e30, 1e155, 1e300, 1e308, 1.7e308)]
-NUMBERS = st.one_of(
-    st.floats(-4, 4), st.sampled_from(EXTREMES), st.floats(allow_nan=False, allow_infinity=False, width=64)
-)
-
-
-@settings(max_examples=150, deadline=None)
-@given(data=st.data())
-def test_any_finite_raw_output_gives_no_nan(data):
-    m = data.draw(st.integers(1, 4))
-    raw = data.draw(st.lists(NUMBERS, min_size=6 * m, max_size=6 * m))
-    bias, temperature = (data.draw(st.sampled_from(values)) for values in ([0.0, 1.0, 1e300], [1.0, 1e-300, 1e300]))
-    single = BivariateMixture.from_network_output(raw, bias=bias, temperature=temperature)
-    assert_all_numbers(single, data.draw(st.tuples(NUMBERS, NUMBERS)))
-
-
-@settings(max_examples=150, deadline=None)
-@given(data=st.data())
-def test_any_finite_mixture_in_the_domain_gives_no_nan(data):
-    m = data.draw(st.integers(1, 4))
-    shares = np.array(data.draw(st.lists(st.sampled_from([1.0, 0.5, 1e-9, 1e-200, 0.0]), min_size=m, max_size=m)))
-    weights = shares / shares.sum() if shares.any() else np.full(m, 1 / m)
-    means, sizes = (np.reshape(data.draw(st.lists(NUMBERS, min_size=2 * m, max_size=2 * m)), (m, 2)) for _ in range(2))
-    correlations = np.clip(np.tanh(data.draw(st.lists(NUMBERS, min_size=m, max_size=m))), -1 + 2**-53, 1 - 2**-53)
-    single = BivariateMixture(weights, means, np.maximum(abs(sizes), 5e-324), correlations)
-    assert_all_numbers(single, data.draw(st.tuples(NUMBERS, NUMBERS)))
-
-
-# Bad input
-
-
-def good(**changes):
-    """Arguments of the constructor, M = 2 and a batch of 3."""
-    names = ("weights", "means", "stddevs", "correlations")
-    return {**dict(zip(names, parameters(2, (3,)), strict=True)), **changes}
-
-
-def spoiled(name, index, value):
-    """The good arguments with one number changed."""
-    array = good()[name].copy()
-    array[index] = value
-    return good(**{name: array})
-
-
-def spoiled_covariances(index, value):
-    covariances = np.broadcast_to(np.eye(2), (3, 2, 2, 2)).copy()
-    covariances[index] = value
-    return {"weights": np.full(2, 0.5), "means": np.zeros((2, 2)), "covariances": covariances}
-
-
-def make(keywords):
-    return lambda: BivariateMixture(**keywords)
-
-
-def from_covariances(keywords):
-    return lambda: BivariateMixture.from_covariances(**keywords)
-
-
-def from_raw(raw, **keywords):
-    return lambda: BivariateMixture.from_network_output(raw, **keywords)
-
-
-def fit(values=None, n_components=2, **keywords):
-    values = np.random.default_rng(0).normal(size=(20, 2)) if values is None else values
-    return lambda: BivariateMixture.fit(values, n_components, **keywords)
-
-
-def ask(name, *arguments, **keywords):
-    return lambda: getattr(mixture(2, (3,)), name)(*arguments, **keywords)
-
-
-def raw_with(index, value, batch=(2, 3)):
-    raw = network_output(2, batch)
-    raw[index] = value
-    return raw
-
-
-NAN, INF = np.nan, np.inf
-BAD = {
-    # the constructor
-    "weights negative": (make(spoiled("weights", (1, 0), -0.25)), r"weights: .*>= 0, got -0.25 at index \(1, 0\)$"),
-    "weights NaN": (make(spoiled("weights", (2, 1), NAN)), r"weights: .*finite.*, got nan at index \(2, 1\)$"),
-    "weights inf": (make(spoiled("weights", (2, 1), INF)), r"weights: .*finite.*, got inf at index \(2, 1\)$"),
-    "weights of sum 1.2": (
-        make(good(weights=[[0.5, 0.5], [0.5, 0.7], [1.0, 0.5]])),
-        r"weights: expected a sum of 1.*, got 1.2 at index \(1,\)$",
-    ),
-    "weights all 0": (make(good(weights=np.zeros(2))), r"weights: expected a sum of 1.*, got 0.0 at index \(\)$"),
-    "weights a number": (make(good(weights=1.0)), r"weights: expected shape \(\.\.\., M\), got \(\)$"),
-    "weights of text": (make(good(weights=["a", "b"])), r"weights: expected an array of real numbers"),
-    "weights masked": (make(good(weights=np.ma.masked_array([0.5, 0.5]))), r"weights: .*masked"),
-    "weights complex": (make(good(weights=[0.5, 0.5j])), r"weights: .*complex128"),
-    "weights of another M": (make(good(means=np.zeros((3, 2)))), r"means: .*with M = 2, got \(3, 2\)$"),
-    "weights of another batch": (
-        make(good(means=np.zeros((5, 2, 2)))),
-        r"means: expected leading axes that broadcast with \(3,\).*, got \(5, 2, 2\)$",
-    ),
-    "no components": (
-        make(dict(zip(good(), (np.ones(0), np.ones((0, 2)), np.ones((0, 2)), np.ones(0)), strict=True))),
-        r"weights: expected at least one component, got M = 0$",
-    ),
-    "means NaN": (make(spoiled("means", (0, 1, 1), NAN)), r"means: .*finite.*, got nan at index \(0, 1, 1\)$"),
-    "means inf": (make(spoiled("means", (0, 1, 1), -INF)), r"means: .*finite.*, got -inf at index \(0, 1, 1\)$"),
-    "means of 3 coordinates": (make(good(means=np.zeros((2, 3)))), r"means: expected shape \(\.\.\., M, 2\)"),
-    "stddevs 0": (make(spoiled("stddevs", (1, 1, 0), 0.0)), r"stddevs: .*> 0, got 0.0 at index \(1, 1, 0\)$"),
-    "stddevs negative": (make(spoiled("stddevs", (1, 1, 0), -1.0)), r"stddevs: .*> 0, got -1.0 at"),
-    "stddevs NaN": (make(spoiled("stddevs", (1, 1, 0), NAN)), r"stddevs: .*, got nan at index \(1, 1, 0\)$"),
-    "stddevs inf": (make(spoiled("stddevs", (1, 1, 0), INF)), r"stddevs: .*, got inf at index \(1, 1, 0\)$"),
-    "stddevs of no axis of 2": (make(good(stddevs=np.ones(2))), r"stddevs: expected shape \(\.\.\., M, 2\)"),
-    "correlations 1": (make(spoiled("correlations", (2, 0), 1.0)), r"correlations: .*, got 1.0 at index \(2, 0\)$"),
-    "correlations -1": (make(spoiled("correlations", (2, 0), -1.0)), r"correlations: .*, got -1.0 at index"),
-    "correlations NaN": (make(spoiled("correlations", (2, 0), NAN)), r"correlations: .*, got nan at index"),
-    "correlations of None": (make(good(correlations=None)), r"correlations: .*dtype object$"),
-    # from_network_output
-    "raw NaN": (from_raw(raw_with((1, 2, 7), NAN)), r"raw: expected finite numbers, got nan at index \(1, 2, 7\)$"),
-    "raw inf": (from_raw(raw_with((1, 2, 7), INF)), r"raw: expected finite numbers, got inf at index \(1, 2, 7\)$"),
-    "raw of width 7": (
-        from_raw(np.zeros((3, 7))),
-        r"raw: expected shape \(\.\.\., P \+ 6 M\), P = 0 .*, got \(3, 7\)$",
-    ),
-    "raw without its pen": (from_raw(np.zeros((3, 12)), pen=1), r"raw: .*P = 1 pen.*, got \(3, 12\)$"),
-    "raw of pens only": (from_raw(np.zeros(3), pen=3), r"raw: .*M >= 1, got \(3,\)$"),
-    "raw a number": (from_raw(0.0), r"raw: expected shape .*, got \(\)$"),
-    "raw of objects": (from_raw(np.array([None] * 6)), r"raw: .*dtype object$"),
-    "pen 2": (from_raw(np.zeros(8), pen=2), r"pen: expected .* 0, 1 or 3, got 2$"),
-    "pen an array": (from_raw(np.zeros((4, 7)), pen=np.zeros(4)), r"pen: .*, got an array of shape \(4,\)$"),
-    "bias negative": (from_raw(np.zeros(6), bias=-0.5), r"bias: expected a finite number >= 0, got -0.5$"),
-    "bias NaN": (from_raw(np.zeros(6), bias=NAN), r"bias: expected a finite number >= 0, got nan$"),
-    "bias None": (from_raw(np.zeros(6), bias=None), r"bias: expected a real number, got NoneType$"),
-    "temperature 0": (from_raw(np.zeros(6), temperature=0.0), r"temperature: expected a finite number > 0, got 0.0$"),
-    "temperature inf": (
-        from_raw(np.zeros(6), temperature=INF),
-        r"temperature: expected a finite number >= 0, got inf$",
-    ),
-    "temperature text": (from_raw(np.zeros(6), temperature="1"), r"temperature: expected a real number, got '1'$"),
-    # from_covariances
-    "covariances asymmetric": (
-        from_covariances(spoiled_covariances((1, 0, 0, 1), 0.25)),
-        r"covariances: expected symmetric, positive definite matrices, got .* at index \(1, 0\)$",
-    ),
-    "covariances singular": (
-        from_covariances(spoiled_covariances((1, 1), np.ones((2, 2)))),
-        r"covariances: expected symmetric, positive definite .* at index \(1, 1\)$",
-    ),
-    "covariances indefinite": (
-        from_covariances(spoiled_covariances((2, 0), [[1.0, 2.0], [2.0, 1.0]])),
-        r"covariances: .* at index \(2, 0\)$",
-    ),
-    "covariances with a variance of 0": (
-        from_covariances(spoiled_covariances((0, 1, 1, 1), 0.0)),
-        r"covariances: .* at index \(0, 1\)$",
-    ),
-    "covariances NaN": (
-        from_covariances(spoiled_covariances((0, 1, 0, 1), NAN)),
-        r"covariances: .* at index \(0, 1\)$",
-    ),
-    "covariances of the wrong shape": (
-        from_covariances({**spoiled_covariances((), 1.0), "covariances": np.ones((2, 2))}),
-        r"covariances: expected shape \(\.\.\., M, 2, 2\)",
-    ),
-    "weights beside covariances": (
-        from_covariances({**spoiled_covariances((0, 0, 0, 0), 2.0), "weights": [0.5, 0.25]}),
-        r"weights: expected a sum of 1.*, got 0.75 at index \(\)$",
-    ),
-    # fit
-    "points NaN": (fit([[0, 1], [2, NAN], [1, 1]]), r"points: expected finite numbers, got nan at index \(1, 1\)$"),
-    "points inf": (fit([[0, 1], [2, INF], [1, 1]]), r"points: expected finite numbers, got inf at index \(1, 1\)$"),
-    "points of 3 coordinates": (fit(np.zeros((9, 3))), r"points: expected shape \(n, 2\), got \(9, 3\)$"),
-    "points in a batch": (fit(np.zeros((4, 9, 2))), r"points: expected shape \(n, 2\), got \(4, 9, 2\)$"),
-    "one point without its axis": (fit(np.zeros(2), 1), r"points: expected shape \(n, 2\), got \(2,\)$"),
-    "no points": (fit(np.zeros((0, 2)), 1), r"points: expected at least n_components = 1 .*, got 0$"),
-    "fewer points than components": (fit([[0, 1], [1, 0]], 3), r"points: expected at least n_components = 3 .*got 2$"),
-    "n_components 0": (fit(None, 0), r"n_components: expected an integer of at least 1, got 0$"),
-    "n_components 2.0": (fit(None, 2.0), r"n_components: expected an integer, got float$"),
-    "sample_weight negative": (
-        fit(None, sample_weight=[1.0, -1.0, *[1.0] * 18]),
-        r"sample_weight: expected finite numbers >= 0, got -1.0 at index \(1,\)$",
-    ),
-    "sample_weight NaN": (fit(None, sample_weight=[NAN] * 20), r"sample_weight: .*got nan at index \(0,\)$"),
-    "sample_weight of another length": (fit(None, sample_weight=np.ones(19)), r"sample_weight: expected shape \(20,\)"),
-    "sample_weight of two axes": (fit(None, sample_weight=np.ones((20, 1))), r"sample_weight: expected shape \(20,\)"),
-    "sample_weight all 0": (fit(None, sample_weight=np.zeros(20)), r"points: .*with a weight > 0, got 0$"),
-    "stddev_floor 0": (
-        fit(None, stddev_floor=0.0),
-        r"stddev_floor: expected finite numbers > 0, got 0.0 at index \(\)$",
-    ),
-    "stddev_floor of 3": (
-        fit(None, stddev_floor=[1, 1, 1]),
-        r"stddev_floor: expected shape \(\) or \(2,\), got \(3,\)$",
-    ),
-    "no stddev_floor and one line": (
-        fit(np.stack([np.ones(9), np.arange(9)], axis=-1)),
-        r"stddev_floor: expected one, because all points agree in coordinate 0; got None$",
-    ),
-    "restarts 0": (fit(None, restarts=0), r"restarts: expected an integer of at least 1, got 0$"),
-    "fit's rng": (fit(None, rng="seed"), r"rng: expected a numpy.random.Generator, a seed or None, got str$"),
-    "fit's workers": (fit(None, workers=0), r"workers: expected a number other than 0"),
-    # methods
-    "x of 3 coordinates": (ask("pdf", np.zeros(3)), r"x: expected shape \(\.\.\., 2\), got \(3,\)$"),
-    "x a number": (ask("logpdf", 1.0), r"x: expected shape \(\.\.\., 2\), got \(\)$"),
-    "x of another batch": (ask("score", np.zeros((4, 2))), r"x: .*broadcast with \(3,\) .*got shape \(4, 2\)$"),
-    "x of text": (ask("responsibilities", "ab"), r"x: expected an array of real numbers"),
-    "x masked": (ask("component_logpdf", np.ma.masked_array(np.zeros((3, 2)))), r"x: .*masked"),
-    "workers of text": (ask("pdf", np.zeros(2), workers="2"), r"workers: expected an integer or None, got str$"),
-    "size negative": (ask("sample", -1), r"size: expected an integer of at least 0, got -1$"),
-    "size a list": (ask("sample", [2]), r"size: expected an integer, got list$"),
-    "size fractional": (ask("sample", (2, 1.5)), r"size: expected an integer, got float$"),
-    "rng negative": (ask("sample", rng=-1), r"rng: expected a numpy.random.Generator, a seed or None, got -1"),
-    "rng fractional": (ask("sample", rng=1.5), r"rng: expected a numpy.random.Generator, a seed or None, got float$"),
-    "axis 2": (ask("marginal", 2), r"axis: expected 0 or 1, got 2$"),
-    "axis -1": (ask("conditional", -1, 0.0), r"axis: expected 0 or 1, got -1$"),
-    "axis None": (ask("marginal", None), r"axis: expected 0 or 1, got None$"),
-    "value of another batch": (
-        ask("conditional", 0, np.zeros(4)),
-        r"value: expected a shape that broadcasts with \(3,\) of the mixtures, got \(4,\)$",
-    ),
-    "value of text": (ask("conditional", 0, "x"), r"value: expected an array of real numbers"),
-    "mass 0": (ask("credible_level", [0.5, 0.0]), r"mass: expected numbers between 0 and 1, got 0.0 at index \(1,\)$"),
-    "mass 1": (ask("credible_level", 1), r"mass: expected numbers between 0 and 1, got 1.* at index \(\)$"),
-    "mass NaN": (ask("credible_level", [[NAN]]), r"mass: expected numbers between 0 and 1, got nan at index \(0, 0\)$"),
-    "a line's x": (lambda: mixture(2, (3,)).marginal(0).cdf(np.zeros(4)), r"x: .*broadcasts with \(3,\).*got \(4,\)$"),
-    "a line's size": (lambda: mixture().marginal(0).sample(-1), r"size: expected an integer of at least 0, got -1$"),
-    "a line's rng": (lambda: mixture().marginal(0).sample(rng="a"), r"rng: expected a numpy.random.Generator"),
-    "plot of a batch": (ask("plot"), r"plot: expected a single mixture, got batch_shape \(3,\)"),
-}
-
-
-@pytest.mark.parametrize(("call", "pattern"), BAD.values(), ids=BAD)
-def test_bad_input_is_refused_with_a_message_that_names_it(call, pattern):
-    with pytest.raises((TypeError, ValueError), match=re.compile(f"^{pattern}", re.DOTALL)):
-        call()
-
-
-@pytest.mark.parametrize("axis", [0.0, 1.0, "0", [0], np.array([0, 1]), np.float64(1.0)], ids=repr)
-def test_an_axis_that_is_no_integer_is_refused(axis):
-    for call in (ask("marginal", axis), ask("conditional", axis, 0.0)):
-        with pytest.raises(ValueError, match=r"^axis: expected 0 or 1, got "):
-            call()
-
-
-@pytest.mark.parametrize("axis", [True, np.int8(1), np.uint64(1)], ids=repr)
-def test_an_axis_may_be_any_integer(axis):
-    batch = mixture(2, (3,))
-    assert_same_bits(batch.marginal(axis).means, batch.marginal(1).means)
-    assert_same_bits(batch.conditional(axis, 0.5).means, batch.conditional(1, 0.5).means)
-
-
-# Against a twin in NumPy, on anything
-
-
-def evaluate_numpy(weights, means, stddevs, correlations, x):
-    """All evaluations of mixtures (n, M, ...) at points (n, 2), from the textbook form with covariance matrices."""
-    s0, s1 = np.moveaxis(stddevs, -1, 0)
-    covariances = np.empty((*weights.shape, 2, 2))
-    covariances[..., 0, 0], covariances[..., 1, 1] = s0**2, s1**2
-    covariances[..., 0, 1] = covariances[..., 1, 0] = correlations * s0 * s1
-    offset = x[:, None] - means
-    solved = np.linalg.solve(covariances, offset[..., None])[..., 0]
-    half = (offset * solved).sum(axis=-1) / 2
-    component_logpdf = -half - np.log(2 * np.pi) - np.log(np.linalg.det(covariances)) / 2
-    with np.errstate(divide="ignore"):
-        terms = np.log(weights) + component_logpdf
-    top = terms.max(axis=-1, keepdims=True)
-    logpdf = (top + np.log(np.exp(terms - top).sum(axis=-1, keepdims=True)))[:, 0]
-    responsibilities = np.exp(terms - logpdf[:, None])
-    score = -(responsibilities[..., None] * solved).sum(axis=-2)
-    return {
-        "pdf": np.exp(logpdf),
-        "logpdf": logpdf,
-        "component_logpdf": component_logpdf,
-        "responsibilities": responsibilities,
-        "score": score,
-    }
-
-
-@settings(max_examples=100, deadline=None)
-@given(data=st.data())
-def test_evaluations_are_those_of_a_twin_in_numpy(data):
-    m, n = data.draw(st.integers(1, 6)), data.draw(st.integers(1, 5))
-    dtype, layout = data.draw(st.sampled_from(FLOATS)), data.draw(st.sampled_from(LAYOUTS))
-    kind, seed = data.draw(st.sampled_from(KINDS)), data.draw(st.integers(0, 2**32 - 1))
-    batch = made(kind, m, (n, 1), dtype, seed)
-    x = layout(points((n, 1), dtype, seed))
-    # the twin takes the numbers as they are in the mixture; float32 ones of raw output have been rounded on the way out
-    wide = batch if kind == "natural" else widened(kind, m, (n, 1), seed=seed) if dtype is np.float32 else batch
-    arrays = [getattr(wide, name)[:, 0].astype(np.float64) for name in ("weights", "means", "stddevs", "correlations")]
-    expected = evaluate_numpy(*arrays, np.array(x[:, 0], np.float64))
-    # r is within 0.9999: the twin's determinants and solutions keep 12 digits, of offsets up to some 100 sigma
-    rtol = 1e-10 if dtype is np.float64 else 4e-7
-    for name in EVALUATIONS:
-        got = getattr(batch, name)(x)[:, 0]
-        assert got.dtype == dtype
-        size = 1.0 + abs(expected["component_logpdf"]).max()
-        scale = {"pdf": 0.0, "score": abs(expected["score"]).max()}.get(name, 1.0)
-        np.testing.assert_allclose(got, expected[name], rtol=rtol * size, atol=rtol * size * scale + 1e-40)

@@ -30,6 +30,20 @@ def test_example_runs(public):
     assert doctest.DocTestRunner().run(test).failed == 0
 
 
+OPTIONAL = {"torch": ["MDNHead", "MDNLoss", "mdn_loss", "mdn_sample"], "jax": ["mdn_loss", "mdn_sample"]}
+
+
+@pytest.mark.parametrize("module", OPTIONAL)
+def test_examples_of_the_optional_modules_run_and_nothing_else_is_public(module):
+    pytest.importorskip(module, reason=f"the extra `{module}` is not installed")
+    optional = importlib.import_module(f"cymdn.{module}")
+    assert optional.__all__ == OPTIONAL[module]
+    for name in optional.__all__:
+        (test,) = doctest.DocTestFinder(recurse=False).find(getattr(optional, name), name, globs={})
+        assert test.examples
+        assert doctest.DocTestRunner().run(test).failed == 0
+
+
 def test_the_loss_by_hand_in_the_readme_is_the_same_loss():
     readme = (Path(__file__).resolve().parents[1] / "README.md").read_text()
     (by_hand,) = re.findall(r"```python\n(def mdn_loss_and_gradient.*?)```", readme, re.DOTALL)

@@ -2,11 +2,11 @@
 
 import importlib
 import importlib.util
-import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+from checks import run_python
 
 EXAMPLES = Path(__file__).resolve().parents[1] / "examples"
 
@@ -61,9 +61,7 @@ def test_network_learns_the_same_by_either_loss(monkeypatch, capsys):
 
 def test_two_processes_have_the_losses_and_gradients_of_one():
     pytest.importorskip("torch", reason="PyTorch is not installed (the extra `torch`)")
-    # in a Python of its own, which starts others, and within a time limit
-    program = [sys.executable, str(EXAMPLES / "ddp_torch.py")]
-    run = subprocess.run(program, capture_output=True, text=True, timeout=120)
+    run = run_python(EXAMPLES / "ddp_torch.py")
     assert run.returncode == 0, run.stderr
     rows = [line.split() for line in run.stdout.splitlines()[3:]]
     assert len(rows) == 5

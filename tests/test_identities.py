@@ -1,28 +1,19 @@
-"""The log-domain levels against themselves: differences, symmetries, levels, what densities must integrate to."""
+"""The levels against themselves: differences, symmetries, each other, what densities must integrate to."""
 
 import numpy as np
 import pytest
+from checks import PENS, each_pen
+from problems import softmax
 
-from cymdn import (
-    gaussian_density_batch,
-    gaussian_logpdf,
-    gaussian_logpdf_and_gradient,
-    mdn_loss,
-    mdn_loss_and_gradient,
-    mixture_logpdf,
-    mixture_logpdf_and_gradient,
-)
+import cymdn
+from cymdn import gaussian_logpdf_and_gradient, mdn_loss, mdn_loss_and_gradient, mixture_logpdf_and_gradient
 
 EPS = 2.0**-52
-PENS = ("none", "bernoulli", "categorical")
 
 # A few tens of roundings of terms of size 1 to 100: for two ways of computing the same ordinary numbers
 FEW_EPS = {"rtol": 1e-13, "atol": 1e-13}
-
-
-def softmax(logits):
-    shares = np.exp(logits - logits.max(axis=-1, keepdims=True))
-    return shares / shares.sum(axis=-1, keepdims=True)
+# The same where derivatives are up to 1e4, or responsibilities exp of distances
+MORE_EPS = {"rtol": 1e-12, "atol": 1e-12}
 
 
 def parameters(n=60, m=4, seed=0):
@@ -45,12 +36,21 @@ def raw_output(logits, mean, log_stddev, a, _x=None):
 
 def pen_problem(pen, n, seed=1):
     rng = np.random.default_rng(seed)
-    targets = {
-        "none": None,
-        "bernoulli": rng.random(n),
-        "categorical": rng.dirichlet([1, 1, 1], size=n),
-    }
-    return rng.normal(size=(n, {"none": 0, "bernoulli": 1, "categorical": 3}[pen])), targets[pen]
+    targets = {"none": None, "bernoulli": rng.random(n), "categorical": rng.dirichlet([1, 1, 1], size=n)}
+    return rng.normal(size=(n, PENS[pen])), targets[pen]
+
+
+def drop_in(x, mean, stddev, correlation):
+    """The drop-in level without smoothing, as log-density and gradient."""
+    density, (dmean, dlog_stddev, da) = cymdn.gaussian_density_batch(
+        x[:, None], mean, stddev, correlation[..., None], True, smooth_eps=0.0
+    )
+    with np.errstate(divide="ignore"):
+        return np.log(density[..., 0]), (dmean, dlog_stddev, da[..., 0], -dmean)
+
+
+COMPONENTS = {"log-domain": gaussian_logpdf_and_gradient, "drop-in": drop_in}
+each_level = pytest.mark.parametrize("level", COMPONENTS)
 
 
 # Derivatives by differences
@@ -80,15 +80,20 @@ def unpacked(theta, arrays):
     return [part.reshape(a.shape) for part, a in zip(np.split(theta, ends, axis=-1), arrays, strict=True)]
 
 
-def test_gradient_of_a_component_is_that_of_its_log_density():
-    p = parameters(m=1)[1:]
+@each_level
+@pytest.mark.parametrize("correlation", [None, 0.9, -0.9])
+def test_gradient_of_a_component_is_that_of_its_log_density(correlation, level):
+    mean, log_stddev, a, x = parameters(m=1)[1:]
+    if correlation:
+        a = np.full_like(a, np.arctanh(correlation))
+    x = mean[:, 0] + np.exp(log_stddev[:, 0]) * x  # some sigmas away, so that the density has its digits
+    p = mean, log_stddev, a, x
 
     def log_density(theta):
         mean, log_stddev, a, x = unpacked(theta, p)
-        return gaussian_logpdf(x, mean, np.exp(log_stddev), np.tanh(a))[:, 0]
+        return COMPONENTS[level](x, mean, np.exp(log_stddev), np.tanh(a))[0][:, 0]
 
-    mean, log_stddev, a, x = p
-    _, gradient = gaussian_logpdf_and_gradient(x, mean, np.exp(log_stddev), np.tanh(a))
+    _, gradient = COMPONENTS[level](x, mean, np.exp(log_stddev), np.tanh(a))
     assert_is_gradient(packed(gradient), log_density, packed(p))
 
 
@@ -96,11 +101,11 @@ def test_gradient_of_a_component_is_that_of_its_log_density():
 def test_gradient_of_a_mixture_is_that_of_its_log_density(m):
     p = parameters(m=m)
     _, gradient = mixture_logpdf_and_gradient(*arguments(*p))
-    assert_is_gradient(packed(gradient), lambda theta: mixture_logpdf(*arguments(*unpacked(theta, p))), packed(p))
+    assert_is_gradient(packed(gradient), lambda theta: cymdn.mixture_logpdf(*arguments(*unpacked(theta, p))), packed(p))
 
 
 @pytest.mark.parametrize("m", [1, 4])
-@pytest.mark.parametrize("pen", PENS)
+@each_pen
 def test_gradient_of_the_loss_is_that_of_each_row(pen, m):
     p = parameters(m=m)
     logits, targets = pen_problem(pen, 60)
@@ -109,74 +114,42 @@ def test_gradient_of_the_loss_is_that_of_each_row(pen, m):
     assert_is_gradient(gradient, lambda theta: mdn_loss(theta, x, targets, reduction="none"), raw)
 
 
-@pytest.mark.parametrize("reduction", ["sum", "mean"])
-def test_gradient_of_the_reduced_weighted_loss_is_that_of_the_scalar(reduction):
-    p = parameters(n=3, m=2)
-    logits, targets = pen_problem("bernoulli", 3)
-    raw, x, weight = np.concatenate([logits, raw_output(*p)], axis=-1), p[-1], np.array([0.5, 2.0, 0.0])
-    keywords = {"sample_weight": weight, "reduction": reduction}
-    _, gradient = mdn_loss_and_gradient(raw, x, targets, **keywords)
-
-    def loss(theta):
-        return np.array([mdn_loss(theta.reshape(raw.shape), x, targets, **keywords)])
-
-    assert_is_gradient(gradient.reshape(1, -1), loss, raw.reshape(1, -1))
-
-
 # Agreement between levels
 
 
-def test_density_is_exp_of_the_log_density():
-    _, mean, log_stddev, a, x = parameters()
-    stddev, r = np.exp(log_stddev), np.tanh(a)
-    density, _ = gaussian_density_batch(x[:, None], mean, stddev, r[..., None], smooth_eps=0.0)
+def test_drop_in_level_without_smoothing_is_the_log_domain_level():
+    x, _, *rest = arguments(*parameters())
+    (log_density, drop_in_gradient), (value, gradient) = drop_in(x, *rest), gaussian_logpdf_and_gradient(x, *rest)
     # exp makes the errors of its argument, below 100 here but for a few points, relative ones
-    np.testing.assert_allclose(np.exp(gaussian_logpdf(x, mean, stddev, r)), density[..., 0], rtol=1e-11, atol=1e-300)
-
-
-def test_drop_in_derivatives_without_smoothing_are_those_of_the_log_density():
-    _, mean, log_stddev, a, x = parameters()
-    stddev, r = np.exp(log_stddev), np.tanh(a)
-    _, drop_in = gaussian_density_batch(x[:, None], mean, stddev, r[..., None], True, smooth_eps=0.0)
-    _, gradient = gaussian_logpdf_and_gradient(x, mean, stddev, r)
-    for ours, theirs in zip(gradient[:3], (*drop_in[:2], drop_in[2][..., 0]), strict=True):
-        # eps of terms of up to 1e4
-        np.testing.assert_allclose(ours, theirs, rtol=1e-12, atol=1e-12)
+    np.testing.assert_allclose(np.exp(value), np.exp(log_density), rtol=1e-11, atol=1e-300)
+    for ours, theirs in zip(gradient, drop_in_gradient, strict=True):
+        np.testing.assert_allclose(ours, theirs, **MORE_EPS)
 
 
 def test_mixture_is_the_log_of_the_weighted_sum_of_components():
     x, weights, *rest = arguments(*parameters())
-    t = np.log(weights) + gaussian_logpdf(x, *rest)
+    t = np.log(weights) + cymdn.gaussian_logpdf(x, *rest)
     top = t.max(axis=-1)
-    np.testing.assert_allclose(
-        mixture_logpdf(x, weights, *rest), top + np.log(np.exp(t - top[:, None]).sum(axis=-1)), **FEW_EPS
-    )
+    expected = top + np.log(np.exp(t - top[:, None]).sum(axis=-1))
+    np.testing.assert_allclose(cymdn.mixture_logpdf(x, weights, *rest), expected, **FEW_EPS)
 
 
-def test_gradient_of_a_mixture_is_that_of_its_components_times_responsibilities():
-    x, weights, *rest = arguments(*parameters())
+@pytest.mark.parametrize("m", [1, 4])
+def test_gradient_of_a_mixture_is_that_of_its_components_times_responsibilities(m):
+    x, weights, *rest = arguments(*parameters(m=m))
     value, gradient = mixture_logpdf_and_gradient(x, weights, *rest)
     own_value, own = gaussian_logpdf_and_gradient(x, *rest)
     g = np.exp(np.log(weights) + own_value - value[:, None])
     # the exponent's error, some 100 eps, is relative; derivatives are up to 1e4
-    close = {"rtol": 1e-12, "atol": 1e-12}
-    np.testing.assert_allclose(gradient.logits, g - weights, **close)
-    np.testing.assert_allclose(gradient.mean, g[..., None] * own.mean, **close)
-    np.testing.assert_allclose(gradient.log_stddev, g[..., None] * own.log_stddev, **close)
-    np.testing.assert_allclose(gradient.atanh_correlation, g * own.atanh_correlation, **close)
-    np.testing.assert_allclose(gradient.x, (g[..., None] * own.x).sum(axis=1), **close)
-
-
-def test_mixture_of_one_component_is_that_component():
-    x, weights, *rest = arguments(*parameters(m=1))
-    value, gradient = mixture_logpdf_and_gradient(x, weights, *rest)
-    own_value, own = gaussian_logpdf_and_gradient(x, *rest)
-    np.testing.assert_allclose(value, own_value[:, 0], **FEW_EPS)
-    # the responsibility is 1, but for a rounding
-    np.testing.assert_allclose(gradient.logits, 0, rtol=0, atol=EPS)
-    for ours, theirs in zip(gradient[1:4], own[:3], strict=True):
-        np.testing.assert_allclose(ours, theirs, rtol=2 * EPS, atol=0)
-    np.testing.assert_allclose(gradient.x, own.x[:, 0], rtol=2 * EPS, atol=0)
+    expected = (
+        g - weights,
+        g[..., None] * own.mean,
+        g[..., None] * own.log_stddev,
+        g * own.atanh_correlation,
+        (g[..., None] * own.x).sum(axis=1),
+    )
+    for ours, theirs in zip(gradient, expected, strict=True):
+        np.testing.assert_allclose(ours, theirs, **MORE_EPS)
 
 
 def test_loss_is_the_negative_log_density_of_the_mixture_with_softmax_weights():
@@ -210,23 +183,19 @@ def test_pen_adds_its_cross_entropy_and_changes_no_other_derivative(pen):
 # Identities of the gradient
 
 
-def test_derivatives_of_the_log_stddevs_sum_to_the_distance_less_2():
-    x, _, mean, stddev, r = arguments(*parameters())
-    u, v = np.moveaxis((x[:, None] - mean) / stddev, -1, 0)
-    distance = (u**2 + v**2 - 2 * r * u * v) / (1 - r**2)
-    _, gradient = gaussian_logpdf_and_gradient(x, mean, stddev, r)
-    # eps of the terms of the textbook form
-    np.testing.assert_allclose(gradient.log_stddev.sum(axis=-1), distance - 2, rtol=1e-12, atol=1e-12)
-
-
-def test_log_density_is_its_derivatives_and_the_normaliser():
-    # Q from the derivatives: log N = -log 2 pi - log sigma0 - log sigma1 + log cosh a - (d/dlog s0 + d/dlog s1 + 2) / 2
+@each_level
+def test_derivatives_of_the_log_stddevs_sum_to_the_distance_less_2_and_so_give_the_log_density(level):
     p = parameters()
     x, _, mean, stddev, r = arguments(*p)
-    value, gradient = gaussian_logpdf_and_gradient(x, mean, stddev, r)
-    distance = gradient.log_stddev.sum(axis=-1) + 2
-    expected = -np.log(2 * np.pi) - p[2].sum(axis=-1) + np.log(np.cosh(p[3])) - distance / 2
-    np.testing.assert_allclose(value, expected, rtol=1e-12, atol=1e-12)  # as above
+    u, v = np.moveaxis((x[:, None] - mean) / stddev, -1, 0)
+    distance = (u**2 + v**2 - 2 * r * u * v) / (1 - r**2)
+    value, gradient = COMPONENTS[level](x, mean, stddev, r)
+    # eps of the terms of the textbook form
+    np.testing.assert_allclose(gradient[1].sum(axis=-1), distance - 2, **MORE_EPS)
+    # log N = -log 2 pi - log sigma0 - log sigma1 + log cosh a - Q / 2
+    expected = -np.log(2 * np.pi) - p[2].sum(axis=-1) + np.log(np.cosh(p[3])) - gradient[1].sum(axis=-1) / 2 - 1
+    normal = expected > -700  # where the density has all its digits
+    np.testing.assert_allclose(value[normal], expected[normal], **MORE_EPS)
 
 
 def test_derivative_of_x_is_minus_that_of_the_mean():
@@ -237,62 +206,56 @@ def test_derivative_of_x_is_minus_that_of_the_mean():
     np.testing.assert_allclose(gradient.x, -gradient.mean.sum(axis=1), **FEW_EPS)
 
 
-def test_logit_derivatives_sum_to_0():
-    p = parameters()
-    _, gradient = mixture_logpdf_and_gradient(*arguments(*p))
-    np.testing.assert_allclose(gradient.logits.sum(axis=-1), 0, rtol=0, atol=8 * EPS)  # sums of 8 terms below 1
-    _, gradient = mdn_loss_and_gradient(raw_output(*p), p[-1], reduction="none")
-    np.testing.assert_allclose(gradient[:, :4].sum(axis=-1), 0, rtol=0, atol=8 * EPS)
-
-
-def test_one_logit_has_derivative_0():
-    p = parameters(m=1)
-    _, gradient = mdn_loss_and_gradient(raw_output(*p), p[-1], reduction="none")
-    np.testing.assert_allclose(gradient[:, 0], 0, rtol=0, atol=EPS)  # 1 less a responsibility that is rounded
-
-
-def test_categorical_pen_derivatives_sum_to_0():
-    p = parameters()
+@pytest.mark.parametrize("m", [1, 4])
+def test_derivatives_of_logits_and_of_pen_states_sum_to_0(m):
+    p = parameters(m=m)
     logits, _ = pen_problem("categorical", 60)
-    one_hot = np.eye(3)[np.arange(60) % 3]
-    raw = np.concatenate([logits, raw_output(*p)], axis=-1)
+    raw, one_hot = np.concatenate([logits, raw_output(*p)], axis=-1), np.eye(3)[np.arange(60) % 3]
+    _, of_mixture = mixture_logpdf_and_gradient(*arguments(*p))
     _, gradient = mdn_loss_and_gradient(raw, p[-1], one_hot, reduction="none")
-    np.testing.assert_allclose(gradient[:, :3].sum(axis=-1), 0, rtol=0, atol=8 * EPS)  # 6 terms below 1
+    for part in (of_mixture.logits, gradient[:, :3], gradient[:, 3 : 3 + m]):
+        # sums of up to 8 terms below 1; of one, which is rounded
+        np.testing.assert_allclose(part.sum(axis=-1), 0, rtol=0, atol=(8 if part.shape[1] > 1 else 1) * EPS)
 
 
 # Symmetries
 
 
-def test_swapping_the_axes_swaps_the_outputs():
+def level_and_arguments(level, *p):
+    """A level's function and its arguments made of parameters; derivatives lack those to logits but for a mixture."""
+    x, weights, *rest = arguments(*p)
+    if level == "mixture":
+        return mixture_logpdf_and_gradient(x, weights, *rest)
+    return COMPONENTS[level](x, *rest)
+
+
+each_natural_level = pytest.mark.parametrize("level", ["mixture", *COMPONENTS])
+
+
+@each_natural_level
+def test_swapping_the_axes_swaps_the_outputs(level):
     logits, mean, log_stddev, a, x = parameters()
-    value, gradient = mixture_logpdf_and_gradient(*arguments(logits, mean, log_stddev, a, x))
-    swapped_value, swapped = mixture_logpdf_and_gradient(
-        *arguments(logits, mean[..., ::-1], log_stddev[..., ::-1], a, x[:, ::-1])
-    )
-    # Q is u^2 + k1^2 or v^2 + k0^2; responsibilities are exp of it, derivatives up to 1e4
-    close = {"rtol": 1e-12, "atol": 1e-12}
-    np.testing.assert_allclose(swapped_value, value, **close)
-    np.testing.assert_allclose(swapped.logits, gradient.logits, **close)
-    np.testing.assert_allclose(swapped.mean[..., ::-1], gradient.mean, **close)
-    np.testing.assert_allclose(swapped.log_stddev[..., ::-1], gradient.log_stddev, **close)
-    np.testing.assert_allclose(swapped.atanh_correlation, gradient.atanh_correlation, **close)
-    np.testing.assert_allclose(swapped.x[..., ::-1], gradient.x, **close)
+    value, gradient = level_and_arguments(level, logits, mean, log_stddev, a, x)
+    swapped = logits, mean[..., ::-1], log_stddev[..., ::-1], a, x[:, ::-1]
+    swapped_value, swapped = level_and_arguments(level, *swapped)
+    # Q is u^2 + k1^2 or v^2 + k0^2, Z q u^2 + w1^2 or q v^2 + w0^2; no such choice in derivatives of the drop-in level
+    np.testing.assert_allclose(swapped_value, value, **MORE_EPS)
+    for ours, theirs in zip(swapped, gradient, strict=True):
+        ours = ours[..., ::-1] if ours.shape[-1] == 2 else ours
+        close = {"rtol": 0, "atol": 0} if level == "drop-in" else MORE_EPS
+        np.testing.assert_allclose(ours, theirs, **close)
 
 
+@each_natural_level
 @pytest.mark.parametrize("axis", [0, 1])
-def test_mirroring_an_axis_flips_signs_exactly(axis):
+def test_mirroring_an_axis_flips_signs_exactly(axis, level):
     logits, mean, log_stddev, a, x = parameters()
     mirror = np.where(np.arange(2) == axis, -1.0, 1.0)
-    value, gradient = mixture_logpdf_and_gradient(*arguments(logits, mean, log_stddev, a, x))
-    mirrored_value, mirrored = mixture_logpdf_and_gradient(
-        *arguments(logits, mean * mirror, log_stddev, -a, x * mirror)
-    )
+    value, gradient = level_and_arguments(level, logits, mean, log_stddev, a, x)
+    mirrored_value, mirrored = level_and_arguments(level, logits, mean * mirror, log_stddev, -a, x * mirror)
     np.testing.assert_array_equal(mirrored_value, value)
-    np.testing.assert_array_equal(mirrored.logits, gradient.logits)
-    np.testing.assert_array_equal(mirrored.mean, gradient.mean * mirror)
-    np.testing.assert_array_equal(mirrored.log_stddev, gradient.log_stddev)
-    np.testing.assert_array_equal(mirrored.atanh_correlation, -gradient.atanh_correlation)
-    np.testing.assert_array_equal(mirrored.x, gradient.x * mirror)
+    for ours, theirs, sign in zip(mirrored[::-1], gradient[::-1], (mirror, -1, 1, mirror, 1), strict=False):
+        np.testing.assert_array_equal(ours, sign * theirs)
 
 
 @pytest.mark.parametrize("axis", [0, 1])
@@ -308,14 +271,19 @@ def test_mirroring_an_axis_flips_signs_of_the_gradient_of_the_loss_exactly(axis)
     np.testing.assert_array_equal(mirrored, gradient * signs)
 
 
-def test_permuting_components_permutes_gradients():
+@each_natural_level
+def test_permuting_components_permutes_gradients(level):
     p = parameters(m=7)
     order = np.random.default_rng(2).permutation(7)
-    value, gradient = mixture_logpdf_and_gradient(*arguments(*p))
-    permuted_value, permuted = mixture_logpdf_and_gradient(*arguments(*(a[:, order] for a in p[:4]), p[4]))
-    np.testing.assert_allclose(permuted_value, value, **FEW_EPS)  # another order of summation
-    for ours, theirs in zip(permuted[:4], gradient[:4], strict=True):
-        np.testing.assert_allclose(ours, theirs[:, order], **FEW_EPS)
+    value, gradient = level_and_arguments(level, *p)
+    permuted_value, permuted = level_and_arguments(level, *(a[:, order] for a in p[:4]), p[4])
+    if level == "mixture":  # another order of summation
+        np.testing.assert_allclose(permuted_value, value, **FEW_EPS)
+        for ours, theirs in zip(permuted[:4], gradient[:4], strict=True):
+            np.testing.assert_allclose(ours, theirs[:, order], **FEW_EPS)
+        return
+    for ours, theirs in zip((permuted_value, *permuted), (value, *gradient), strict=True):
+        np.testing.assert_array_equal(ours, theirs[:, order])
 
 
 def test_duplicating_a_component_with_halved_weight_changes_nothing():
@@ -346,19 +314,32 @@ def test_scaling_data_and_sigma_by_k_adds_2_log_k_to_the_loss(k):
     np.testing.assert_allclose(scaled * scales, gradient, **close)
 
 
-def test_scaling_by_a_power_of_2_changes_no_bit_of_the_derivatives():
+@each_level
+def test_scaling_by_a_power_of_2_changes_no_bit_of_the_derivatives(level):
     x, weights, mean, stddev, r = arguments(*parameters())
-    value, gradient = mixture_logpdf_and_gradient(x, weights, mean, stddev, r)
-    scaled_value, scaled = mixture_logpdf_and_gradient(8 * x, weights, 8 * mean, 8 * stddev, r)
+    (value, own), (scaled_value, scaled) = (COMPONENTS[level](k * x, k * mean, k * stddev, r) for k in (1, 8))
+    normal = value > -700
+    np.testing.assert_allclose(scaled_value[normal], (value - 2 * np.log(8))[normal], **FEW_EPS)
+    for ours, theirs, k in zip(scaled, own, (8, 1, 1, 8), strict=True):
+        np.testing.assert_array_equal(k * ours, theirs)
+    # log k rounds responsibilities
+    (value, gradient), (scaled_value, scaled) = (
+        mixture_logpdf_and_gradient(k * x, weights, k * mean, k * stddev, r) for k in (1, 8)
+    )
     np.testing.assert_allclose(scaled_value, value - 2 * np.log(8), **FEW_EPS)
     np.testing.assert_allclose(8 * scaled.mean, gradient.mean, **FEW_EPS)
     np.testing.assert_allclose(scaled.log_stddev, gradient.log_stddev, **FEW_EPS)
-    own, scaled_own = (
-        gaussian_logpdf_and_gradient(k * x, k * mean, k * stddev, r)[1] for k in (1, 8)
-    )  # without responsibilities, which log k rounds
-    np.testing.assert_array_equal(8 * scaled_own.mean, own.mean)
-    np.testing.assert_array_equal(scaled_own.log_stddev, own.log_stddev)
-    np.testing.assert_array_equal(scaled_own.atanh_correlation, own.atanh_correlation)
+
+
+def test_scaling_by_a_power_of_2_scales_the_density_by_its_square():
+    x, _, mean, stddev, r = arguments(*parameters())
+    one, eight = (
+        cymdn.gaussian_density_batch(k * x[:, None], k * mean, k * stddev, r[..., None], smooth_eps=0.0)[0]
+        for k in (1, 8)
+    )
+    normal = one > 64 * np.finfo(np.float64).tiny
+    assert normal.mean() > 0.5
+    np.testing.assert_array_equal(64 * eight[normal], one[normal])
 
 
 def test_moving_points_and_means_together_changes_nothing():
@@ -424,35 +405,20 @@ QUADRATURE = {"rtol": 1e-12, "atol": 1e-12}
 
 
 @pytest.mark.parametrize("r", CORRELATIONS)
-def test_expected_score_is_0(r):
+def test_expected_score_is_0_its_products_the_fisher_information_and_the_log_density_minus_the_entropy(r):
     weight, score = scores(r)
     np.testing.assert_allclose(weight @ score, 0, **QUADRATURE)
-
-
-@pytest.mark.parametrize("r", CORRELATIONS)
-def test_fisher_information_is_the_expected_product_of_scores(r):
-    weight, score = scores(r)
-    c = 1 / (1 - r**2)
+    c, information = 1 / (1 - r**2), score.T @ (weight[:, None] * score)
     expected = np.zeros((5, 5))
     cross = r * STDDEV.prod()
     expected[:2, :2] = np.linalg.inv(np.diag(STDDEV**2) + cross * (1 - np.eye(2)))
     expected[2:, 2:] = [[1 + c, 1 - c, -r], [1 - c, 1 + c, -r], [-r, -r, 1 + r**2]]
-    np.testing.assert_allclose(score.T @ (weight[:, None] * score), expected, **QUADRATURE)
-
-
-@pytest.mark.parametrize("r", CORRELATIONS)
-def test_inverse_of_the_fisher_information_is_bounded(r):
-    weight, score = scores(r)
-    information = (score.T @ (weight[:, None] * score))[2:, 2:]
-    expected = [[0.5, r**2 / 2, r / 2], [r**2 / 2, 0.5, r / 2], [r / 2, r / 2, 1]]
-    # the condition number of the matrix, some 100, times the above
-    np.testing.assert_allclose(np.linalg.inv(information), expected, rtol=1e-10, atol=1e-10)
-
-
-@pytest.mark.parametrize("r", CORRELATIONS)
-def test_expected_log_density_is_minus_the_entropy(r):
+    np.testing.assert_allclose(information, expected, **QUADRATURE)
+    # the inverse is bounded, whatever r; the condition number of the matrix, some 100, times the above
+    inverse = [[0.5, r**2 / 2, r / 2], [r**2 / 2, 0.5, r / 2], [r / 2, r / 2, 1]]
+    np.testing.assert_allclose(np.linalg.inv(information[2:, 2:]), inverse, rtol=1e-10, atol=1e-10)
     x, weight = gauss_hermite(r)
-    value = gaussian_logpdf(x, np.zeros((1, 2)), STDDEV[None], np.array([r]))[:, 0]
+    value = cymdn.gaussian_logpdf(x, np.zeros((1, 2)), STDDEV[None], np.array([r]))[:, 0]
     entropy = 1 + np.log(2 * np.pi) + np.log(STDDEV).sum() + 0.5 * np.log(1 - r**2)
     np.testing.assert_allclose(weight @ value, -entropy, **QUADRATURE)
 
@@ -470,15 +436,10 @@ def mixture_on_a_grid():
     return *mixture_logpdf_and_gradient(grid, *mixture), (axis[1] - axis[0]) ** 2
 
 
-def test_density_of_a_mixture_integrates_to_1():
-    value, _, cell = mixture_on_a_grid()
-    # the trapezoidal rule converges geometrically for Gaussians: only roundings are left
-    np.testing.assert_allclose(np.exp(value).sum() * cell, 1, rtol=1e-12, atol=0)
-
-
-def test_expected_gradient_of_a_mixture_is_0():
+def test_density_of_a_mixture_integrates_to_1_and_its_gradient_to_0():
     value, gradient, cell = mixture_on_a_grid()
+    # the trapezoidal rule converges geometrically for Gaussians: only roundings are left
     mass = np.exp(value) * cell
+    np.testing.assert_allclose(mass.sum(), 1, rtol=1e-12, atol=0)
     for array in gradient:
-        # as above
         np.testing.assert_allclose(np.tensordot(mass, array, 2), 0, rtol=0, atol=1e-12)

@@ -3,9 +3,12 @@
 import gc
 import sys
 import tracemalloc
+from functools import cache
 
 import numpy as np
 import pytest
+from checks import each_dtype
+from problems import arguments_of_calls, calls_of
 
 import cymdn
 
@@ -13,33 +16,20 @@ ROWS, COMPONENTS = 150_000, 6
 MIB = 2**20
 
 
-def arrays(dtype, rows=ROWS, m=COMPONENTS):
-    rng = np.random.default_rng(0)
-    x, mean = rng.normal(size=(rows, 2)).astype(dtype), rng.normal(size=(rows, m, 2)).astype(dtype)
-    stddev, correlation = np.exp(mean), np.tanh(mean[..., 0])
-    weights, raw = np.full((rows, m), 1 / m, dtype), rng.normal(size=(rows, 1 + 6 * m)).astype(dtype)
-    return x, mean, stddev, correlation, weights, raw, np.zeros(rows, dtype), np.ones(rows, dtype)
-
-
+@cache  # the arguments take 80 MB and a second
 def calls(dtype, rows=ROWS, m=COMPONENTS):
-    x, mean, stddev, correlation, weights, raw, pen, weight = arrays(dtype, rows, m)
-    points, r = x[:, None], correlation[..., None]
-    natural = cymdn.BivariateMixture(weights[0], mean[0], stddev[0], correlation[0])
+    x, *mixtures, raw, _, _ = arguments = arguments_of_calls(dtype, rows, m)
+    functions = calls_of(*arguments)
+    natural = cymdn.BivariateMixture(*(a[0] for a in mixtures))
     network = cymdn.BivariateMixture.from_network_output(raw, pen=1)
-    return {
-        "density": lambda: cymdn.gaussian_density_batch(points, mean, stddev, r, True),
-        "density of one mixture": lambda: cymdn.gaussian_density_batch(points, mean[:1], stddev[:1], r[:1], True),
-        "components": lambda: cymdn.gaussian_logpdf_and_gradient(x, mean, stddev, correlation),
-        "mixture": lambda: cymdn.mixture_logpdf_and_gradient(x, weights, mean, stddev, correlation),
-        "grid": lambda: cymdn.mixture_logpdf(x, weights[0], mean[0], stddev[0], correlation[0]),
-        "loss": lambda: cymdn.mdn_loss_and_gradient(raw, x, pen, sample_weight=weight),
+    return functions | {
         "densities of a mixture": lambda: natural.pdf(x),
         "responsibilities": lambda: network.responsibilities(x),
         "scores": lambda: network.score(x),
         "modes": lambda: network[:100].mode(),
         "draws": lambda: cymdn.mdn_sample(raw, pen=1, rng=0),
         "draws of one": lambda: cymdn.mdn_sample(raw[0], pen=1, size=rows, rng=0),
-        "two workers": lambda: cymdn.mdn_loss_and_gradient(raw, x, pen, workers=2),
+        "two workers": lambda: functions["loss"](workers=2),
     }
 
 
@@ -59,7 +49,7 @@ def traced(call):
         tracemalloc.stop()
 
 
-@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@each_dtype
 @pytest.mark.parametrize("name", calls(np.float64, rows=1))
 def test_no_more_than_a_mebibyte_beyond_inputs_and_outputs(name, dtype):
     call = calls(dtype)[name]
@@ -68,44 +58,34 @@ def test_no_more_than_a_mebibyte_beyond_inputs_and_outputs(name, dtype):
     assert peak - size(result) <= MIB
 
 
-def calls_with_out(dtype):
-    x, mean, stddev, correlation, weights, raw, pen, _ = arrays(dtype)
-    return {
-        "components": lambda out: cymdn.gaussian_logpdf_and_gradient(x, mean, stddev, correlation, out=out),
-        "mixture": lambda out: cymdn.mixture_logpdf_and_gradient(x, weights, mean, stddev, correlation, out=out),
-        "loss": lambda out: cymdn.mdn_loss_and_gradient(raw, x, pen, reduction="none", out=out),
-    }
-
-
-@pytest.mark.parametrize("name", calls_with_out(np.float64))
+@pytest.mark.parametrize("name", ["components", "mixture", "losses"])
 def test_no_more_than_a_mebibyte_where_out_takes_the_results(name):
-    call = calls_with_out(np.float64)[name]
-    out = call(None)
-    assert traced(lambda: call(out))[1] <= MIB
+    call = calls(np.float64)[name]
+    out = call()
+    assert traced(lambda: call(out=out))[1] <= MIB
 
 
-@pytest.mark.parametrize("name", calls_with_out(np.float64))
+@pytest.mark.parametrize("name", ["components", "mixture", "losses"])
 def test_no_more_than_a_mebibyte_of_any_allocation_where_out_takes_the_results(name, tmp_path):
     # tracemalloc sees what Python and NumPy allocate, memray every allocation of the process
     memray = pytest.importorskip("memray", reason="memray is not installed")
-    call = calls_with_out(np.float64)[name]
-    out = call(None)
+    call = calls(np.float64)[name]
+    out = call()
     with memray.Tracker(tmp_path / "allocations"):
-        call(out)
+        call(out=out)
     assert memray.FileReader(tmp_path / "allocations").metadata.peak_memory <= MIB
 
 
 def bad_calls():
     """Calls that are refused: by the kernel's own checks, by those of shapes, of types and of values."""
-    x, mean, stddev, correlation, weights, raw, pen, weight = arrays(np.float64, rows=3, m=4)
-    negative = -weight
+    x, weights, *components, raw, pen, weight = arguments_of_calls(np.float64, 3, 4)
     return [
         lambda: cymdn.mdn_loss(raw[:, 1:-2], x, pen),
-        lambda: cymdn.mdn_loss_and_gradient(raw, x, pen, sample_weight=negative),
-        lambda: cymdn.mdn_loss_and_gradient(raw, x, pen, out=(None, mean)),
-        lambda: cymdn.mixture_logpdf_and_gradient(x, weights[:, 1:], mean, stddev, correlation),
-        lambda: cymdn.gaussian_logpdf(x.astype(complex), mean, stddev, correlation),
-        lambda: cymdn.gaussian_density_batch(x, mean, stddev, correlation[..., None]),
+        lambda: cymdn.mdn_loss_and_gradient(raw, x, pen, sample_weight=-1 - weight),
+        lambda: cymdn.mdn_loss_and_gradient(raw, x, pen, out=(None, components[0])),
+        lambda: cymdn.mixture_logpdf_and_gradient(x, weights[:, 1:], *components),
+        lambda: cymdn.gaussian_logpdf(x.astype(complex), *components),
+        lambda: cymdn.gaussian_density_batch(x, *components),
     ]
 
 
@@ -139,7 +119,8 @@ def test_thousands_of_good_and_bad_calls_leave_no_memory_behind():
 
 
 def test_good_and_bad_calls_give_back_every_reference():
-    x, mean, stddev, correlation, weights, raw, pen, weight = held = arrays(np.float64, rows=3, m=4)
+    held = arguments_of_calls(np.float64, 3, 4)
+    x, weights, mean, stddev, correlation, raw, pen, weight = held
     outs = [np.empty(shape) for shape in ((), raw.shape)]
     watched = [*held, *outs, np.ndarray, cymdn.mdn_loss]  # no dtypes: NumPy 2.4 counts float64 up itself, in np.empty
 

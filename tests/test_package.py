@@ -3,11 +3,10 @@
 import ast
 import importlib.metadata
 import re
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
+from checks import run_python
 
 import cymdn
 
@@ -16,26 +15,63 @@ ROOT = Path(__file__).resolve().parents[1]
 # Each layer and those it may import from; docs and the docstring of cymdn tell why.
 ARROWS = {
     "__main__": {"show_config"},
-    "__init__": {"_dispatch", "_distribution", "_gaussian", "_mixture", "_mdn", "_sampling"},
-    "torch": {"_dispatch", "_mdn"},
-    "_distribution": {"_arrays", "_dispatch", "_distribution_kernels", "_fit", "_plot", "_sampling", "_univariate"},
-    "_fit": {"_arrays", "_dispatch", "_sampling"},
+    "__init__": {"_builds", "_distribution", "_gaussian", "_mixture", "_mdn", "_sampling"},
+    "torch": {
+        "BivariateMixture", "_arrays", "_builds", "_layout", "_mdn", "_portable", "_portable_draws", "_sampling",
+    },
+    "jax": {"_arrays", "_layout", "_mdn", "_portable", "_portable_draws", "_sampling"},
+    "_portable_draws": {"_arrays", "_layout", "_portable"},
+    "_portable": {"_layout"},
+    "_distribution": {
+        "_arrays",
+        "_distribution_kernels",
+        "_fit",
+        "_layout",
+        "_parameters",
+        "_plot",
+        "_running",
+        "_sampling",
+        "_univariate",
+    },
+    "_fit": {"_arrays", "_layout", "_running", "_sampling"},
     "_plot": set(),
-    "jax": {"_arrays", "_mdn"},
-    "_univariate": {"_arrays", "_distribution_kernels", "_sampling"},
-    "_sampling": {"_arrays", "_distribution_kernels"},
-    "_gaussian": {"_arrays", "_dispatch"},
-    "_mixture": {"_arrays", "_dispatch"},
-    "_mdn": {"_arrays", "_dispatch"},
-    "_dispatch": {"__version__", "_arrays", "_kernels"},
+    "_univariate": {"_arrays", "_distribution_kernels", "_layout", "_sampling"},
+    "_sampling": {"_arrays", "_distribution_kernels", "_layout"},
+    "_gaussian": {"_arrays", "_builds", "_running"},
+    "_mixture": {"_arrays", "_running"},
+    "_mdn": {"_arrays", "_builds", "_layout", "_running"},
+    "_running": {"_arrays", "_builds"},
+    "_parameters": {"_layout", "_univariate"},
+    "_layout": {"_arrays"},
+    "_builds": {"__version__", "_kernels"},
     "_arrays": set(),
-    "_distribution_kernels": {"_arithmetic", "_bivariate", "_elementary"},
-    "_kernels": {"_arithmetic", "_bivariate", "_cpu", "_elementary"},
+    "_distribution_kernels": {"_arithmetic", "_buffers", "_columns", "_component", "_draws", "_modes"},
+    "_draws": {"_bivariate", "_columns", "_component", "_elementary"},
+    "_modes": {"_bivariate", "_component", "_elementary"},
+    "_component": {"_bivariate", "_columns", "_elementary"},
+    "_kernels": {
+        "_arithmetic",
+        "_block",
+        "_buffers",
+        "_columns",
+        "_cpu",
+        "_drop_in",
+        "_elementary",
+        "_pen",
+        "_pipeline",
+    },
+    "_buffers": {"_columns"},
+    "_pipeline": {"_bivariate", "_block", "_columns", "_pen", "_rows"},
+    "_rows": {"_bivariate", "_block", "_columns", "_elementary"},
+    "_pen": {"_bivariate", "_block", "_elementary"},
+    "_drop_in": {"_bivariate", "_block", "_columns"},
+    "_block": {"_bivariate", "_columns", "_elementary"},
+    "_columns": set(),
     "_bivariate": {"_elementary"},
     "_elementary": set(),
     "_cpu": set(),
     "_arithmetic": set(),
-}
+}  # fmt: skip
 
 OPTIONAL = {"jax", "torch"}  # modules that `import cymdn` leaves alone: each needs more than NumPy
 
@@ -44,7 +80,7 @@ def imports_of(path):
     """The modules of cymdn that a Python or Cython file names in its imports."""
     text = path.read_text()
     if path.suffix in (".pyx", ".pxd"):
-        return set(re.findall(r"^\s*from cymdn cimport (\w+)", text, re.MULTILINE))
+        return set(re.findall(r"^\s*from cymdn(?: cimport |\.)(\w+)", text, re.MULTILINE))
     found = set()
     for node in ast.walk(ast.parse(text)):
         if isinstance(node, ast.ImportFrom) and node.module == "cymdn":
@@ -63,19 +99,16 @@ def test_imports_go_down_only():
         assert imports_of(path) <= ARROWS[path.stem], path.name
 
 
-def test_tests_run_against_the_installed_package():
+def test_tests_run_against_the_installed_package_whose_version_is_that_of_the_distribution():
     assert Path(cymdn.__file__).resolve().parent != ROOT / "cymdn"
+    assert cymdn.__version__ == importlib.metadata.version("cymdn")
 
 
 def test_import_of_the_sources_says_what_is_wrong():
-    run = subprocess.run([sys.executable, "-c", "import cymdn"], capture_output=True, text=True, cwd=ROOT)
+    run = run_python("-c", "import cymdn", cwd=ROOT)
     assert run.stderr.splitlines()[-1].startswith(
         "ImportError: cymdn: the compiled kernels cannot be imported. In the f"
     )
-
-
-def test_version_is_that_of_the_distribution():
-    assert cymdn.__version__ == importlib.metadata.version("cymdn")
 
 
 def test_wheel_holds_only_what_a_user_needs():
@@ -83,7 +116,7 @@ def test_wheel_holds_only_what_a_user_needs():
     package = {file.name for file in files if file.parent == Path("cymdn")}
     modules = {f"{stem}.py" for stem in ARROWS if (ROOT / "cymdn" / f"{stem}.py").exists()}
     compiled = {name for name in package if name.endswith((".so", ".pyd"))}
-    # one build of the kernels for each CPU level, which _dispatch.py knows by these names; none twice, as left over
+    # one build of the kernels for each CPU level, which _builds.py knows by these names; none twice, as left over
     # from a build of another kind
     names = [name.partition(".")[0] for name in compiled]
     assert len(names) == len(set(names))
@@ -112,32 +145,23 @@ new = {{name.split(".")[0] for name in set(sys.modules) - before}} - set(sys.std
 print(*sorted(name for name in new if "cython" not in name.lower()))
 """
     # Cython registers a module of its own for the types that its extensions share, hence its name is left out
-    run = subprocess.run(
-        [sys.executable, "-X", "dev", "-W", "error", "-c", program], capture_output=True, text=True, check=True, cwd="/"
-    )
+    run = run_python("-X", "dev", "-W", "error", "-c", program)
     assert set(run.stdout.split()) <= {"cymdn", "numpy"}  # numpy loads parts of itself on demand
     assert run.stderr == ""
 
 
 @pytest.mark.parametrize("name", sorted(OPTIONAL))
-def test_import_of_cymdn_leaves_optional_modules_alone(name):
+def test_an_optional_module_is_left_alone_and_without_its_package_says_what_to_install(name):
     program = f"import sys, cymdn; print(*[module for module in ('cymdn.{name}', '{name}') if module in sys.modules])"
-    run = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, cwd="/")
-    assert run.stdout == "\n"
-
-
-@pytest.mark.parametrize("name", sorted(OPTIONAL))
-def test_optional_module_without_its_package_says_what_to_install(name):
-    program = f"import sys; sys.modules['{name}'] = None; import cymdn.{name}"
-    run = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, cwd="/")
-    assert re.fullmatch(
-        rf'ImportError: cymdn\.{name} needs \w+: python -m pip install "cymdn\[{name}\]"', run.stderr.splitlines()[-1]
-    )
+    assert run_python("-c", program).stdout == "\n"
+    run = run_python("-c", f"import sys; sys.modules['{name}'] = None; import cymdn.{name}")
+    message = rf'ImportError: cymdn\.{name} needs \w+: python -m pip install "cymdn\[{name}\]"'
+    assert re.fullmatch(message, run.stderr.splitlines()[-1])
 
 
 @pytest.mark.parametrize("name", sorted(OPTIONAL))
 def test_optional_module_hides_no_fault_of_its_package(name, tmp_path):
     (tmp_path / f"{name}.py").write_text("import no_such_module")
     program = f"import sys; sys.path.insert(0, {str(tmp_path)!r}); import cymdn.{name}"
-    run = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, cwd="/")
+    run = run_python("-c", program)
     assert run.stderr.splitlines()[-1] == "ModuleNotFoundError: No module named 'no_such_module'"

@@ -4,7 +4,8 @@ import sys
 
 import numpy as np
 import pytest
-from mixtures import mixture
+from checks import each_dtype
+from problems import mixture
 
 from cymdn import BivariateMixture, _plot
 
@@ -79,20 +80,12 @@ def test_ellipses_are_of_one_standard_deviation(ax):
     np.testing.assert_allclose(ellipses.get_alpha(), [1.0, 1 / 3], rtol=1e-12, atol=0)
 
 
-@pytest.mark.parametrize("dtype", [np.float32, np.float64])
-@pytest.mark.parametrize("m", [1, 20])
-def test_any_number_of_components_is_drawn(ax, m, dtype):
+@each_dtype
+@pytest.mark.parametrize("m", [1, 20, 30])
+def test_any_number_of_components_is_drawn_on_axes_that_are_given(ax, m, dtype, monkeypatch, pyplot):
+    if m == 30:  # all of them light, as a thousand and one equal ones are
+        monkeypatch.setattr(_plot, "LIGHTEST", 0.2)
     assert len(mixture(m, dtype=dtype).plot(ax).components.get_offsets()) == m
-
-
-def test_components_that_are_all_light_are_drawn(ax, monkeypatch):
-    # as a thousand and one equal ones are
-    monkeypatch.setattr(_plot, "LIGHTEST", 0.2)
-    assert len(mixture(30).plot(ax).components.get_offsets()) == 30
-
-
-def test_given_axes_no_figure_of_pyplot_is_made(ax, pyplot):
-    mixture().plot(ax)
     assert pyplot.get_fignums() == []
 
 
@@ -104,25 +97,23 @@ def test_without_axes_it_draws_on_the_current_ones(pyplot):
     assert pyplot.get_fignums() == [figure.number]
 
 
-def test_a_batch_is_refused():
-    with pytest.raises(ValueError, match=r"^plot: expected a single mixture, got batch_shape \(3,\); take one by its"):
-        mixture(2, (3,)).plot()
+BETWEEN = r"mass: expected numbers between 0 and 1, got "
+REFUSED = [
+    ((0.5, 0.0), BETWEEN + r"0.0 at index \(1,\)$"),
+    ((0.5, 1.5), BETWEEN + r"1.5 at index \(1,\)$"),
+    (np.nan, BETWEEN + r"nan at index \(\)$"),
+    ("half", r"mass: expected an array of real numbers"),
+    (None, r"mass: expected an array of real numbers"),
+    ([[0.5, 0.9]], r"mass: expected shape \(\) or \(n,\), got \(1, 2\)$"),
+]
 
 
-@pytest.mark.parametrize(
-    ("mass", "pattern"),
-    [
-        ((0.5, 0.0), r"mass: expected numbers between 0 and 1, got 0.0 at index \(1,\)$"),
-        ((0.5, 1.5), r"mass: expected numbers between 0 and 1, got 1.5 at index \(1,\)$"),
-        (np.nan, r"mass: expected numbers between 0 and 1, got nan at index \(\)$"),
-        ("half", r"mass: expected an array of real numbers"),
-        (None, r"mass: expected an array of real numbers"),
-        ([[0.5, 0.9]], r"mass: expected shape \(\) or \(n,\), got \(1, 2\)$"),
-    ],
-)
-def test_bad_masses_are_refused(ax, mass, pattern):
+@pytest.mark.parametrize(("mass", "pattern"), REFUSED)
+def test_bad_masses_and_batches_are_refused(ax, mass, pattern):
     with pytest.raises((TypeError, ValueError), match=f"^{pattern}"):
         mixture().plot(ax, mass=mass)
+    with pytest.raises(ValueError, match=r"^plot: expected a single mixture, got batch_shape \(3,\); take one by its"):
+        mixture(2, (3,)).plot()
 
 
 def test_without_matplotlib_the_error_says_what_to_do(monkeypatch):

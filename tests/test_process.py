@@ -1,17 +1,24 @@
-"""What import and calls leave alone in the process that they run in: how it computes, warns and fails."""
+"""What import and calls leave alone in their process: how it computes, warns and fails.
 
-import os
-import subprocess
+Nor do results depend on whether the calling thread flushes subnormal numbers to zero. JAX calls from threads that do;
+PyTorch does on demand, a library linked with -ffast-math where it is loaded.
+"""
+
+import ctypes
+import platform
 import sys
+from contextlib import contextmanager
 
+import builds
+import numpy as np
 import pytest
+from checks import assert_same_bits, each_dtype, run_python
+from test_builds import calls, digest, golden, results
 
-from cymdn import _dispatch
-
-BUILDS = [level for level in _dispatch.LEVELS if _dispatch.why_not(level) is None]
+from cymdn import BivariateMixture
 
 # A library built with -ffast-math makes its whole process flush denormals; a stray rounding mode shifts every sum.
-PROGRAM = """
+PROGRAM = f"""
 import numpy as np
 
 def mode():
@@ -29,9 +36,7 @@ import warnings
 filters = list(warnings.filters)
 
 import cymdn
-from cymdn import _dispatch
-
-_dispatch.WORKER_COMPONENTS = 1  # so that there are threads, which inherit the mode and must not change it either
+{builds.SHARE}  # so that there are threads, which inherit the mode and must not change it either
 rng = np.random.default_rng(0)
 for dtype in (np.float32, np.float64):
     x, mean = rng.normal(size=(50, 2)).astype(dtype), rng.normal(size=(50, 5, 2)).astype(dtype)
@@ -50,13 +55,78 @@ print("unchanged")
 """
 
 
-@pytest.mark.parametrize("level", BUILDS)
+@pytest.mark.parametrize("level", builds.BUILDS)
 def test_import_and_calls_leave_the_floating_point_mode_as_it_is(level):
-    run = subprocess.run(
-        [sys.executable, "-W", "error", "-c", PROGRAM],
-        capture_output=True,
-        text=True,
-        cwd="/",
-        env={**os.environ, "CYMDN_CPU_LEVEL": level},
-    )
+    run = run_python("-W", "error", "-c", PROGRAM, **{builds.FORCE: level})
     assert (run.stdout, run.stderr) == ("unchanged\n", "")
+
+
+FLUSH = 0x8040  # of MXCSR: results below the normal numbers become zero (FTZ), and arguments do (DAZ)
+
+knows_how_to_flush = pytest.mark.skipif(
+    not (sys.platform == "linux" and platform.machine() == "x86_64"),
+    reason="only for x86-64 Linux is it known here how to set the arithmetic of a thread",
+)
+
+
+class FloatingPointEnvironment(ctypes.Structure):
+    """C's fenv_t on x86-64 Linux: 28 bytes for the x87, then the setting of the SSE unit."""
+
+    _fields_ = (("x87", ctypes.c_uint32 * 7), ("mxcsr", ctypes.c_uint32))
+
+
+@contextmanager
+def flushing():
+    """Flush in this thread."""
+    libm = ctypes.CDLL("libm.so.6")
+    before, changed = FloatingPointEnvironment(), FloatingPointEnvironment()
+    libm.fegetenv(ctypes.byref(before))
+    libm.fegetenv(ctypes.byref(changed))
+    changed.mxcsr |= FLUSH
+    libm.fesetenv(ctypes.byref(changed))
+    try:
+        yield
+    finally:
+        libm.fesetenv(ctypes.byref(before))
+
+
+def half_of_the_smallest_normal():
+    return np.array([np.finfo(float).tiny])[0] * 0.5
+
+
+@knows_how_to_flush
+@pytest.mark.parametrize("level", builds.BUILDS)
+@pytest.mark.parametrize("workers", [1, 2])
+@each_dtype
+def test_the_golden_bits_come_out_where_numbers_are_flushed(dtype, workers, level, monkeypatch):
+    builds.use(monkeypatch, level)
+    builds.share(monkeypatch, 100)  # so that 67 rows are shared
+    with flushing():
+        found = results(dtype, workers=workers)
+    # the digest's own arithmetic is the usual one again
+    assert {name: digest(result) for name, result in found.items()} == golden()[dtype.__name__, builds.kind(level)]
+
+
+@knows_how_to_flush
+def test_a_mixtures_results_are_the_same_where_numbers_are_flushed():
+    raw = np.random.default_rng(0).normal(size=(20, 6 * 5))
+    raw[::2] *= 60  # components whose share is below the normal numbers
+
+    def answers():
+        mixture = BivariateMixture.from_network_output(raw)
+        x = mixture.sample(7, rng=1)
+        return x, mixture.mode(), mixture.logpdf(x), mixture.marginal(0).cdf(x[..., 0])
+
+    expected = answers()
+    with flushing():
+        flushed = answers()
+    assert_same_bits(flushed, expected)
+
+
+@knows_how_to_flush
+def test_the_thread_flushes_as_before_after_a_call():
+    with flushing():
+        for call in calls(np.float64).values():
+            call()
+            assert half_of_the_smallest_normal() == 0.0
+    assert half_of_the_smallest_normal() > 0.0

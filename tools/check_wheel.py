@@ -12,8 +12,9 @@ import tempfile
 import zipfile
 from pathlib import Path
 
-# An FMA rounds once where a * b + c rounds twice; the others are approximations whose bits differ between makers.
-DIFFERENT_BITS = re.compile(r"\s(vfn?m(?:add|sub)\w+|v?rcp\w+|v?rsqrt\w+|f(?:sin|cos|ptan|2xm1|yl2x\w*))\s")
+# approximations, whose bits differ between makers of processors
+DIFFERENT_BITS = re.compile(r"\s(v?rcp\w+|v?rsqrt\w+|f(?:sin|cos|ptan|2xm1|yl2x\w*))\s")
+FUSED = re.compile(r"\s(vfn?m(?:add|sub)\w+)\s")  # the instruction of the levels from v3 on, and of no other build
 
 
 def lines_of(*command):
@@ -32,7 +33,12 @@ def faults(library):
     expected = [f"PyInit_{library.name.partition('.')[0]}"]
     if exported != expected:
         yield f"exports {exported}, expected {expected}"
-    found = {match[1] for line in lines_of("objdump", "-d", library) if (match := DIFFERENT_BITS.search(line))}
+    code = lines_of("objdump", "-d", library)
+    found = {match[1] for line in code if (match := DIFFERENT_BITS.search(line))}
+    fused = {match[1] for line in code if (match := FUSED.search(line))}
+    level = library.name.partition(".")[0].partition("_kernels_")[2]
+    if bool(fused) != bool(level):
+        yield f"{'holds' if fused else 'lacks'} fused multiply-add"
     if found:
         yield f"holds instructions that give other bits elsewhere: {', '.join(sorted(found))}"
 

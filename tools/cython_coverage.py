@@ -17,10 +17,9 @@ import re
 import subprocess
 import sys
 from collections import defaultdict
-from importlib.util import find_spec
 from pathlib import Path
 
-from compiler_warnings import ROOT, build_settings, options_of, translate
+from kernels import ROOT, installed_package, options_of, settings, translate
 
 SOURCES = {path.name: path for path in (ROOT / "cymdn").iterdir() if path.suffix in (".pyx", ".pxd")}
 MARK = re.compile(r'#line \d+ ".*"')
@@ -29,8 +28,8 @@ MARK = re.compile(r'#line \d+ ".*"')
 def build(folder):
     """Compile every extension with counters, in place of the one that is installed."""
     folder.mkdir(parents=True, exist_ok=True)
-    package = Path(find_spec("cymdn").submodule_search_locations[0])
-    directives, _, extensions = build_settings()
+    package = installed_package()
+    directives, _, extensions = settings()
     c_files = {}
     for source in {extension.sources[0] for extension in extensions}:
         c_files[source] = translate(source, directives, folder)

@@ -8,22 +8,6 @@ import numpy as np
 from numba import njit
 
 
-def density(problem):
-    """Densities and derivatives of each component."""
-    return lambda: density_and_derivatives(*problem)
-
-
-def mdn(problem):
-    """Mean loss and its gradient with respect to the raw output."""
-    dtype = problem.raw.dtype.type
-
-    def call():
-        loss, gradient = mdn_loss_and_gradient(*problem)
-        return dtype(loss), gradient  # Numba returns every scalar as a Python float
-
-    return call
-
-
 @njit(fastmath=True, error_model="numpy")
 def density_and_derivatives(x, mean, stddev, correlation):
     """One pass over the components, nothing between inputs and outputs in memory."""

@@ -1,0 +1,63 @@
+"""One component of a row of packed parameters, as draws and modes need it.
+
+Parameters are packed in the order of raw network output, after its pen logits: m each of weights or logits, means 0,
+means 1, standard deviations 0 or their logarithms, the same 1, correlations or their inverse hyperbolic tangents;
+natural, or unconstrained.
+"""
+
+from libc.math cimport sqrt
+
+from cymdn cimport _bivariate as bivariate
+from cymdn cimport _elementary as elementary
+from cymdn._columns cimport real
+
+cdef struct Component:
+    double mean0
+    double mean1
+    double sigma0
+    double sigma1
+    double inverse0
+    double inverse1
+    double r
+    double t          # r rounded to an integer
+    double cross      # kappa (t - r)
+    double kappa      # cosh a
+    double decoupled  # 1 / kappa, sqrt(1 - r^2)
+
+
+cdef inline void stay_finite(double *sigma, double *inverse, double log_sigma) noexcept nogil:
+    cdef double limited = bivariate.bounded(log_sigma, bivariate.LARGEST_EXPONENT)
+    sigma[0] = elementary.exp_normal(limited)
+    inverse[0] = elementary.exp_normal(-limited)
+
+
+cdef inline Component component(
+    const real *parameters, Py_ssize_t m, Py_ssize_t j, bint unconstrained, double log_scale
+) noexcept nogil:
+    """Component j of a row; `log_scale` is added to logarithms of standard deviations."""
+    cdef Component c
+    cdef double a = parameters[5 * m + j], n, joint, d
+    c.mean0 = parameters[m + j]
+    c.mean1 = parameters[2 * m + j]
+    if unconstrained:
+        stay_finite(&c.sigma0, &c.inverse0, parameters[3 * m + j] + log_scale)
+        stay_finite(&c.sigma1, &c.inverse1, parameters[4 * m + j] + log_scale)
+        n = bivariate.decay(a)
+        joint = bivariate.joint_inverse(n)
+        c.kappa = bivariate.kappa_of_decay(n, joint)
+        c.r = bivariate.correlation_of_decay(a, n, bivariate.one_less_decay(a), joint)
+        c.t = bivariate.nearest_integer(c.r)
+        c.cross = bivariate.cross_of_decay(c.r, c.t, n, c.kappa)
+        c.decoupled = 2.0 * n / (1.0 + n * n)
+    else:
+        c.sigma0 = parameters[3 * m + j]
+        c.sigma1 = parameters[4 * m + j]
+        c.inverse0 = bivariate.inverse_stddev(c.sigma0)
+        c.inverse1 = bivariate.inverse_stddev(c.sigma1)
+        c.r = a
+        c.t = bivariate.nearest_integer(a)
+        d = c.t - a
+        c.kappa = bivariate.kappa_of_correlation(a, c.t, d)
+        c.cross = c.kappa * d
+        c.decoupled = sqrt(bivariate.one_minus_square(a, c.t, d))
+    return c

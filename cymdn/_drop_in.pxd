@@ -1,0 +1,138 @@
+"""The drop-in level: smoothed densities of components, and the derivatives of their logarithms.
+
+It reads and writes the caller's arrays in the one loop that computes, without planes: nothing is summed over a row, and
+where these arrays are beyond the caches their traffic goes on while the loop computes. Only points are spread over
+their components first; and parameters of one row are repeated for a block of rows, once.
+"""
+
+from cymdn cimport _bivariate as bivariate
+from cymdn._block cimport BLOCK, Block
+from cymdn._columns cimport Column, double_out, float_out, real_out, within
+
+cdef struct DropIn:
+    Py_ssize_t n
+    Py_ssize_t m
+    double smooth_eps
+    bint derivatives
+    Column x
+    Column mean
+    Column stddev
+    Column correlation
+    Column density
+    Column dmean
+    Column dstddev
+    Column dcorrelation
+    Block *block         # row0, row1: the points of the components
+    Py_ssize_t count     # of components in the block
+
+
+cdef inline void densities(
+    const DropIn *p, real_out mean, real_out stddev, real_out correlation, real_out density_out
+) noexcept nogil:
+    cdef Py_ssize_t k
+    cdef const Block *b = p.block
+    cdef double e = p.smooth_eps, sigma0, sigma1, u, v, t, d, q, z
+    for k in range(p.count):
+        sigma0 = bivariate.positive_or_nan(stddev[2 * k])
+        sigma1 = bivariate.positive_or_nan(stddev[2 * k + 1])
+        t = bivariate.nearest_integer(correlation[k])
+        d = t - correlation[k]
+        q = bivariate.one_minus_square(correlation[k], t, d)
+        u = (b.row0[k] - mean[2 * k]) * bivariate.inverse_stddev(sigma0 + e)
+        v = (b.row1[k] - mean[2 * k + 1]) * bivariate.inverse_stddev(sigma1 + e)
+        z = bivariate.squared_distance(u, bivariate.decorrelated(v, u, t, d), q)
+        density_out[k] = bivariate.smoothed_density(z, q, sigma0, sigma1, e)
+
+
+cdef inline void densities_and_derivatives(
+    const DropIn *p, real_out mean, real_out stddev, real_out correlation,
+    real_out density_out, real_out dmean_out, real_out dstddev_out, real_out dcorrelation_out,
+) noexcept nogil:
+    cdef Py_ssize_t k
+    cdef const Block *b = p.block
+    cdef double e = p.smooth_eps, sigma0, sigma1, inverse0, inverse1, u, v, r, t, d, q, c, z, w0, w1, dmean0, dmean1
+    for k in range(p.count):
+        sigma0 = bivariate.positive_or_nan(stddev[2 * k])
+        sigma1 = bivariate.positive_or_nan(stddev[2 * k + 1])
+        inverse0 = bivariate.inverse_stddev(sigma0 + e)
+        inverse1 = bivariate.inverse_stddev(sigma1 + e)
+        r = correlation[k]
+        t = bivariate.nearest_integer(r)
+        d = t - r
+        q = bivariate.one_minus_square(r, t, d)
+        c = 1.0 / (q + e)
+        u = (b.row0[k] - mean[2 * k]) * inverse0
+        v = (b.row1[k] - mean[2 * k + 1]) * inverse1
+        w0 = bivariate.decorrelated(u, v, t, d)
+        w1 = bivariate.decorrelated(v, u, t, d)
+        z = bivariate.squared_distance(u, w1, q)
+        dmean0 = c * w0 * inverse0
+        dmean1 = c * w1 * inverse1
+        density_out[k] = bivariate.smoothed_density(z, q, sigma0, sigma1, e)
+        dmean_out[2 * k] = dmean0
+        dmean_out[2 * k + 1] = dmean1
+        dstddev_out[2 * k] = bivariate.smoothed_dlog_stddev(u, sigma0, dmean0)
+        dstddev_out[2 * k + 1] = bivariate.smoothed_dlog_stddev(v, sigma1, dmean1)
+        dcorrelation_out[k] = bivariate.smoothed_dcorrelation(u, v, w0, w1, r, c, e)
+
+
+cdef inline void repeat(Column *c, Py_ssize_t width, Py_ssize_t rows, real_out memory) noexcept nogil:
+    # one row that serves all becomes a block of copies of it
+    cdef Py_ssize_t k
+    if c.row == 0 and rows > 1:
+        for k in range(rows * width):
+            memory[k] = (<real_out> c.first)[k % width]
+        c.first = memory
+        c.size = rows * width
+
+
+cdef inline void spread_points(
+    const DropIn *p, Py_ssize_t i, Py_ssize_t rows, Py_ssize_t columns, real_out x
+) noexcept nogil:
+    cdef Py_ssize_t j, k
+    for j in range(rows):
+        for k in range(j * columns, (j + 1) * columns):
+            p.block.row0[k] = x[(i + j) * p.x.row]
+            p.block.row1[k] = x[(i + j) * p.x.row + 1]
+
+
+cdef inline void drop_in_block(
+    DropIn *p, Py_ssize_t i, Py_ssize_t rows, Py_ssize_t j, Py_ssize_t columns, real_out density
+) noexcept nogil:
+    # rows from i on, components from j on: contiguous, because there are several rows only of all components
+    cdef Py_ssize_t out = i * p.m + j, at = i * p.correlation.row + j
+    cdef real_out mean = <real_out> p.mean.first + i * p.mean.row + 2 * j
+    cdef real_out stddev = <real_out> p.stddev.first + i * p.stddev.row + 2 * j
+    cdef real_out correlation = <real_out> p.correlation.first + at
+    p.count = rows * columns
+    within(at, at + p.count - 1, p.correlation.size)
+    within(out, out + p.count - 1, p.density.size)
+    spread_points(p, i, rows, columns, <real_out> p.x.first)
+    if p.derivatives:
+        densities_and_derivatives(
+            p, mean, stddev, correlation, density + out, <real_out> p.dmean.first + 2 * out,
+            <real_out> p.dstddev.first + 2 * out, <real_out> p.dcorrelation.first + out,
+        )
+    else:
+        densities(p, mean, stddev, correlation, density + out)
+
+
+cdef inline void drop_in_rows(DropIn *p, real_out density) noexcept nogil:
+    cdef Py_ssize_t i = 0, j, rows, block_rows = max(<Py_ssize_t> 1, BLOCK // p.m)
+    repeat(&p.mean, 2 * p.m, min(block_rows, p.n), <real_out> p.block.mean0)  # and mean1
+    repeat(&p.stddev, 2 * p.m, min(block_rows, p.n), <real_out> p.block.inverse0)  # and inverse1
+    repeat(&p.correlation, p.m, min(block_rows, p.n), <real_out> p.block.r)
+    while i < p.n:
+        rows = min(block_rows, p.n - i)
+        j = 0
+        while j < p.m:
+            drop_in_block(p, i, rows, j, min(<Py_ssize_t> BLOCK, p.m - j), density)
+            j += BLOCK
+        i += rows
+
+
+cdef inline void drop_in(DropIn *p) noexcept nogil:
+    if p.density.single:
+        drop_in_rows(p, <float_out> p.density.first)
+    else:
+        drop_in_rows(p, <double_out> p.density.first)

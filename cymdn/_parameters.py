@@ -1,0 +1,131 @@
+"""Parameters of a batch of mixtures, packed for the kernels: natural ones, or those of raw network output."""
+
+from typing import ClassVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cymdn._layout import CORRELATION, MEAN, PARAMETERS, STDDEV, WEIGHT, planes
+from cymdn._univariate import LARGEST_LOG_STDDEV, logsumexp
+
+Doubles = NDArray[np.float64]
+
+LARGEST_EXPONENT = 708.0  # of raw output, as in the kernels: exp of it and of its negative are normal numbers
+
+
+class Parameters:
+    """What does not depend on the kind of parameters; (..., M) each, in float64."""
+
+    __slots__ = ("packed",)
+
+    unconstrained: ClassVar[bool]  # for the kernels
+    packed: Doubles  # (..., 6 M), read-only
+
+    def __init__(self, packed: Doubles) -> None:
+        self.packed = np.ascontiguousarray(packed)
+        self.packed.flags.writeable = False
+
+    @property
+    def n_components(self) -> int:
+        """M."""
+        return int(self.packed.shape[-1] // PARAMETERS)
+
+    def rows(self) -> Doubles:
+        """Return parameters of the mixtures (n, 6 M), without batch axes."""
+        return self.packed.reshape(-1, self.packed.shape[-1])
+
+    def plane(self, k: int) -> Doubles:
+        """Return one column of the layout."""
+        return planes(self.packed)[k]
+
+    def pairs(self, k: int) -> Doubles:
+        """Return two columns as pairs, (..., M, 2)."""
+        return np.stack([self.plane(k), self.plane(k + 1)], axis=-1)
+
+    def means(self) -> Doubles:
+        """Return means, (..., M, 2)."""
+        return self.pairs(MEAN)
+
+    def weights(self) -> Doubles:
+        """Return weights."""
+        raise NotImplementedError
+
+    def log_weights(self) -> Doubles:
+        """Return logarithms of the weights."""
+        raise NotImplementedError
+
+    def stddevs(self) -> Doubles:
+        """Return standard deviations, (..., M, 2)."""
+        raise NotImplementedError
+
+    def log_stddevs(self) -> Doubles:
+        """Return logarithms of the standard deviations, (..., M, 2), within those whose exp has an inverse."""
+        raise NotImplementedError
+
+    def correlations(self) -> Doubles:
+        """Return correlations."""
+        raise NotImplementedError
+
+    def log_kappa(self) -> Doubles:
+        """Return -log(1 - r^2) / 2, which is log cosh a."""
+        raise NotImplementedError
+
+
+class Natural(Parameters):
+    """Weights, means, standard deviations and correlations."""
+
+    __slots__ = ()
+    unconstrained = False
+
+    def weights(self) -> Doubles:
+        return self.plane(WEIGHT)
+
+    def log_weights(self) -> Doubles:
+        with np.errstate(divide="ignore"):
+            logarithms: Doubles = np.log(self.plane(WEIGHT))
+        return logarithms
+
+    def stddevs(self) -> Doubles:
+        return self.pairs(STDDEV)
+
+    def log_stddevs(self) -> Doubles:
+        return np.maximum(np.log(self.pairs(STDDEV)), -LARGEST_LOG_STDDEV)  # a denormal one has no finite inverse
+
+    def correlations(self) -> Doubles:
+        return self.plane(CORRELATION)
+
+    def log_kappa(self) -> Doubles:
+        r = self.plane(CORRELATION)
+        logarithms: Doubles = -0.5 * (np.log1p(-r) + np.log1p(r))
+        return logarithms
+
+
+class Unconstrained(Parameters):
+    """Logits, means, logarithms of standard deviations, inverse hyperbolic tangents of correlations."""
+
+    __slots__ = ()
+    unconstrained = True
+
+    def weights(self) -> Doubles:
+        return np.exp(self.log_weights())
+
+    def log_weights(self) -> Doubles:
+        logits = self.plane(WEIGHT)
+        with np.errstate(over="ignore"):
+            logarithms: Doubles = logits - logsumexp(logits)[..., None]
+        return logarithms
+
+    def stddevs(self) -> Doubles:
+        return np.exp(self.log_stddevs())
+
+    def log_stddevs(self) -> Doubles:
+        return np.clip(self.pairs(STDDEV), -LARGEST_EXPONENT, LARGEST_EXPONENT)
+
+    def correlations(self) -> Doubles:
+        return np.tanh(self.plane(CORRELATION))
+
+    def log_kappa(self) -> Doubles:
+        size = np.abs(self.plane(CORRELATION))
+        with np.errstate(over="ignore"):
+            logarithms: Doubles = size + np.log1p(np.exp(-2.0 * size)) - np.log(2.0)
+        return logarithms

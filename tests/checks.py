@@ -1,0 +1,59 @@
+"""What test files share to run on and to judge by: dtypes, pens, constants, comparison bit by bit."""
+
+import os
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+FLOATS = (np.float32, np.float64)
+EPS = {np.float32: 2.0**-23, np.float64: 2.0**-52}
+PENS = {"none": 0, "bernoulli": 1, "categorical": 3}  # and how many logits each takes
+REDUCTIONS = ("none", "sum", "mean")
+FALSE_ALARM = 1e-6  # probability that one statistical test fails a right sampler, under another seed
+INF, NAN = np.inf, np.nan
+
+each_dtype = pytest.mark.parametrize("dtype", FLOATS)
+each_pen = pytest.mark.parametrize("pen", PENS)
+each_reduction = pytest.mark.parametrize("reduction", REDUCTIONS)
+
+
+def flat(result):
+    """The arrays of a result, nested or not, as a list; without None."""
+    if isinstance(result, dict):
+        result = tuple(result.values())
+    if isinstance(result, (tuple, list)):
+        return [array for part in result for array in flat(part)]
+    return [] if result is None else [result]
+
+
+def assert_same_bits(actual, expected):
+    """Assert that arrays, or results that hold them, agree in dtype, shape and every bit; all NaNs count as one."""
+    if isinstance(expected, dict):
+        assert actual.keys() == expected.keys()
+    for ours, theirs in zip(flat(actual), flat(expected), strict=True):
+        np.testing.assert_array_equal(ours, theirs, strict=True)
+        number = ~np.isnan(theirs)
+        signs = np.signbit(np.asarray(ours)[number]), np.signbit(np.asarray(theirs)[number])
+        np.testing.assert_array_equal(*signs, "signs of zeros")
+
+
+def rows_of(result, index):
+    """The same rows of all arrays of a result."""
+    return tuple(array[index] for array in flat(result))
+
+
+def without_row(result, row):
+    return tuple(np.delete(array, row, axis=0) for array in flat(result))
+
+
+def assert_no_nan(result):
+    for array in flat(result):
+        assert not np.isnan(array).any()
+
+
+def run_python(*arguments, cwd="/", **environment):
+    """Run a Python of its own, and return it when it has ended, with what it printed; one that hangs is killed."""
+    command, environment = [sys.executable, *map(str, arguments)], {**os.environ, **environment}
+    return subprocess.run(command, capture_output=True, text=True, cwd=cwd, env=environment, timeout=120)
