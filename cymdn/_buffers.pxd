@@ -28,6 +28,7 @@ cdef inline int hold(
     To be read, one row may serve all. `fit` becomes False where the array is another one.
     """
     cdef Py_buffer *view = &held.views[held.count]
+    c.first, c.size, c.row, c.single = NULL, 0, 0, False
     PyObject_GetBuffer(array, view, PyBUF_C_CONTIGUOUS | flags)
     held.count += 1
     if not (

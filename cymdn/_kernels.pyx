@@ -57,7 +57,8 @@ cdef inline void pack(const Column *rows, Py_ssize_t pens, Py_ssize_t m, Column 
 
 def scratch_size(Py_ssize_t m):
     """Return how many float64 numbers of scratch memory the kernels need for mixtures of m components."""
-    return (ALIGNMENT + sizeof(Rows) + sizeof(Pens) + (m + BLOCK - 1) // BLOCK * sizeof(Block)) // sizeof(double)
+    cdef Py_ssize_t rows = sizeof(Rows) + sizeof(Pens), block = sizeof(Block)
+    return (ALIGNMENT + rows + (m + BLOCK - 1) // BLOCK * block) // <Py_ssize_t> sizeof(double)
 
 
 cdef int begin(

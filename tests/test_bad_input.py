@@ -18,7 +18,16 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 from checks import INF, NAN
-from problems import component_problem, density_problem, mixture, mixture_problem, network_output, parameters, planes
+from problems import (
+    component_problem,
+    density_problem,
+    loss_problem,
+    mixture,
+    mixture_problem,
+    network_output,
+    parameters,
+    planes,
+)
 from scipy import sparse
 
 import cymdn
@@ -71,6 +80,9 @@ GOOD_CALLS = {  # the function, and its arguments by name
     },
     "mdn_loss": (cymdn.mdn_loss, loss_call),
     "mdn_loss_and_gradient": (cymdn.mdn_loss_and_gradient, loss_call),
+    # rows of plain arrays, which the kernel checks by itself
+    "mdn_loss of rows": (cymdn.mdn_loss, named("raw x pen", loss_problem)),
+    "mdn_loss_and_gradient of rows": (cymdn.mdn_loss_and_gradient, named("raw x pen", loss_problem)),
     "mdn_sample": (cymdn.mdn_sample, lambda: {"raw": np.zeros((4, 6)), "rng": 0}),
     "BivariateMixture": (BivariateMixture, named("weights means stddevs correlations", parameters, 2, (3,))),
     "from_network_output": (BivariateMixture.from_network_output, lambda: {"raw": network_output(2, (2, 3))}),
@@ -90,6 +102,7 @@ GOOD_CALLS = {  # the function, and its arguments by name
 ARRAYS = {
     "gaussian_density_batch": ("x", "mean", "stddev", "correlation"),
     "mdn_loss": ("raw", "x", "pen", "sample_weight"),
+    "mdn_loss of rows": ("raw", "x", "pen"),
     "mdn_sample": ("raw",),
     "BivariateMixture": ("weights", "means", "stddevs", "correlations"),
 }
@@ -195,7 +208,7 @@ NOT_NUMBERS = {
     "map": (lambda good: map(list, good), "(map|dtype object)"),
     "dict view": (lambda good: collections.OrderedDict(a=good).values(), "(odict_values|dtype object)"),
     "namespace": (lambda good: SimpleNamespace(shape=good.shape), "(SimpleNamespace|dtype object)"),
-    "sparse matrix": (lambda good: sparse.csr_array(good[:, 0]), "(csr_array|dtype object)"),
+    "sparse matrix": (lambda good: sparse.csr_array(good.reshape(len(good), -1)), "(csr_array|dtype object)"),
     "sparse-like object": (lambda good: SparseLike(), "(SparseLike|dtype object)"),
     "__array__ that raises RuntimeError": (lambda good: Refuses(RuntimeError("use detach")), "Refuses .*use detach"),
     "__array__ that raises TypeError": (lambda good: Refuses(TypeError("use get")), "Refuses .*use get"),
@@ -231,7 +244,7 @@ NOT_NUMBERS = {
 }
 
 
-OTHERS_ARE_LEGAL = {("mdn_loss", "pen", "None"), ("mdn_loss", "sample_weight", "None")}
+MAY_BE_NONE = {("mdn_loss", "pen"), ("mdn_loss", "sample_weight"), ("mdn_loss of rows", "pen")}
 
 
 def rows_of_not_numbers():
@@ -239,7 +252,7 @@ def rows_of_not_numbers():
     longdouble = np.dtype(np.longdouble)
     for function, argument in ((function, name) for function, names in ARRAYS.items() for name in names):
         for what, (change, came) in NOT_NUMBERS.items():
-            if (function, argument, what) not in OTHERS_ARE_LEGAL:
+            if what != "None" or (function, argument) not in MAY_BE_NONE:
                 pattern = rf"{argument}: expected an array of (real )?numbers.*, got {came}"
                 yield function, f"{argument} is {what}", made(argument, change), TypeError, pattern
         if longdouble.itemsize > 8:  # not float64 under another name
@@ -275,6 +288,9 @@ SHAPES = [
     ("mdn_loss", "pen", r"shape \(4, 3\)", [(4, 1)]),
     ("mdn_loss", "pen", r"shape \(4, 3, 3\)", [(4, 3, 2)]),
     ("mdn_loss", "sample_weight", r"shape \(4, 3\)", [(4, 1)]),
+    ("mdn_loss of rows", "raw", f"{RAW}, P = 1 .*", [(6, 20), (6, 1), (6, 0)]),
+    ("mdn_loss of rows", "x", ".*", [(5, 2), (1, 2), (6, 3), (6,)]),
+    ("mdn_loss of rows", "pen", ".*", [(5,), (1,)]),
 ]
 # The same where others have another shape too, or the one to blame is not the one that differs
 OTHER_SHAPES = {
@@ -623,8 +639,8 @@ def test_bad_input_is_refused_with_a_message_that_names_it(function, spoil, exce
     else:
         arguments |= spoil
     before = contents(arguments)
-    names = [function, f"{function}_and_gradient"] if f"{function}_and_gradient" in GOOD_CALLS else [function]
-    for name in names:
+    with_gradient = function.replace("mdn_loss", "mdn_loss_and_gradient").replace("logpdf", "logpdf_and_gradient")
+    for name in {function, with_gradient} & GOOD_CALLS.keys():
         with pytest.raises(exception, match=re.compile(rf"^{pattern}", re.DOTALL)):
             call(name, arguments)
     assert contents(arguments) == before

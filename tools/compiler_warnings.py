@@ -22,7 +22,11 @@ MORE = {"clang": ["-Wshorten-64-to-32"]}
 
 # A pattern of the file or the function, one of the message, and why such a warning may stay
 KNOWN = [
-    (r"cymdn/.*", "(?=.*'double')(?=.*'float').*", "float32 results are float64 results rounded once: this rounding"),
+    (
+        r"(cymdn/.*|\w+\.px[di])",
+        "(?=.*'double')(?=.*'float').*",
+        "float32 results are float64 results rounded once: this rounding",
+    ),
     (r"cython_utility", ".*", "Cython's own C, the same in every extension"),
     (r"__pyx_ff_map_.*", ".*", "Cython's choice among the types of a fused function"),
     (r"__Pyx_CreateCodeObjects", ".*'short unsigned int:10'.*", "line numbers, which Cython keeps in bit fields"),
