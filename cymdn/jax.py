@@ -338,8 +338,10 @@ def _tangents(static: _Static, primals: Sequence[Any], tangents: Sequence[Any]) 
         for primal, tangent in ((raw, of_raw), (x, of_x))
     )
     outputs = _loss_and_gradients(static._replace(x_wanted=True), raw, x, pen, sample_weight)
-    # plain products: what is transposed has to be linear in the tangents
-    slope = jnp.sum(outputs[1] * of_raw, -1) + jnp.sum(outputs[2] * of_x, -1)
+    # plain products, for what is transposed has to be linear in the tangents; finite ones, for inf * 0 is NaN
+    largest = jnp.finfo(raw.dtype).max
+    finite = (jnp.clip(gradient, -largest, largest) for gradient in outputs[1:])
+    slope = sum(jnp.sum(gradient * of, -1) for gradient, of in zip(finite, (of_raw, of_x), strict=True))
     slope = slope if static.reduction == "none" else jnp.sum(slope)
 
     def gradients(raw: Array, x: Array) -> list[Array]:
