@@ -9,14 +9,12 @@ from numpy.typing import ArrayLike, NDArray
 
 from cymdn import _distribution_kernels, _fit
 from cymdn._arrays import FLOAT64, Checked, FloatArray, check_arguments, check_each, check_size
-from cymdn._layout import MEAN, RAW, components_of, pack, planes
+from cymdn._layout import MEAN, RAW, Pens, check_pens, components_of, pack, planes
 from cymdn._parameters import Natural, Parameters, Unconstrained
 from cymdn._running import check_workers, run_over_batch
 from cymdn._sampling import (
-    Pens,
     Seed,
     Sharpening,
-    check_pens,
     check_rng,
     check_sharpening,
     draw,

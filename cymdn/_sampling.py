@@ -2,16 +2,15 @@
 
 import math
 import sys
-from typing import Any, Literal, NamedTuple, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from cymdn import _distribution_kernels
 from cymdn._arrays import FloatArray, are_plain, check_arguments, check_nonnegative, check_positive, check_size
-from cymdn._layout import PARAMETERS, RAW, components_of
+from cymdn._layout import PARAMETERS, RAW, Pens, check_pens, components_of
 
-Pens: TypeAlias = Literal[0, 1, 3]
 Seed: TypeAlias = Any
 """A NumPy Generator, or what `numpy.random.default_rng` makes one of."""
 
@@ -201,13 +200,6 @@ def check_rng(rng: Seed) -> np.random.Generator:
         raise TypeError(f"rng: expected a numpy.random.Generator, a seed or None, got {type(rng).__name__}") from None
     except ValueError as error:
         raise ValueError(f"rng: expected a numpy.random.Generator, a seed or None, got {rng!r} ({error})") from None
-
-
-def check_pens(pen: object) -> None:
-    """Check a number of pen logits."""
-    if not isinstance(pen, (int, np.integer)) or pen not in (0, 1, 3):
-        came = f"an array of shape {pen.shape}" if isinstance(pen, np.ndarray) else repr(pen)
-        raise ValueError(f"pen: expected the number of pen logits, 0, 1 or 3, got {came}")
 
 
 def check_sharpening(bias: float, temperature: float) -> Sharpening:

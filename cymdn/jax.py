@@ -12,9 +12,9 @@ from numpy.typing import ArrayLike, NDArray
 
 from cymdn import _mdn, _portable, _portable_draws
 from cymdn._arrays import check_numbers, check_size
-from cymdn._layout import components_of
+from cymdn._layout import Pens, check_pens, components_of
 from cymdn._mdn import Reduction
-from cymdn._sampling import MdnSample, Pens, check_pens
+from cymdn._sampling import MdnSample
 
 try:
     import jax

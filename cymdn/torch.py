@@ -18,9 +18,9 @@ import numpy as np
 
 from cymdn import BivariateMixture, _builds, _mdn, _portable, _portable_draws
 from cymdn._arrays import check_count, check_size
-from cymdn._layout import PARAMETERS, components_of
+from cymdn._layout import PARAMETERS, Pens, check_pens, components_of
 from cymdn._mdn import Reduction
-from cymdn._sampling import MdnSample, Pens, check_pens
+from cymdn._sampling import MdnSample
 
 try:
     import torch
