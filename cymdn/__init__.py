@@ -3,11 +3,12 @@
 The layers, each importing only from those below it:
 
     __init__              re-exports, no logic
+    _diagnose             what is out of order in a network's output
     _distribution         mixtures as an object, over _univariate (1-D mixtures), _fit and _plot
     _gaussian, _mixture, _mdn, _sampling   the levels of the API: check, allocate, call, return; their documentation
     _running              runs kernels: workers, scratch memory, batches that broadcast
     _builds               the builds of the kernels, and which is used
-    _layout               the order of raw network output
+    _layout               the order of raw network output, and of other code's
     _arrays               converts arrays, checks shapes, raises
     _kernels.pyx          loops over components and points; allocates nothing, raises nothing
     _distribution_kernels.pyx   draws, modes and the normal distribution function; the same
@@ -16,6 +17,7 @@ The layers, each importing only from those below it:
 """
 
 from cymdn._builds import show_config
+from cymdn._diagnose import Diagnosis, diagnose
 from cymdn._distribution import BivariateMixture
 from cymdn._gaussian import gaussian_density_batch, gaussian_logpdf, gaussian_logpdf_and_gradient
 from cymdn._layout import Layout
@@ -25,8 +27,10 @@ from cymdn._sampling import mdn_sample
 
 __all__ = [
     "BivariateMixture",
+    "Diagnosis",
     "Layout",
     "__version__",
+    "diagnose",
     "gaussian_density_batch",
     "gaussian_logpdf",
     "gaussian_logpdf_and_gradient",

@@ -297,7 +297,7 @@ def _check_problem(
     raw_array, x_array = convert((raw_array, x_array))
     rows = prod(layout.batch_shape)
     if weight is not None:
-        _check_weights(weight)
+        check_weights(weight)
         weight = weight.reshape(rows)  # before it is summed: the order of a sum is that of the rows, not of the memory
     return _Problem(
         raw_array.reshape(rows, raw_array.shape[-1]),
@@ -330,7 +330,8 @@ def check_layout(raw: Shape, x: Shape, pen: Shape | None, sample_weight: Shape |
     return Layout(batch_shape, pens, components_of(raw, pens))
 
 
-def _check_weights(weight: NDArray[Any]) -> None:
+def check_weights(weight: NDArray[Any]) -> None:
+    """Check the values of weights."""
     # a NaN fails both comparisons; no temporary array as long as all is well
     if weight.size and not (weight.min() >= 0 and weight.max() < inf):
         check_each("sample_weight", weight, np.isfinite(weight) & (weight >= 0), "finite numbers >= 0")

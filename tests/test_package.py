@@ -15,7 +15,9 @@ ROOT = Path(__file__).resolve().parents[1]
 # Each layer and those it may import from; docs and the docstring of cymdn tell why.
 ARROWS = {
     "__main__": {"show_config"},
-    "__init__": {"_builds", "_distribution", "_gaussian", "_mixture", "_mdn", "_sampling"},
+    "__init__": {"_builds", "_diagnose", "_distribution", "_gaussian", "_layout", "_mixture", "_mdn", "_sampling"},
+    "_diagnose": {"_arrays", "_layout", "_mdn"},
+    "activations": {"_layout"},
     "torch": {
         "BivariateMixture", "_arrays", "_builds", "_layout", "_mdn", "_portable", "_portable_draws", "_sampling",
     },
