@@ -1,9 +1,13 @@
 """The same numbers from other software, where it is installed: PyTorch, JAX, SciPy, scikit-learn."""
 
+import doctest
+from pathlib import Path
+
 import numpy as np
 import pytest
 from checks import each_pen
 from problems import loss_problem
+from reference import EXACT, raw_components
 
 from cymdn import gaussian_density_batch, gaussian_logpdf, mdn_loss_and_gradient, mixture_logpdf_and_gradient
 
@@ -117,3 +121,42 @@ def test_log_density_and_responsibilities_are_those_of_sklearn():
     value, gradient = mixture_logpdf_and_gradient(x, weights, mean, stddev, correlation)
     np.testing.assert_allclose(value, theirs.score_samples(x), **CLOSE)
     np.testing.assert_allclose(gradient.logits + weights, theirs.predict_proba(x), **CLOSE)
+
+
+# The recipe of docs/moving/trajectories.md: mixtures of whole trajectories
+
+
+def test_loss_of_trajectories_is_that_of_its_definition():
+    page = Path(__file__).resolve().parents[1] / "docs" / "moving" / "trajectories.md"
+    (source,) = (
+        example.source
+        for example in doctest.DocTestParser().get_examples(page.read_text("utf-8"))
+        if "def trajectory_loss" in example.source
+    )
+    pytest.importorskip("scipy")
+    names = {}
+    exec(
+        "import numpy as np\nfrom scipy.special import logsumexp\nfrom cymdn import mdn_loss_and_gradient\n" + source,
+        names,
+    )
+    rng, b, k, t = np.random.default_rng(0), 5, 3, 30
+    logits, raw, x, valid = (
+        rng.normal(size=(b, k)),
+        rng.normal(size=(b, k, t, 6)),
+        rng.normal(size=(b, t, 2)),
+        rng.random((b, t)) > 0.3,
+    )
+    raw[..., 0] = 0.0
+    loss, of_logits, of_raw = names["trajectory_loss"](logits, raw, x, valid)
+    component = raw_components(EXACT, x[:, None], raw[..., 1:3], raw[..., 3:5], raw[..., 5])
+    here = valid[:, None]
+    weights = EXACT.exp(EXACT.real(logits))
+    weights = weights / weights.sum(-1, keepdims=True)
+    joint = weights * EXACT.exp((component.value.exact * here).sum(-1))
+    shares = joint / joint.sum(-1, keepdims=True)
+    derivatives = np.stack([derivative.exact * here for derivative in component.derivatives], -1)
+    # errors of up to 8 eps of the terms of a step, of which the sum has some 1e3 in some 1e2 nats
+    assert abs(loss + EXACT.log(joint.sum(-1)).mean()) <= 1e-12 * abs(loss)
+    assert np.max(abs(of_logits - (weights - shares) / b)) <= 1e-12
+    errors = abs(of_raw[..., 1:] + shares[..., None, None] * derivatives / b)
+    assert np.max(errors) <= 1e-12 * np.max(abs(of_raw))
