@@ -19,6 +19,7 @@ FloatArray: TypeAlias = NDArray[np.floating[Any]]
 Core: TypeAlias = tuple[int | str, ...]
 Shape: TypeAlias = tuple[int, ...]
 
+LARGEST_FLOOR = 1e300  # it has an inverse
 FLOAT64, FLOAT32 = np.dtype(np.float64), np.dtype(np.float32)
 
 
@@ -154,6 +155,18 @@ def check_nonnegative(name: str, value: object) -> float:
     if not (math.isfinite(checked) and checked >= 0.0):
         raise ValueError(f"{name}: expected a finite number >= 0, got {number}")
     return checked
+
+
+def check_floor(value: object) -> tuple[float, float]:
+    """Return a floor of the stddevs, a number or a pair, as a pair; (0, 0) is none."""
+    if value is None:
+        return (0.0, 0.0)
+    array = check_numbers("stddev_floor", value)  # type: ignore[arg-type]
+    if array.shape not in ((), (2,)):
+        raise ValueError(f"stddev_floor: expected a number or a pair of numbers, got shape {array.shape}")
+    pair = np.broadcast_to(array, 2)
+    check_each("stddev_floor", pair, (pair >= 0) & (pair <= LARGEST_FLOOR), f"numbers from 0 to {LARGEST_FLOOR}")
+    return float(pair[0]), float(pair[1])
 
 
 def check_positive(name: str, value: object) -> float:

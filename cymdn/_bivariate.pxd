@@ -29,6 +29,8 @@ cdef extern from *:
     #define CYMDN_LOG_TWO 0.6931471805599453    /* log 2, correctly rounded */
     #define CYMDN_LARGEST_EXPONENT 708.0        /* exp of it and of its negative are finite and not denormal */
     #define CYMDN_LARGEST_OFFSET 1e300          /* its square is inf, twice it is not */
+    #define CYMDN_LARGEST_RATIO 1e307           /* it has an inverse */
+    #define CYMDN_FAR_ABOVE_1 1e150             /* nothing beside 1 is left of the inverse's square */
     #define CYMDN_TWO_TO_54 18014398509481984.0
     #define CYMDN_TWO_TO_960 9.7453140114e+288
     """
@@ -37,6 +39,8 @@ cdef extern from *:
     const double LOG_TWO "CYMDN_LOG_TWO"
     const double LARGEST_EXPONENT "CYMDN_LARGEST_EXPONENT"
     const double LARGEST_OFFSET "CYMDN_LARGEST_OFFSET"
+    const double LARGEST_RATIO "CYMDN_LARGEST_RATIO"
+    const double FAR_ABOVE_1 "CYMDN_FAR_ABOVE_1"
     const double TWO_TO_54 "CYMDN_TWO_TO_54"
     const double TWO_TO_960 "CYMDN_TWO_TO_960"
     const double TO_INTEGER "CYMDN_TO_INTEGER"
@@ -218,6 +222,45 @@ cdef inline double shift_of_logs(double logit, double log_sigma0, double log_sig
 cdef inline double factor_of_decay(double n) noexcept nogil:
     # log cosh a = |a| + log((1 + n2) / 2)
     return 0.5 * fma(n, n, 1.0)
+
+
+# Under a floor f of the standard deviations: a component convolved with N(0, diag(f0^2, f1^2)). With t = f / sigma,
+# c^2 = 1 / (1 + t^2) and s = t^2 c^2, its inverse stddevs are c / sigma, its correlation is r c0 c1, and
+#
+#     1 - (r c0 c1)^2 = (1 - r^2) c0^2 c1^2 + s0 + s1 c0^2
+#
+# a sum of terms >= 0: nothing cancels however near to 1 the correlation was.
+
+
+cdef inline double reachable(double inverse, double floor) noexcept nogil:
+    # t must not overflow; sigma is nothing beside f long before
+    cdef double limit = LARGEST_RATIO / floor
+    return limit if inverse > limit else inverse
+
+
+cdef inline double kept(double ratio) noexcept nogil:
+    # c
+    cdef double root = sqrt(fma(ratio, ratio, 1.0))
+    return 1.0 / (ratio if ratio > FAR_ABOVE_1 else root)
+
+
+cdef inline double inverse_kappa_of_decay(double n, double joint) noexcept nogil:
+    return 2.0 * (n * (n * joint))
+
+
+cdef inline double floored_one_minus_square(double product, double s0, double s1, double c0) noexcept nogil:
+    # product: sqrt(1 - r^2) c0 c1. Not below the numbers with a finite inverse
+    cdef double q = fma(product, product, fma(s1, c0 * c0, s0))
+    return DBL_MIN if q < DBL_MIN else q
+
+
+cdef inline double shift_of_inverses(double logit, double inverse0, double inverse1) noexcept nogil:
+    # with factor_of_inverses: the normaliser, whose product may overflow
+    return fma(LOG_TWO, _elementary.binary_exponent(inverse0) + _elementary.binary_exponent(inverse1), logit)
+
+
+cdef inline double factor_of_inverses(double inverse0, double inverse1, double kappa) noexcept nogil:
+    return kappa * (_elementary.significand(inverse0) * _elementary.significand(inverse1))
 
 
 # At a point

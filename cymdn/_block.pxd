@@ -10,6 +10,8 @@ Why it looks like this:
 - A row of more than BLOCK components takes several blocks. Every other loop handles one block.
 """
 
+from libc.math cimport fabs, sqrt
+
 from cymdn cimport _bivariate as bivariate
 from cymdn cimport _elementary as elementary
 from cymdn._columns cimport Column, Place, double_in, double_out, float_in, float_out, real_in, real_out, within
@@ -32,6 +34,12 @@ cdef struct Block:
     double[PLANE] kappa
     double[PLANE] shift
     double[PLANE] factor
+    # under a floor of the stddevs: derivatives of what is floored, for the chain rule
+    double[PLANE] kept0       # of log sigma0 with respect to itself
+    double[PLANE] kept1
+    double[PLANE] turned0     # of atanh r with respect to log sigma0
+    double[PLANE] turned1
+    double[PLANE] turned      # of atanh r with respect to itself
     # components at points
     double[PLANE] u           # standardised offset; differentiate: d/dlog sigma0
     double[PLANE] v
@@ -289,6 +297,51 @@ cdef inline void prepare_unconstrained(Py_ssize_t count, Block *b) noexcept nogi
     exponentiate_logits(count, b)
 
 
+cdef inline void correlate_floored(Py_ssize_t count, double floor0, double floor1, Block *b) noexcept nogil:
+    # after decay and invert_logs. row2: the row's largest logit
+    cdef Py_ssize_t k
+    cdef double n, joint, i0, i1, t0, t1, c0, c1, s0, s1, inverse, product, root, kappa, r, t
+    for k in range(count):
+        n = b.kappa[k]
+        joint = bivariate.joint_inverse(n)
+        inverse = bivariate.inverse_kappa_of_decay(n, joint)
+        i0 = bivariate.reachable(b.inverse0[k], floor0)
+        i1 = bivariate.reachable(b.inverse1[k], floor1)
+        t0 = floor0 * i0
+        t1 = floor1 * i1
+        c0 = bivariate.kept(t0)
+        c1 = bivariate.kept(t1)
+        s0 = (t0 * c0) * (t0 * c0)
+        s1 = (t1 * c1) * (t1 * c1)
+        r = bivariate.correlation_of_decay(b.r[k], n, b.cross[k], joint) * (c0 * c1)
+        product = c0 * c1 * inverse
+        root = sqrt(bivariate.floored_one_minus_square(product, s0, s1, c0))
+        kappa = 1.0 / root
+        t = bivariate.nearest_integer(r)
+        i0 = i0 * c0
+        i1 = i1 * c1
+        b.shift[k] = bivariate.shift_of_inverses(b.weight[k] - b.row2[k], i0, i1)
+        b.factor[k] = bivariate.factor_of_inverses(i0, i1, kappa)
+        b.inverse0[k] = i0
+        b.inverse1[k] = i1
+        b.cross[k] = bivariate.cross_of_decay(r, t, root / (1.0 + fabs(r)), kappa)  # 1 - |r| = root^2 / (1 + |r|)
+        b.kappa[k] = kappa
+        b.r[k] = r
+        b.kept0[k] = c0 * c0
+        b.kept1[k] = c1 * c1
+        b.turned0[k] = (s0 * (kappa * kappa)) * r
+        b.turned1[k] = (s1 * (kappa * kappa)) * r
+        b.turned[k] = (product * kappa) * (inverse * kappa)
+
+
+cdef inline void prepare_floored(Py_ssize_t count, double floor0, double floor1, Block *b) noexcept nogil:
+    decay(count, b)
+    invert_logs(count, b.inverse0)
+    invert_logs(count, b.inverse1)
+    correlate_floored(count, floor0, floor1, b)
+    exponentiate_logits(count, b)
+
+
 # Components at points
 
 
@@ -340,6 +393,15 @@ cdef inline void differentiate(Py_ssize_t count, Block *b) noexcept nogil:
         b.slope0[k] = g * b.slope0[k] * b.inverse0[k]
         b.slope1[k] = g * b.slope1[k] * b.inverse1[k]
         b.datanh[k] = g * b.datanh[k]
+
+
+cdef inline void differentiate_floor(Py_ssize_t count, Block *b) noexcept nogil:
+    # derivatives with respect to floored log stddevs and atanh correlations become those to the parameters
+    cdef Py_ssize_t k
+    for k in range(count):
+        b.u[k] = fma(b.turned0[k], b.datanh[k], b.kept0[k] * b.u[k])
+        b.v[k] = fma(b.turned1[k], b.datanh[k], b.kept1[k] * b.v[k])
+        b.datanh[k] = b.turned[k] * b.datanh[k]
 
 
 cdef inline void component_values(Py_ssize_t count, Block *b) noexcept nogil:

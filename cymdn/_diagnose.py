@@ -168,8 +168,8 @@ def diagnose(
     raw_array, x_array = check_numbers("raw", _detached(raw)), check_numbers("x", _detached(x))
     target = None if pen is None else check_numbers("pen", _detached(pen))
     weight = None if sample_weight is None else check_numbers("sample_weight", _detached(sample_weight))
-    shapes = [None if array is None else array.shape for array in (target, weight)]
-    batch_shape, pens, components = check_layout(raw_array.shape, x_array.shape, *shapes)
+    pen_shape, weight_shape = (None if array is None else array.shape for array in (target, weight))
+    batch_shape, pens, components = check_layout(raw_array.shape, x_array.shape, pen_shape, weight_shape)
     if weight is not None:
         check_weights(weight)
         raw_array, x_array = raw_array[weight > 0], x_array[weight > 0]

@@ -82,6 +82,8 @@ def mdn_loss(
     pen: NDArray[np.float64] | None,
     sample_weight: NDArray[np.float64] | None,
     scale: float,
+    floor0: float,
+    floor1: float,
     scratch: NDArray[np.float64],
     loss_out: FloatArray | None,
     sums_out: NDArray[Any] | None,

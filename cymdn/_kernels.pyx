@@ -276,6 +276,8 @@ def mdn_loss(
     pen,                  # (n, pens), float64, or None: no pen
     sample_weight,        # (n,), float64, or None: 1
     double scale,         # of the gradient
+    double floor0,        # of the stddevs; both 0: none
+    double floor1,
     scratch,              # (scratch_size(m),)
     loss_out,             # (n,) or None: weighted losses of the rows
     sums_out,             # (ceil(n / CHUNK),), float64, or None: sums of the same
@@ -309,6 +311,9 @@ def mdn_loss(
             hold(&held, sums_out, sizeof(double), PyBUF_WRITABLE, (n + CHUNK - 1) // CHUNK, 0, 0, &sums)
         held.fit = held.fit and (n == 1 or p.x[0].row > 0)
         p.unconstrained = True
+        p.floored = floor0 > 0.0 or floor1 > 0.0
+        p.floor[0] = floor0
+        p.floor[1] = floor1
         p.derivatives = gradient_out is not None
         pack(&rows, pens, m, p.parameters)
         pack(&gradient, pens, m, p.gradient)

@@ -22,8 +22,12 @@ WEIGHT, MEAN, STDDEV, CORRELATION = 0, 1, 3, 5
 RAW: dict[str, Core] = {"raw": ("P + 6 M",)}
 
 
-def components_of(raw: Shape, pens: int) -> int:
+def components_of(raw: Shape, pens: int, expected: int | None = None) -> int:
     """Return M of raw network output with so many pen logits."""
+    if expected is not None:
+        width = pens + PARAMETERS * check_count("n_components", expected, 1)
+        if raw[-1:] != (width,):
+            raise ValueError(f"raw: expected shape (..., {width}) for n_components = {expected}, P = {pens}, got {raw}")
     components, rest = divmod(raw[-1] - pens if raw else 0, PARAMETERS)
     if components < 1 or rest:
         raise ValueError(f"raw: expected shape (..., P + 6 M), P = {pens} pen logits and M >= 1, got {raw}")

@@ -1,5 +1,6 @@
 """Network head: the loss of a mixture density network from its raw output. Check, allocate, call, return."""
 
+from collections.abc import Sequence
 from math import copysign, frexp, fsum, inf, ldexp, prod
 from typing import Any, Literal, NamedTuple, TypeAlias
 
@@ -14,6 +15,7 @@ from cymdn._arrays import (
     Output,
     Shape,
     check_each,
+    check_floor,
     check_numbers,
     check_numeric,
     check_outputs,
@@ -28,13 +30,14 @@ from cymdn._running import check_workers, is_one_call, piece_of, run, scratch, s
 
 Reduction: TypeAlias = Literal["none", "sum", "mean"]
 Out: TypeAlias = FloatArray | tuple[Any, ...] | None
+Floor: TypeAlias = float | Sequence[float] | NDArray[Any] | None
 
 PIECE = 8 * _builds.CHUNK  # rows whose pens and weights are converted together, at most
 FLOAT32_MAX = float(np.finfo(np.float32).max)
 REDUCTIONS = ("none", "sum", "mean")
 
 
-class Layout(NamedTuple):
+class Sizes(NamedTuple):
     """What the shapes of arguments say."""
 
     batch_shape: Shape
@@ -52,6 +55,7 @@ class _Problem(NamedTuple):
     batch_shape: tuple[int, ...]
     raw_shape: tuple[int, ...]
     components: int
+    floor: tuple[float, float]
     weight_factor: float  # of the weights, a power of two
     divisor: float  # of the summed loss
 
@@ -62,6 +66,8 @@ def mdn_loss(
     pen: ArrayLike | None = None,
     *,
     sample_weight: ArrayLike | None = None,
+    stddev_floor: Floor = None,
+    n_components: int | None = None,
     reduction: Reduction = "mean",
     out: Out = None,
     workers: int | None = None,
@@ -81,6 +87,12 @@ def mdn_loss(
         predicted as softmax of the pen logits.
     sample_weight : array_like, shape (...), optional
         Weights of the rows, finite and >= 0. A row of weight 0 is skipped, whatever it holds: masks are weights.
+    stddev_floor : float or pair of floats, optional
+        Standard deviation f >= 0 of an error of the points, or one for each coordinate: every component is convolved
+        with N(0, diag(f0^2, f1^2)). The loss is then bounded below, by log(2 pi f0 f1): no component gains by
+        collapsing onto repeated points. For points on a grid, its step / sqrt(12).
+    n_components : int, optional
+        The number M, if it is to be checked against the width of `raw`.
     reduction : {"mean", "sum", "none"}
         With losses l and weights w of the rows (1 without `sample_weight`): sum(w l) / sum(w), sum(w l), or w l.
     out : ndarray, optional
@@ -100,8 +112,8 @@ def mdn_loss(
     TypeError
         An array is not of real numbers of at most 64 bits, or is masked; `out` has another dtype than the result.
     ValueError
-        A shape does not fit; a `sample_weight` is negative or not finite; `reduction` is none of the three; it is
-        "mean" and there are no rows, or their total weight is 0.
+        A shape does not fit; a `sample_weight` or `stddev_floor` is negative or not finite; `reduction` is none of the
+        three; it is "mean" and there are no rows, or their total weight is 0.
 
     See Also
     --------
@@ -133,12 +145,13 @@ def mdn_loss(
     >>> mdn_loss(np.zeros((5, 1 + 6)), np.zeros((5, 2)), np.ones(5)).round(6)
     np.float64(2.531024)
     """
-    if out is None and sample_weight is None and reduction == "mean":
-        done = _mean_of_plain_arrays(raw, x, pen, workers, gradient=False)
+    floor = check_floor(stddev_floor)
+    if out is None and sample_weight is None and n_components is None and reduction == "mean":
+        done = _mean_of_plain_arrays(raw, x, pen, floor, workers, gradient=False)
         if done:
             return done[0]
     workers = check_workers(workers)
-    problem = _check_problem(raw, x, pen, sample_weight, reduction)
+    problem = _check_problem(raw, x, pen, sample_weight, floor, n_components, reduction)
     outputs = _allocate(problem, reduction, out, gradient=False)
     _run(problem, reduction, outputs, workers)
     (loss,) = deliver(outputs)
@@ -151,6 +164,8 @@ def mdn_loss_and_gradient(
     pen: ArrayLike | None = None,
     *,
     sample_weight: ArrayLike | None = None,
+    stddev_floor: Floor = None,
+    n_components: int | None = None,
     reduction: Reduction = "mean",
     out: Out = None,
     workers: int | None = None,
@@ -159,7 +174,7 @@ def mdn_loss_and_gradient(
 
     Parameters
     ----------
-    raw, x, pen, sample_weight, reduction
+    raw, x, pen, sample_weight, stddev_floor, n_components, reduction
         As in `mdn_loss`.
     out : tuple of ndarray, optional
         Where to write loss and gradient; None for one of them allocates it.
@@ -197,12 +212,13 @@ def mdn_loss_and_gradient(
     >>> print(loss.round(4), gradient + 0.0)
     3.8379 [[ 0. -2.  0. -3.  1.  0.]]
     """
-    if out is None and sample_weight is None and reduction == "mean":
-        done = _mean_of_plain_arrays(raw, x, pen, workers, gradient=True)
+    floor = check_floor(stddev_floor)
+    if out is None and sample_weight is None and n_components is None and reduction == "mean":
+        done = _mean_of_plain_arrays(raw, x, pen, floor, workers, gradient=True)
         if done and done[1] is not None:
             return done[0], done[1]
     workers = check_workers(workers)
-    problem = _check_problem(raw, x, pen, sample_weight, reduction)
+    problem = _check_problem(raw, x, pen, sample_weight, floor, n_components, reduction)
     outputs = _allocate(problem, reduction, out, gradient=True)
     _run(problem, reduction, outputs, workers)
     loss, gradient = deliver(outputs)
@@ -217,9 +233,10 @@ def loss_and_gradients(
     reduction: Reduction,
     workers: int | None,
     out: Out = None,
+    stddev_floor: Floor = None,
 ) -> tuple[FloatArray, FloatArray, FloatArray]:
     """Return what `mdn_loss_and_gradient` does, and the gradient with respect to x, for frameworks."""
-    problem = _check_problem(raw, x, pen, sample_weight, reduction)
+    problem = _check_problem(raw, x, pen, sample_weight, check_floor(stddev_floor), None, reduction)
     outputs = _allocate(problem, reduction, out, gradient=True)
     x_gradient = np.empty((*problem.batch_shape, 2), problem.raw.dtype)
     _run(problem, reduction, outputs, check_workers(workers), x_gradient)
@@ -228,7 +245,13 @@ def loss_and_gradients(
 
 
 def _mean_of_plain_arrays(
-    raw: ArrayLike, x: ArrayLike, pen: ArrayLike | None, workers: int | None, *, gradient: bool
+    raw: ArrayLike,
+    x: ArrayLike,
+    pen: ArrayLike | None,
+    floor: tuple[float, float],
+    workers: int | None,
+    *,
+    gradient: bool,
 ) -> tuple[FloatArray, FloatArray | None] | None:
     """Leave the checks to the kernel: None if it does not take the arrays as they are.
 
@@ -257,7 +280,7 @@ def _mean_of_plain_arrays(
     memory = scratch(components)
     try:
         done = _builds.kernels.mdn_loss(
-            rows, components, raw, x, pen, None, 1.0 / rows, memory, None, sums, gradient_out
+            rows, components, raw, x, pen, None, 1.0 / rows, *floor, memory, None, sums, gradient_out
         )
     except ValueError:  # of the buffers: another layout
         return None
@@ -282,31 +305,39 @@ def _total(sums: NDArray[np.float64]) -> float:
 
 
 def _check_problem(
-    raw: ArrayLike, x: ArrayLike, pen: ArrayLike | None, sample_weight: ArrayLike | None, reduction: Reduction
+    raw: ArrayLike,
+    x: ArrayLike,
+    pen: ArrayLike | None,
+    sample_weight: ArrayLike | None,
+    floor: tuple[float, float],
+    n_components: int | None,
+    reduction: Reduction,
 ) -> _Problem:
     check_reduction(reduction)
     raw_array, x_array = check_numeric(["raw", "x"], (raw, x))
     targets = None if pen is None else check_numbers("pen", pen)
     weight = None if sample_weight is None else check_numbers("sample_weight", sample_weight)
-    layout = check_layout(
+    sizes = check_layout(
         raw_array.shape,
         x_array.shape,
         None if targets is None else targets.shape,
         None if weight is None else weight.shape,
+        n_components,
     )
     raw_array, x_array = convert((raw_array, x_array))
-    rows = prod(layout.batch_shape)
+    rows = prod(sizes.batch_shape)
     if weight is not None:
         check_weights(weight)
         weight = weight.reshape(rows)  # before it is summed: the order of a sum is that of the rows, not of the memory
     return _Problem(
         raw_array.reshape(rows, raw_array.shape[-1]),
         x_array.reshape(rows, 2),
-        None if targets is None else targets.reshape(rows, layout.pens),
+        None if targets is None else targets.reshape(rows, sizes.pens),
         weight,
-        layout.batch_shape,
+        sizes.batch_shape,
         raw_array.shape,
-        layout.components,
+        sizes.components,
+        floor,
         *(factor_and_divisor(rows, weight) if reduction == "mean" else (1.0, 1.0)),
     )
 
@@ -317,7 +348,9 @@ def check_reduction(reduction: object) -> None:
         raise ValueError(f"reduction: expected one of {', '.join(map(repr, REDUCTIONS))}, got {reduction!r}")
 
 
-def check_layout(raw: Shape, x: Shape, pen: Shape | None, sample_weight: Shape | None) -> Layout:
+def check_layout(
+    raw: Shape, x: Shape, pen: Shape | None, sample_weight: Shape | None, n_components: int | None = None
+) -> Sizes:
     """Check the shapes of arguments against each other; nothing but shapes need be known."""
     (batch_shape, _), _, _ = check_shapes({**RAW, "x": (2,)}, (raw, x))
     check_shape("x", x, (*batch_shape, 2))
@@ -327,7 +360,7 @@ def check_layout(raw: Shape, x: Shape, pen: Shape | None, sample_weight: Shape |
         check_shape("pen", pen, (*batch_shape, 3) if pens == 3 else batch_shape)
     if sample_weight is not None:
         check_shape("sample_weight", sample_weight, batch_shape)
-    return Layout(batch_shape, pens, components_of(raw, pens))
+    return Sizes(batch_shape, pens, components_of(raw, pens, n_components))
 
 
 def check_weights(weight: NDArray[Any]) -> None:
@@ -393,6 +426,7 @@ def _run(
             None if problem.pen is None else doubles(problem.pen[rows]),
             _weights(problem.sample_weight, rows, problem.weight_factor),
             1.0 / problem.divisor,
+            *problem.floor,
             memory,
             None if losses is None else losses[rows],
             None if sums is None else sums[start // _builds.CHUNK : -(-stop // _builds.CHUNK)],

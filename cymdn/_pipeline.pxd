@@ -27,6 +27,8 @@ cdef struct Problem:
     bint packed                 # parameters, from their first column on, in the order of raw network output
     bint packed_gradient
     bint unweighted             # components that stand alone
+    bint floored                # unconstrained, under a floor of the stddevs
+    double[2] floor
     Column[2] x
     Column[6] parameters        # weights or logits, means 0, means 1, stddevs 0, stddevs 1, correlations
     Column value                # of each component, or of each row
@@ -141,7 +143,9 @@ cdef inline void evaluate(const Problem *p, Py_ssize_t i, Py_ssize_t rows) noexc
         b = p.blocks + k
         count = rows * at.columns
         _block.spread_three(rows, at.columns, p.rows, b)
-        if fresh and p.unconstrained:
+        if fresh and p.floored:
+            _block.prepare_floored(count, p.floor[0], p.floor[1], b)
+        elif fresh and p.unconstrained:
             _block.prepare_unconstrained(count, b)
         elif fresh:
             _block.prepare_natural(count, b)
@@ -222,6 +226,8 @@ cdef inline void differentiate(const Problem *p, Py_ssize_t rows) noexcept nogil
         b = p.blocks + k
         _block.spread_two(rows, at.columns, p.rows.scale, p.rows.weight_scale, b)
         _block.differentiate(rows * at.columns, b)
+        if p.floored:
+            _block.differentiate_floor(rows * at.columns, b)
         for j in range(rows):
             if p.rows.live[j] == 0.0:
                 _block.no_gradient(at.columns, j * at.columns, b)

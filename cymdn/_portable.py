@@ -10,7 +10,7 @@ operation is smooth where the loss is: no abs at 0, no maximum but one that is h
 """
 
 import math
-from typing import Any
+from typing import Any, NamedTuple
 
 from cymdn._layout import planes
 
@@ -22,35 +22,32 @@ EXPONENT = {32: 87.0, 64: 708.0}
 FAR = {32: 1e30, 64: 1e300}
 
 
-def rows(xp: Any, raw: Any, x: Any, pen: Any = None, derivatives: bool = True) -> tuple[Any, Any, Any]:
+def rows(
+    xp: Any, raw: Any, x: Any, pen: Any = None, derivatives: bool = True, floor: tuple[float, float] = (0.0, 0.0)
+) -> tuple[Any, Any, Any]:
     """Return losses (...) of rows, and their gradients with respect to raw (..., P + 6 M) and x (..., 2), or None.
 
-    Shapes are those of `cymdn.mdn_loss`. All arrays have one dtype, float32 or float64.
+    Shapes are those of `cymdn.mdn_loss`. All arrays have one dtype, float32 or float64. `floor` is that of the stddevs.
     """
     info = xp.finfo(raw.dtype)
-    largest, exponent, far = float(info.max), EXPONENT[info.bits], FAR[info.bits]
+    largest, far = float(info.max), FAR[info.bits]
     pens = count_pens(x, pen)
     z, mean0, mean1, log_s0, log_s1, a = planes(raw[..., pens:])
 
     def bounded(value: Any, bound: float = largest) -> Any:
         return xp.clip(value, -bound, bound)
 
-    # 1 / sigma is the square of `root`: in range for every sigma whose offsets are
-    root0, root1 = xp.exp(-0.5 * bounded(log_s0, 2 * exponent)), xp.exp(-0.5 * bounded(log_s1, 2 * exponent))
-    u = bounded((x[..., :1] - mean0) * root0 * root0, far)
-    v = bounded((x[..., 1:] - mean1) * root1 * root1, far)
-    inner_a = bounded(a, exponent)
-    growing, falling = xp.exp(inner_a), xp.exp(-inner_a)
-    # not cosh, which XLA makes of exp(a - log 2): at 18 that is off by 10 eps
-    r, kappa = xp.tanh(a), 0.5 * (growing + falling)
-    t = xp.sign(a) * (xp.abs(a) > 0.55)  # r rounded to -1, 0 or 1
-    cross = xp.where(t == 0, -kappa * r, xp.where(a > 0, falling, -growing))  # kappa (t - r)
-    k0 = bounded(kappa * (u - t * v) + cross * v, far)
-    k1 = bounded(kappa * (v - t * u) + cross * u, far)
-    log_kappa = xp.log(kappa) + xp.abs(a - inner_a)
+    c = _components(xp, log_s0, log_s1, a)
+    through = None
+    if floor != (0.0, 0.0):
+        c, through = _floored(xp, c, floor)
+    u = bounded((x[..., :1] - mean0) * c.root0 * c.root0, far)
+    v = bounded((x[..., 1:] - mean1) * c.root1 * c.root1, far)
+    k0 = bounded(c.kappa * (u - c.t * v) + c.cross * v, far)
+    k1 = bounded(c.kappa * (v - c.t * u) + c.cross * u, far)
 
     z = z - constant(xp.amax(z, -1, keepdims=True))
-    log_scale = xp.clip(z - log_s0 - log_s1 + log_kappa, None, largest)
+    log_scale = xp.clip(z - c.log_s0 - c.log_s1 + c.log_kappa, None, largest)
     s = log_scale - (0.5 * u * u + 0.5 * k1 * k1)
     top = constant(xp.clip(xp.amax(s, -1, keepdims=True), -largest, None))
     power, weight = xp.exp(s - top), xp.exp(z)
@@ -64,21 +61,92 @@ def rows(xp: Any, raw: Any, x: Any, pen: Any = None, derivatives: bool = True) -
     live = power != 0
     g = power / xp.where(total == 0, 1.0, total)
     # what has no share is made 0 before it is multiplied, else the derivatives of these would be 0 * inf
-    slope0, slope1, d_a = (xp.where(live, bounded(d), 0.0) for d in (kappa * k0, kappa * k1, r + k0 * k1))
+    slope0, slope1, d_a = (xp.where(live, bounded(d), 0.0) for d in (c.kappa * k0, c.kappa * k1, c.r + k0 * k1))
     u, v = xp.where(live, u, 0.0), xp.where(live, v, 0.0)
     # this order, for a product of the last three may overflow where all four do not
-    part0, part1 = g * slope0 * root0, g * slope1 * root1
-    d_mean0, d_mean1 = part0 * root0, part1 * root1
-    d_log_s0, d_log_s1 = g * bounded(u * slope0 - 1), g * bounded(v * slope1 - 1)
-    gradient = xp.concatenate(
-        [*pen_gradient, weight / weights - g, -d_mean0, -d_mean1, -d_log_s0, -d_log_s1, -g * d_a], -1
-    )
-    x_gradient = xp.stack([_sum_of_products(xp, *pair, largest) for pair in ((part0, root0), (part1, root1))], -1)
+    part0, part1 = g * slope0 * c.root0, g * slope1 * c.root1
+    d_mean0, d_mean1 = part0 * c.root0, part1 * c.root1
+    d_log_s0, d_log_s1, d_a = g * bounded(u * slope0 - 1), g * bounded(v * slope1 - 1), g * d_a
+    if through is not None:
+        kept0, kept1, turned0, turned1, turned = through
+        # one factor after the other: a product of them may be denormal, which XLA flushes to 0
+        d_log_s0 = kept0 * (kept0 * d_log_s0 + kept1 * (turned0 * d_a))
+        d_log_s1 = kept1 * (kept1 * d_log_s1 + kept0 * (turned1 * d_a))
+        d_a = kept0 * (kept1 * (turned * d_a))
+    gradient = xp.concatenate([*pen_gradient, weight / weights - g, -d_mean0, -d_mean1, -d_log_s0, -d_log_s1, -d_a], -1)
+    pairs = (part0, c.root0), (part1, c.root1)
+    x_gradient = xp.stack([_sum_of_products(xp, *pair, largest) for pair in pairs], -1)
     # the gradient of an infinite loss is 0, that of NaN is NaN
     column = constant(loss)[..., None]
     fallback = xp.where(column == math.inf, 0.0, math.nan)
     usual = (column == column) & (column != math.inf)
     return loss, xp.where(usual, gradient, fallback), xp.where(usual, x_gradient, fallback)
+
+
+class _Components(NamedTuple):
+    """Components before they meet a point. 1 / sigma is the square of `root`: in range where sigma is not."""
+
+    log_s0: Any
+    log_s1: Any
+    root0: Any
+    root1: Any
+    r: Any
+    t: Any  # r rounded to -1, 0 or 1
+    kappa: Any
+    cross: Any  # kappa (t - r)
+    log_kappa: Any
+
+
+def _components(xp: Any, log_s0: Any, log_s1: Any, a: Any) -> _Components:
+    exponent = EXPONENT[xp.finfo(a.dtype).bits]
+    root0, root1 = (xp.exp(-0.5 * xp.clip(log_s, -2 * exponent, 2 * exponent)) for log_s in (log_s0, log_s1))
+    inner_a = xp.clip(a, -exponent, exponent)
+    growing, falling = xp.exp(inner_a), xp.exp(-inner_a)
+    # not cosh, which XLA makes of exp(a - log 2): at 18 that is off by 10 eps
+    r, kappa = xp.tanh(a), 0.5 * (growing + falling)
+    t = xp.sign(a) * (xp.abs(a) > 0.55)
+    cross = xp.where(t == 0, -kappa * r, xp.where(a > 0, falling, -growing))
+    return _Components(log_s0, log_s1, root0, root1, r, t, kappa, cross, xp.log(kappa) + xp.abs(a - inner_a))
+
+
+class _Through(NamedTuple):
+    """Factors of the derivatives of what a floor makes of log stddevs and atanh correlation."""
+
+    kept0: Any
+    kept1: Any
+    turned0: Any
+    turned1: Any
+    turned: Any
+
+
+def _floored(xp: Any, c: _Components, floor: tuple[float, float]) -> tuple[_Components, _Through]:
+    """Return components convolved with N(0, diag(floor^2)), by the formulas of _bivariate.pxd."""
+    info = xp.finfo(c.r.dtype)
+    tiny, far = float(info.tiny), float(info.max) ** 0.4
+
+    def of_stddev(f: float, log_s: Any, root: Any) -> tuple[Any, Any, Any]:
+        ratio = xp.clip(f * root * root, None, float(info.max) * 0.5)
+        # each branch of a derivative that is multiplied by 0 has to be finite
+        near, beyond = xp.where(ratio < far, ratio, 1.0), xp.where(ratio < far, 1.0, ratio)
+        kept = xp.where(ratio < far, 1.0 / xp.sqrt(1.0 + near * near), 1.0 / beyond)
+        lost = (ratio * kept) * (ratio * kept)
+        small = log_s - xp.log(xp.where(ratio < 1.0, kept, 1.0))
+        large = math.log(max(f, tiny)) - 0.5 * xp.log(xp.where(ratio < 1.0, 1.0, lost))
+        return kept, lost, xp.where(ratio < 1.0, small, large)
+
+    c0, lost0, log_s0 = of_stddev(floor[0], c.log_s0, c.root0)
+    c1, lost1, log_s1 = of_stddev(floor[1], c.log_s1, c.root1)
+    inverse = 1.0 / c.kappa
+    product = c0 * c1 * inverse
+    q = xp.clip(product * product + (lost0 + lost1 * (c0 * c0)), tiny, None)
+    root = xp.sqrt(q)
+    r, kappa = c.r * (c0 * c1), 1.0 / root
+    t = xp.sign(r) * (xp.abs(r) > 0.5)
+    cross = xp.where(t == 0, -kappa * r, t * (root / (1.0 + t * r)))
+    roots = c.root0 * xp.sqrt(c0), c.root1 * xp.sqrt(c1)
+    floored = _Components(log_s0, log_s1, *roots, r, t, kappa, cross, -0.5 * xp.log(q))
+    through = _Through(c0, c1, lost0 / q * c.r, lost1 / q * c.r, (inverse * kappa) * (inverse * kappa))
+    return floored, through
 
 
 def _sum_of_products(xp: Any, one: Any, other: Any, largest: float) -> Any:

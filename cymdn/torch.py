@@ -467,7 +467,8 @@ def _loss(raw: Tensor, x: Tensor, pen: Tensor | None, weight: Tensor | None, red
             return _Loss.apply(raw, x, pen, weight, call)[0]
     # the width is a constant of every graph; TorchDynamo cannot divide a symbolic one
     shape = *raw.shape[:-1], *map(index, raw.shape[-1:])
-    _mdn.check_layout(shape, tuple(x.shape), *(None if t is None else tuple(t.shape) for t in (pen, weight)))
+    pen_shape, weight_shape = (None if t is None else tuple(t.shape) for t in (pen, weight))
+    _mdn.check_layout(shape, tuple(x.shape), pen_shape, weight_shape)
     if reduction == "mean" and math.prod(shape[:-1]) == 0:
         _mdn.factor_and_divisor(0, None)  # which refuses; float() would fix a symbolic size
     pen, weight = (None if t is None else t.to(raw.dtype) for t in (pen, weight))

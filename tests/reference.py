@@ -24,6 +24,7 @@ times these. The terms, with C = 1 / (1 - r^2):
     Bernoulli pen         its two terms are >= 0: the loss itself; sigmoid + target for the derivative
     categorical pen       target_k (1 + |l_k - max l| + log sum exp(l - max l)): the sum in the log is rounded at 1
     density               density (1 + |argument of exp|), for the same reason as g_j
+    under a floor         those of the component with the floored parameters, times the derivatives of these
 
 log sigma is an argument and exact: u = offset exp(-log sigma) is off by the rounding of exp alone, so that neither
 |log sigma| eps is granted to u nor |a| eps to 1 - r^2. A responsibility, or another share of 1, below 2^-940 counts as
@@ -127,6 +128,22 @@ def raw_components(of, x, mean, log_stddev, atanh_correlation):
     return _components(of, x, mean, of.exp(bounded_log), log_stddev, of.tanh(bounded), q, log_kappa)
 
 
+def floored_components(of, x, mean, log_stddev, atanh_correlation, floor):
+    """Components convolved with N(0, diag(floor^2)); derivatives with respect to their own parameters."""
+    stddev, a, floor = of.exp(of.real(log_stddev)), of.real(atanh_correlation), of.real(np.asarray(floor, float))
+    wide = of.sqrt(stddev**2 + floor**2)
+    (c0, c1), (s0, s1) = np.moveaxis(stddev / wide, -1, 0), np.moveaxis((floor / wide) ** 2, -1, 0)
+    q = 4 / (of.exp(a) + of.exp(-a)) ** 2
+    r, q_wide = of.tanh(a) * c0 * c1, q * (c0 * c1) ** 2 + s0 + s1 * c0**2
+    value, d = _components(of, x, mean, wide, of.log(wide), r, q_wide, -of.log(q_wide) / 2)
+    turned = [r * s0 / q_wide, r * s1 / q_wide, q * c0 * c1 / q_wide]
+    by_log = [
+        Number(c**2 * own.exact + k * d[4].exact, c**2 * own.terms + abs(k) * d[4].terms)
+        for c, own, k in zip((c0, c1), d[2:4], turned[:2], strict=True)
+    ]
+    return Component(value, [*d[:2], *by_log, scaled(d[4], turned[2])])
+
+
 def _components(of, x, mean, stddev, log_stddev, r, q, log_kappa):
     """q is 1 - r^2, and log kappa half of its logarithm's negative."""
     u, v = np.moveaxis((of.real(x) - of.real(mean)) / stddev, -1, 0)
@@ -206,9 +223,11 @@ def natural_mixture(of, x, weights, mean, stddev, correlation):
     return mix(of, log_weights(of, weights), natural_components(of, x[..., None, :], mean, stddev, correlation))
 
 
-def raw_mixture(of, x, raw, pens=0, eps=EPS):
+def raw_mixture(of, x, raw, pens=0, eps=EPS, floor=None):
     logits, *parameters = raw_parts(raw, pens)
-    return mix(of, log_softmax(of, logits), raw_components(of, x[..., None, :], *parameters), eps)
+    arguments = of, x[..., None, :], *parameters
+    components = raw_components(*arguments) if floor is None else floored_components(*arguments, floor)
+    return mix(of, log_softmax(of, logits), components, eps)
 
 
 def score(mixture):

@@ -175,27 +175,29 @@ def mixture_level(group, m, dtype):
     return value, gradient, reference.mixture(EXACT, *arguments, mixed)
 
 
-def loss_level(pen):
+def loss_level(pen, floor=None):
     def level(group, m, dtype):
         raw, x, target = raw_output(rounded(group, m, dtype), pen)
-        loss, gradient = mdn_loss_and_gradient(raw, x, target, reduction="none")
-        np.testing.assert_array_equal(cymdn.mdn_loss(raw, x, target, reduction="none"), loss)
+        keywords = {"stddev_floor": floor, "reduction": "none"}
+        loss, gradient = mdn_loss_and_gradient(raw, x, target, **keywords)
+        np.testing.assert_array_equal(cymdn.mdn_loss(raw, x, target, **keywords), loss)
         targets = None if target is None else target.reshape(len(x), -1)
-        return loss, (gradient,), reference.loss(EXACT, raw, x, targets, exact_raw_mixture(group, m, dtype))
+        return loss, (gradient,), reference.loss(EXACT, raw, x, targets, exact_raw_mixture(group, m, dtype, floor))
 
     return level
 
 
 @cache  # the same for every pen
-def exact_raw_mixture(group, m, dtype):
+def exact_raw_mixture(group, m, dtype, floor):
     raw, x, _ = raw_output(rounded(group, m, dtype))
-    return reference.raw_mixture(EXACT, x, raw)
+    return reference.raw_mixture(EXACT, x, raw, floor=floor)
 
 
 LEVELS = {
     "gaussian_logpdf": gaussian_level,
     "mixture_logpdf": mixture_level,
     **{f"mdn_loss, pen {pen}": loss_level(pen) for pen in PENS},
+    **{f"mdn_loss, stddev_floor {floor}": loss_level("none", floor) for floor in (0.3, (1e-3, 0.0))},
 }
 
 
