@@ -806,11 +806,27 @@ def test_arguments_are_not_modified(name):
     assert_same_bits(arguments, before)
 
 
+class Liar(np.ndarray):
+    """Says that it has the shape and the dtype of another array, and shares no memory with it."""
+
+    shape, dtype = property(lambda self: self.told.shape), property(lambda self: self.told.dtype)
+    ndim, size = property(lambda self: self.told.ndim), property(lambda self: self.told.size)
+    view = __array__ = __array_function__ = reshape = None
+
+
+def lie(array, told):
+    array = np.ndarray.view(array, Liar)
+    array.told = told
+    return array
+
+
 # How an output is spoilt, and what the message says of it
 SPOILT = {
     "dtype": (lambda a: a.astype(np.float32), r"expected dtype float64, got float32"),
     "shape": (lambda a: np.zeros((*a.shape, 1)), r"expected shape \(.*\), got \(.*1,?\)"),
     "read-only": (lambda a: np.broadcast_to(a, a.shape), r"expected a writeable array, got a read-only one"),
+    "a subclass that lies": (lambda a: lie(np.zeros(a.size + 9), a), r"expected shape \(.*\), got \(\d+,\)"),
+    "masked": (np.ma.masked_array, r"expected an array, got MaskedArray"),
     "list": (lambda a: a.tolist() if a.ndim else [0.0], r"expected an array, got list"),
     "scalar": (lambda a: 1.0, r"expected an array, got float"),
 }
@@ -821,6 +837,18 @@ def names_of_outputs(name):
     if name.startswith("mdn"):
         return ["loss", "gradient"]
     return ["value", *called(name.removesuffix("_and_gradient") + "_and_gradient")[1][1]._fields]
+
+
+@each_call
+def test_what_a_subclass_says_of_itself_does_not_matter(name):
+    function, make, keywords = CALLS[name]
+    arguments, expected = make(), function(*make(), **keywords)
+    false = np.zeros((2, 5), np.float32)
+    outputs = [lie(array, false) for array in outputs_like(expected)]
+    returned = function(*(lie(a, false) for a in arguments), **keywords, out=nested(expected, outputs))
+    for array, ours, theirs in zip(outputs, flat(returned), flat(expected), strict=True):
+        assert ours is array
+        np.testing.assert_array_equal(np.asarray(array), theirs)
 
 
 @each_call
