@@ -1,6 +1,6 @@
 """Network head: the loss of a mixture density network from its raw output. Check, allocate, call, return."""
 
-from math import copysign, frexp, fsum, inf, ldexp, prod
+from math import copysign, frexp, fsum, inf, isnan, ldexp, prod
 from typing import Any, Literal, NamedTuple, TypeAlias
 
 import numpy as np
@@ -30,6 +30,7 @@ Reduction: TypeAlias = Literal["none", "sum", "mean"]
 Out: TypeAlias = FloatArray | tuple[Any, ...] | None
 
 PIECE = 8 * _builds.CHUNK  # rows whose pens and weights are converted together, at most
+SMALL = 2.0**-600  # times the largest weight, and that times most losses, it is a number
 FLOAT32_MAX = float(np.finfo(np.float32).max)
 REDUCTIONS = ("none", "sum", "mean")
 
@@ -403,5 +404,11 @@ def _run(
     # slices and pieces begin at a chunk of rows that are summed together, so that sums do not depend on the workers
     parts = split(len(problem.raw), problem.components, workers, _builds.CHUNK)
     run(call, problem.components, parts, min(PIECE, piece_of(problem.components, _builds.CHUNK)))
-    if sums is not None:
+    if sums is None:
+        return
+    if reduction == "sum" and problem.sample_weight is not None and problem.divisor == 1.0 and isnan(_total(sums)):
+        # weighted losses beyond float64, of both signs: once more, in units in which they are not; NaN if one is
+        units = problem._replace(weight_factor=SMALL, divisor=SMALL)
+        _run(units, reduction, outputs[:1], workers)
+    else:
         loss[...] = _reduced(sums, problem.divisor, loss.dtype)
