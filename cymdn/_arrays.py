@@ -4,16 +4,22 @@ What passes here is a C-contiguous, aligned, native array of float32 or float64 
 """
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from functools import wraps
 from numbers import Real
 from operator import index
-from typing import Any, NamedTuple, TypeAlias
+from types import FunctionType
+from typing import Any, NamedTuple, ParamSpec, TypeAlias, TypeVar
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from cymdn import _distribution_kernels
+
 FloatArray: TypeAlias = NDArray[np.floating[Any]]
 """float32 or float64."""
+
+P, R, T = ParamSpec("P"), TypeVar("R"), TypeVar("T")
 
 # The trailing axes an argument must have: sizes, the first of which may be a name, for one size that arguments share.
 Core: TypeAlias = tuple[int | str, ...]
@@ -33,6 +39,34 @@ class Checked(NamedTuple):
     batch_shapes: Sequence[tuple[int, ...]]
     batch_shape: tuple[int, ...]
     sizes: dict[str, int]
+
+
+def in_ieee_arithmetic(function: Callable[P, R]) -> Callable[P, R]:
+    """Make a function compute by the IEEE standard, as kernels do, whatever the thread that calls it is set to.
+
+    What NumPy converts and adds around kernels would depend on it otherwise: JAX's threads flush denormal numbers.
+    """
+
+    @wraps(function)
+    def call(*arguments: P.args, **keywords: P.kwargs) -> R:
+        result: R = _distribution_kernels.call_in_ieee_arithmetic(function, arguments, keywords)
+        return result
+
+    return call
+
+
+def methods_in_ieee_arithmetic(cls: type[T]) -> type[T]:
+    """Make the public methods and properties of a class, and those that make an object, compute so."""
+    for name, value in list(vars(cls).items()):
+        if name.startswith("_") and name not in ("__init__", "__setstate__"):
+            continue
+        if isinstance(value, property) and value.fget:
+            setattr(cls, name, property(in_ieee_arithmetic(value.fget)))
+        elif isinstance(value, classmethod):
+            setattr(cls, name, classmethod(in_ieee_arithmetic(value.__func__)))
+        elif isinstance(value, FunctionType):
+            setattr(cls, name, in_ieee_arithmetic(value))
+    return cls
 
 
 def check_arguments(cores: dict[str, Core], values: Sequence[ArrayLike], *, batch_axis: str | None = None) -> Checked:
@@ -93,6 +127,7 @@ def check_numbers(name: str, value: ArrayLike) -> NDArray[Any]:
     return _as_numeric(name, value)
 
 
+@in_ieee_arithmetic
 def doubles(array: NDArray[Any]) -> NDArray[np.float64]:
     """Convert to what kernels read as float64."""
     converted: NDArray[np.float64] = _for_kernel(array, FLOAT64)

@@ -8,7 +8,16 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from cymdn import _distribution_kernels, _fit
-from cymdn._arrays import FLOAT32, FLOAT64, Checked, FloatArray, check_arguments, check_each, check_size
+from cymdn._arrays import (
+    FLOAT32,
+    FLOAT64,
+    Checked,
+    FloatArray,
+    check_arguments,
+    check_each,
+    check_size,
+    methods_in_ieee_arithmetic,
+)
 from cymdn._layout import MEAN, PARAMETERS, RAW, components_of, pack, planes
 from cymdn._parameters import SMALLEST_STDDEV, SUM_TOLERANCE, Natural, Parameters, Unconstrained
 from cymdn._running import check_done, check_workers, run_over_batch
@@ -42,6 +51,7 @@ MODE_PIECE = 1_000_000  # components that a call of the kernel `modes` looks at,
 LEVEL_POINTS = 4096  # a component, to find the level of a credible region
 
 
+@methods_in_ieee_arithmetic
 class BivariateMixture:
     r"""A batch of mixtures of correlated 2-D Gaussians. Immutable, picklable, sliceable over its batch.
 

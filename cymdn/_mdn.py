@@ -22,6 +22,7 @@ from cymdn._arrays import (
     convert,
     deliver,
     doubles,
+    in_ieee_arithmetic,
 )
 from cymdn._layout import PARAMETERS, RAW, components_of
 from cymdn._running import check_workers, is_one_call, piece_of, run, scratch, split
@@ -138,11 +139,7 @@ def mdn_loss(
         done = _mean_of_plain_arrays(raw, x, pen, workers, gradient=False)
         if done:
             return done[0]
-    workers = check_workers(workers)
-    problem = _check_problem(raw, x, pen, sample_weight, reduction)
-    outputs = _allocate(problem, reduction, out, gradient=False)
-    _run(problem, reduction, outputs, workers)
-    (loss,) = deliver(outputs)
+    (loss,) = _checked_loss(raw, x, pen, sample_weight, reduction, out, workers, gradient=False)
     return loss if out is not None else loss[()]
 
 
@@ -202,14 +199,30 @@ def mdn_loss_and_gradient(
         done = _mean_of_plain_arrays(raw, x, pen, workers, gradient=True)
         if done and done[1] is not None:
             return done[0], done[1]
-    workers = check_workers(workers)
-    problem = _check_problem(raw, x, pen, sample_weight, reduction)
-    outputs = _allocate(problem, reduction, out, gradient=True)
-    _run(problem, reduction, outputs, workers)
-    loss, gradient = deliver(outputs)
+    loss, gradient = _checked_loss(raw, x, pen, sample_weight, reduction, out, workers, gradient=True)
     return loss if out is not None else loss[()], gradient
 
 
+@in_ieee_arithmetic
+def _checked_loss(
+    raw: ArrayLike,
+    x: ArrayLike,
+    pen: ArrayLike | None,
+    sample_weight: ArrayLike | None,
+    reduction: Reduction,
+    out: Out,
+    workers: int | None,
+    *,
+    gradient: bool,
+) -> list[FloatArray]:
+    workers = check_workers(workers)
+    problem = _check_problem(raw, x, pen, sample_weight, reduction)
+    outputs = _allocate(problem, reduction, out, gradient=gradient)
+    _run(problem, reduction, outputs, workers)
+    return deliver(outputs)
+
+
+@in_ieee_arithmetic
 def loss_and_gradients(
     raw: ArrayLike,
     x: ArrayLike,

@@ -8,7 +8,16 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from cymdn import _distribution_kernels
-from cymdn._arrays import FLOAT64, FloatArray, are_plain, check_arguments, check_nonnegative, check_positive, check_size
+from cymdn._arrays import (
+    FLOAT64,
+    FloatArray,
+    are_plain,
+    check_arguments,
+    check_nonnegative,
+    check_positive,
+    check_size,
+    in_ieee_arithmetic,
+)
 from cymdn._layout import PARAMETERS, RAW, components_of
 
 Pens: TypeAlias = Literal[0, 1, 3]
@@ -47,6 +56,7 @@ class Sharpening(NamedTuple):
 NEUTRAL = Sharpening()
 
 
+@in_ieee_arithmetic
 def mdn_sample(
     raw: ArrayLike,
     *,

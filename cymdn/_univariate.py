@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from cymdn import _distribution_kernels
-from cymdn._arrays import FloatArray, check_arguments, check_size
+from cymdn._arrays import FloatArray, check_arguments, check_size, methods_in_ieee_arithmetic
 from cymdn._layout import pack
 from cymdn._running import check_done
 from cymdn._sampling import Seed, Sharpening, check_rng, draw
@@ -66,6 +66,7 @@ def weighted_sum(weights: Doubles, values: Doubles) -> Doubles:
     return total
 
 
+@methods_in_ieee_arithmetic
 class UnivariateMixture:
     """A batch of one-dimensional mixtures of Gaussians.
 
