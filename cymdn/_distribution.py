@@ -1,6 +1,7 @@
 """A batch of mixtures as an object: evaluate, draw, ask."""
 
 import sys
+import zlib
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
@@ -529,9 +530,10 @@ class BivariateMixture:
 
         Notes
         -----
-        The highest of the maxima that are reached uphill from every component's mean, and from the points where two
-        components meet, by Newton's method, and mean shift where that does not ascend. No method is known to find
-        every maximum of a mixture, which can have more of them than components. The work grows with the cube of the
+        The highest of the maxima that are reached uphill from every component's mean, from the points where two
+        components meet, and from those where all meet that matter at such a point, by Newton's method, and mean shift
+        where that does not ascend. No method is known to find every maximum of a mixture, which can have more of them
+        than components, so that the highest may be missed. The work grows with the cube of the
         number of components M: a millisecond for M = 20, a second for M = 200, minutes for M = 1000. Ctrl-C
         interrupts it.
 
@@ -574,8 +576,9 @@ class BivariateMixture:
         Notes
         -----
         A weighted quantile of the density over 4096 points a component, equally probable and evenly spread (a Fibonacci
-        spiral). The region of the level holds the mass to within 0.002, in most cases 0.0005. The work grows with the
-        square of the number of components.
+        spiral, turned by an angle that depends on all parameters, so that no component lies on the points of another).
+        The region of the level holds the mass to within 0.002 in all mixtures tried, in most cases 0.0005. The work
+        grows with the square of the number of components.
 
         Examples
         --------
@@ -780,8 +783,11 @@ class BivariateMixture:
         # equally probable radii, each turned on by the golden angle
         radius = np.sqrt(-2.0 * np.log1p(-(k + 0.5) / LEVEL_POINTS))
         angle = np.pi * (3.0 - np.sqrt(5.0)) * k
-        n0, n1 = radius * np.cos(angle), radius * np.sin(angle)
         p = self._parameters
+        # turned for each component, by what no parameters can be chosen for
+        seed = zlib.crc32(np.concatenate([p.weights(), p.packed[self.n_components :]]).astype("<f8").tobytes())
+        turn = np.random.default_rng(seed).uniform(0.0, 2.0 * np.pi, (self.n_components, 1))
+        n0, n1 = radius * np.cos(angle + turn), radius * np.sin(angle + turn)
         (s0, s1), r = np.moveaxis(p.stddevs(), -1, 0), p.correlations()
         second = r[:, None] * n0 + np.exp(-p.log_kappa())[:, None] * n1
         with np.errstate(over="ignore"):

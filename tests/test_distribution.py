@@ -382,6 +382,16 @@ def test_the_region_of_a_level_holds_its_mass(seed):
     assert (abs(held - mass) <= 0.002 + 5 * np.sqrt(mass * (1 - mass) / n)).all()
 
 
+def test_narrow_components_on_the_points_of_a_plain_spiral_do_not_mislead_the_level():
+    k, m, n = np.linspace(2048, 4095, 100).astype(int), 101, 100_000
+    radius, angle = np.sqrt(-2.0 * np.log1p(-(k + 0.5) / 4096)), np.pi * (3.0 - np.sqrt(5.0)) * k
+    means, stddevs = np.zeros((m, 2)), np.full((m, 2), 1e-4)
+    means[1:], stddevs[0] = np.stack([radius * np.cos(angle), radius * np.sin(angle)], axis=-1), 1.0
+    single = BivariateMixture([1 - 1e-4, *[1e-6] * 100], means, stddevs, np.zeros(m))
+    held = (single.pdf(single.sample(n, rng=0)) >= single.credible_level(0.9)).mean()
+    assert abs(held - 0.9) <= 0.002 + 5 * np.sqrt(0.9 * 0.1 / n)  # 0.024 off, did all points lie there
+
+
 @each_kind
 def test_levels_have_the_axes_of_the_batch_and_of_the_masses(kind):
     batch, mass = made(kind, 2, (2, 3)), np.array([[0.1, 0.5, 0.9, 0.99]] * 5)
