@@ -4,16 +4,24 @@ What passes here is a C-contiguous, aligned, native array of float32 or float64 
 """
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from functools import wraps
 from numbers import Real
 from operator import index
-from typing import Any, NamedTuple, TypeAlias
+from types import FunctionType
+from typing import Any, NamedTuple, ParamSpec, TypeAlias, TypeVar
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from cymdn import _distribution_kernels
+
 FloatArray: TypeAlias = NDArray[np.floating[Any]]
 """float32 or float64."""
+
+P = ParamSpec("P")
+R = TypeVar("R")
+T = TypeVar("T")
 
 # The trailing axes an argument must have: sizes, the first of which may be a name, for one size that arguments share.
 Core: TypeAlias = tuple[int | str, ...]
@@ -21,6 +29,9 @@ Shape: TypeAlias = tuple[int, ...]
 
 LARGEST_FLOOR = 1e300  # it has an inverse
 FLOAT64, FLOAT32 = np.dtype(np.float64), np.dtype(np.float32)
+
+MOST_AXES = 32  # of a batch: NumPy's own functions that broadcast and index take no more
+MOST_NUMBERS = 2**58  # of an array to return: their bytes can be counted
 
 
 class Checked(NamedTuple):
@@ -31,6 +42,34 @@ class Checked(NamedTuple):
     batch_shapes: Sequence[tuple[int, ...]]
     batch_shape: tuple[int, ...]
     sizes: dict[str, int]
+
+
+def in_ieee_arithmetic(function: Callable[P, R]) -> Callable[P, R]:
+    """Make a function compute by the IEEE standard, as kernels do, whatever the thread that calls it is set to.
+
+    What NumPy converts and adds around kernels would depend on it otherwise: JAX's threads flush denormal numbers.
+    """
+
+    @wraps(function)
+    def call(*arguments: P.args, **keywords: P.kwargs) -> R:
+        result: R = _distribution_kernels.call_in_ieee_arithmetic(function, arguments, keywords)
+        return result
+
+    return call
+
+
+def methods_in_ieee_arithmetic(cls: type[T]) -> type[T]:
+    """Make the public methods and properties of a class, and those that make an object, compute so."""
+    for name, value in list(vars(cls).items()):
+        if name.startswith("_") and name not in ("__init__", "__setstate__"):
+            continue
+        if isinstance(value, property) and value.fget:
+            setattr(cls, name, property(in_ieee_arithmetic(value.fget)))
+        elif isinstance(value, classmethod):
+            setattr(cls, name, classmethod(in_ieee_arithmetic(value.__func__)))
+        elif isinstance(value, FunctionType):
+            setattr(cls, name, in_ieee_arithmetic(value))
+    return cls
 
 
 def check_arguments(cores: dict[str, Core], values: Sequence[ArrayLike], *, batch_axis: str | None = None) -> Checked:
@@ -91,6 +130,7 @@ def check_numbers(name: str, value: ArrayLike) -> NDArray[Any]:
     return _as_numeric(name, value)
 
 
+@in_ieee_arithmetic
 def doubles(array: NDArray[Any]) -> NDArray[np.float64]:
     """Convert to what kernels read as float64."""
     converted: NDArray[np.float64] = _for_kernel(array, FLOAT64)
@@ -107,7 +147,8 @@ class Output(NamedTuple):
     """An array to return: where the kernel writes, and the user's own array where that is another one."""
 
     array: FloatArray
-    copy_to: FloatArray | None
+    copy_to: FloatArray | None  # a plain view of the user's
+    own: FloatArray | None
 
 
 def check_outputs(
@@ -119,22 +160,23 @@ def check_outputs(
 ) -> list[Output]:
     """Allocate arrays to return, or take them from `out`: an array for one, a tuple, nested or not, for several."""
     if out is None:
-        return [Output(np.empty(shape, dtype), None) for shape in shapes]
+        return [Output(np.empty(shape, dtype), None, None) for shape in shapes]
     given = list(_flat(out)) if isinstance(out, tuple) else [out]
     if len(given) != len(names):
         raise ValueError(f"out: expected {len(names)} arrays ({', '.join(names)}), got {len(given)}")
+    plain = [_plain_output(name, array) for name, array in zip(names, given, strict=True)]
     return [
-        _check_output(name, shape, dtype, array, [*inputs, *given[:k]])
-        for k, (name, shape, array) in enumerate(zip(names, shapes, given, strict=True))
+        _check_output(name, shape, dtype, array, own, [*inputs, *plain[:k]])
+        for k, (name, shape, array, own) in enumerate(zip(names, shapes, plain, given, strict=True))
     ]
 
 
 def deliver(outputs: Sequence[Output]) -> list[FloatArray]:
     """Return the finished arrays, the user's own where there are such."""
-    for array, copy_to in outputs:
+    for array, copy_to, _ in outputs:
         if copy_to is not None:
             copy_to[...] = array
-    return [array if copy_to is None else copy_to for array, copy_to in outputs]
+    return [array if own is None else own for array, _, own in outputs]
 
 
 def check_nonnegative(name: str, value: object) -> float:
@@ -177,22 +219,31 @@ def check_positive(name: str, value: object) -> float:
     return checked
 
 
-def check_count(name: str, value: object, least: int) -> int:
-    """Return `value` as an integer of at least `least`."""
+def check_count(name: str, value: object, least: int, most: int | None = None) -> int:
+    """Return `value` as an integer of at least `least`, and at most `most`."""
     try:
         number = index(value)  # type: ignore[arg-type]
     except TypeError:
         raise TypeError(f"{name}: expected an integer, got {type(value).__name__}") from None
     if number < least:
         raise ValueError(f"{name}: expected an integer of at least {least}, got {number}")
+    if most is not None and number > most:
+        raise ValueError(f"{name}: expected an integer of at most {most}, got {number}")
     return number
 
 
-def check_size(name: str, value: object) -> tuple[int, ...]:
-    """Return None, an integer or a tuple of integers as the shape it stands for."""
+def check_size(name: str, value: object, batch_shape: Shape = ()) -> Shape:
+    """Return the axes that None, an integer or a tuple of integers stands for, and those of the batch after them."""
     if value is None:
-        return ()
-    return tuple(check_count(name, axis, 0) for axis in (value if isinstance(value, tuple) else (value,)))
+        return batch_shape
+    axes = tuple(check_count(name, axis, 0) for axis in (value if isinstance(value, tuple) else (value,)))
+    shape = (*axes, *batch_shape)
+    # a size of 0 may have others beside it that no array can have
+    if len(shape) > MOST_AXES or math.prod(axis for axis in shape if axis) > MOST_NUMBERS:
+        raise ValueError(
+            f"{name}: expected at most {MOST_AXES} axes and 2**58 draws with those of the batch, got {value}"
+        )
+    return shape
 
 
 def check_each(name: str, array: NDArray[Any], good: NDArray[np.bool_] | np.bool_, expected: str) -> None:
@@ -218,33 +269,46 @@ def _flat(arrays: tuple[object, ...]) -> Iterator[object]:
             yield array
 
 
+def _plain_output(name: str, array: object) -> NDArray[Any] | None:
+    """Return the memory of an output as it is, whatever a subclass says of it."""
+    if array is None:
+        return None
+    if not isinstance(array, np.ndarray) or isinstance(array, np.ma.MaskedArray):
+        raise TypeError(f"out ({name}): expected an array, got {type(array).__name__}")
+    return np.asarray(array)
+
+
 def _check_output(
-    name: str, shape: tuple[int, ...], dtype: np.dtype[Any], array: object, others: Sequence[object]
+    name: str,
+    shape: tuple[int, ...],
+    dtype: np.dtype[Any],
+    array: NDArray[Any] | None,
+    own: Any,
+    others: Sequence[NDArray[Any] | None],
 ) -> Output:
     if array is None:
-        return Output(np.empty(shape, dtype), None)
-    if not isinstance(array, np.ndarray):
-        raise TypeError(f"out ({name}): expected an array, got {type(array).__name__}")
+        return Output(np.empty(shape, dtype), None, None)
     if array.dtype.newbyteorder("=") != dtype:
         raise TypeError(f"out ({name}): expected dtype {dtype}, got {array.dtype}")
     if array.shape != shape:
         raise ValueError(f"out ({name}): expected shape {shape}, got {array.shape}")
     if not array.flags.writeable:
         raise ValueError(f"out ({name}): expected a writeable array, got a read-only one")
-    overlaps = any(isinstance(other, np.ndarray) and np.may_share_memory(array, other) for other in others)
+    overlaps = any(other is not None and np.may_share_memory(array, other) for other in others)
     if overlaps or not (array.flags.c_contiguous and array.flags.aligned and array.dtype.isnative):
-        return Output(np.empty(shape, dtype), array)
-    return Output(array, None)
+        return Output(np.empty(shape, dtype), array, own)
+    return Output(array, None, own)
 
 
 def _as_numeric(name: str, value: ArrayLike) -> NDArray[Any]:
     """Return an array of bool, integer or float up to 64 bits: what converts to float64 by itself."""
-    if _holds_masked(value):
-        raise TypeError(f"{name}: expected an array of numbers, got a masked array; fill or drop its masked entries")
     try:
-        array = np.asarray(value)
+        masked = _holds_masked(value)
+        array = np.asarray(None if masked else value)
     except (TypeError, ValueError, RuntimeError) as error:
         raise TypeError(f"{name}: expected an array of numbers, got {type(value).__name__} ({error})") from error
+    if masked:
+        raise TypeError(f"{name}: expected an array of numbers, got a masked array; fill or drop its masked entries")
     if array.dtype.kind not in "biuf" or array.dtype.itemsize > 8:
         raise TypeError(f"{name}: expected an array of real numbers of at most 64 bits, got dtype {array.dtype}")
     return array
@@ -261,6 +325,8 @@ def _check_shape(
 ) -> tuple[int, ...]:
     """Check the core axes, note the sizes that they fix, return the batch axes before them."""
     batch_ndim = len(shape) - len(core)
+    if batch_ndim > MOST_AXES:
+        raise ValueError(f"{name}: expected at most {MOST_AXES} batch axes, got shape {shape}")
     if batch_ndim < 0 or (batch_axis and batch_ndim != 1):
         fits = False
     elif core and isinstance(core[0], str):

@@ -29,20 +29,18 @@ cdef extern from *:
     #define CYMDN_LOG_TWO 0.6931471805599453    /* log 2, correctly rounded */
     #define CYMDN_LARGEST_EXPONENT 708.0        /* exp of it and of its negative are finite and not denormal */
     #define CYMDN_LARGEST_OFFSET 1e300          /* its square is inf, twice it is not */
-    #define CYMDN_LARGEST_RATIO 1e307           /* it has an inverse */
+    #define CYMDN_LARGEST_FLOOR_RATIO 1e307           /* it has an inverse */
     #define CYMDN_FAR_ABOVE_1 1e150             /* nothing beside 1 is left of the inverse's square */
     #define CYMDN_TWO_TO_54 18014398509481984.0
-    #define CYMDN_TWO_TO_960 9.7453140114e+288
     """
     const double TWO_PI "CYMDN_TWO_PI"
     const double LOG_TWO_PI "CYMDN_LOG_TWO_PI"
     const double LOG_TWO "CYMDN_LOG_TWO"
     const double LARGEST_EXPONENT "CYMDN_LARGEST_EXPONENT"
     const double LARGEST_OFFSET "CYMDN_LARGEST_OFFSET"
-    const double LARGEST_RATIO "CYMDN_LARGEST_RATIO"
+    const double LARGEST_FLOOR_RATIO "CYMDN_LARGEST_FLOOR_RATIO"
     const double FAR_ABOVE_1 "CYMDN_FAR_ABOVE_1"
     const double TWO_TO_54 "CYMDN_TWO_TO_54"
-    const double TWO_TO_960 "CYMDN_TWO_TO_960"
     const double TO_INTEGER "CYMDN_TO_INTEGER"
 
 
@@ -74,24 +72,29 @@ cdef inline double positive_or_nan(double sigma) noexcept nogil:
 cdef inline double squared_distance(double u, double w1, double q) noexcept nogil:
     # u^2 + v^2 - 2 r u v = q u^2 + w1^2, two terms >= 0. Only q < 0, outside the domain, can bring it below 0; a NaN
     # fails the comparison and stays.
-    cdef double z = fma(q, u * u, w1 * w1)
+    # q u first: u^2 may be inf, and q 0.
+    cdef double z = fma(q * u, u, w1 * w1)
     return 0.0 if z < 0.0 else z
 
 
-cdef inline double smoothed_density(double z, double q, double sigma0, double sigma1, double e) noexcept nogil:
-    return _elementary.exp_nonpositive(-z / (2.0 * q + e)) / (TWO_PI * sigma0 * sigma1 * sqrt(q + e) + e)
+cdef inline double smoothed_density(
+    double z, double q, double sigma0, double sigma1, double e, double least
+) noexcept nogil:
+    # least: e, or the smallest number if that is 0: no 0 / 0 where the product of both sigmas underflows
+    return _elementary.exp_nonpositive(-z / (2.0 * q + e)) / (TWO_PI * sigma0 * sigma1 * sqrt(q + e) + least)
 
 
-cdef inline double smoothed_dlog_stddev(double u, double sigma, double dmean) noexcept nogil:
-    return fma(u * sigma, dmean, -1.0)
+cdef inline double smoothed_dlog_stddev(double u, double sigma, double inverse, double slope) noexcept nogil:
+    # sigma inverse is at most 1; the slope times the inverse may be inf where u sigma is 0
+    return fma(u * (sigma * inverse), slope, -1.0)
 
 
 cdef inline double smoothed_dcorrelation(
-    double u, double v, double w0, double w1, double r, double c, double e
+    double u, double v, double w0, double w1, double r, double c, double e, bint far
 ) noexcept nogil:
     # u v + r (1 - c z), where u v and r c z nearly cancel: both are as large as the log-density. Their difference is
-    # c (w0 w1 + e u v), by q z = (q u)^2 + q w1^2 and the definitions of w0 and w1.
-    return fma(c, fma(w0, w1, e * (u * v)), r)
+    # c (w0 w1 + e u v), by q z = (q u)^2 + q w1^2 and the definitions of w0 and w1. e u first: e may be 0, and u v inf.
+    return fma(c, fma(w0, w1, finite_if(far, (e * u) * v)), r)
 
 
 # The log-domain levels. No epsilon and no clip: what is bounded below is bounded only so that an overflow becomes inf
@@ -123,7 +126,7 @@ cdef inline double bounded(double x, double bound) noexcept nogil:
 
 
 cdef inline double valid_stddev(double weight, double sigma) noexcept nogil:
-    cdef double valid = sigma if sigma > 0.0 else NAN
+    cdef double valid = sigma if sigma > DBL_MIN else NAN  # the inverse of a denormal one may be inf
     return 1.0 if weight == 0.0 else valid
 
 
@@ -137,8 +140,18 @@ cdef inline double valid_mean(double weight, double mean) noexcept nogil:
 
 
 cdef inline double inverse_stddev(double sigma) noexcept nogil:
-    # a denormal sigma has no finite inverse, and inf * 0 is a NaN at the mean
+    # finite; denormal for the largest sigmas, and 0 for inf
+    return 1.0 / sigma
+
+
+cdef inline double smoothed_inverse(double sigma) noexcept nogil:
+    # of sigma + e, which may be 0 or denormal: inf * 0 is a NaN at the mean
     return bounded(1.0 / sigma, DBL_MAX)
+
+
+cdef inline double finite_if(bint far, double x) noexcept nogil:
+    # far: known when this is compiled
+    return bounded(x, DBL_MAX) if far else x
 
 
 cdef inline double kappa_of_correlation(double r, double t, double d) noexcept nogil:
@@ -146,31 +159,36 @@ cdef inline double kappa_of_correlation(double r, double t, double d) noexcept n
 
 
 cdef inline double normal_weight(double weight) noexcept nogil:
-    # 2^54 times the weight: not denormal. A weight above 2^960 counts as that.
-    return bounded(weight, TWO_TO_960) * TWO_TO_54
+    # 2^54 times the weight if that is below 1: not denormal
+    return weight * (TWO_TO_54 if weight < 1.0 else 1.0)
+
+
+cdef inline double normal_inverse(double inverse) noexcept nogil:
+    # four times the inverse of any sigma above the smallest normal number: neither denormal nor inf
+    return 4.0 * inverse
 
 
 cdef inline double shift_of_factors(double weight, double inverse0, double inverse1) noexcept nogil:
     # log of the powers of two in weight / (sigma0 sigma1), whose product itself may overflow
-    cdef double k0 = _elementary.binary_exponent(inverse0)
-    cdef double k1 = _elementary.binary_exponent(inverse1)
-    return LOG_TWO * ((_elementary.binary_exponent(normal_weight(weight)) - 54.0) + (k0 + k1))
+    cdef double k0 = _elementary.binary_exponent(normal_inverse(inverse0))
+    cdef double k1 = _elementary.binary_exponent(normal_inverse(inverse1))
+    cdef double lifted = 54.0 if weight < 1.0 else 0.0
+    return LOG_TWO * ((_elementary.binary_exponent(normal_weight(weight)) - lifted) + (k0 + k1 - 4.0))
 
 
 cdef inline double shift_or_limit(double shift, double weight, double inverse0, double inverse1) noexcept nogil:
-    # no density is left of an excluded component, or where a sigma is so large that its inverse is 0 or denormal; a NaN
-    # beside such a sigma is left to half_distance
+    # no density is left of an excluded component, or where a sigma is inf; a NaN beside it is left to half_distance
     cdef double smaller = inverse0 if inverse0 < inverse1 else inverse1
-    cdef double limited = -INFINITY if smaller < DBL_MIN else shift
+    cdef double limited = -INFINITY if smaller == 0.0 else shift
     return -INFINITY if weight == 0.0 else limited
 
 
 cdef inline double factor_of_factors(double weight, double inverse0, double inverse1, double kappa) noexcept nogil:
-    # what shift_of_factors leaves, below 3e8 because 1 - r^2 is above 2^-54; NaN unless the weight is >= 0
+    # what shift_of_factors leaves, below 3e8 because 1 - r^2 is above 2^-54; NaN unless the weight is >= 0 and finite
     cdef double factor = (_elementary.significand(normal_weight(weight)) * kappa) * (
-        _elementary.significand(inverse0) * _elementary.significand(inverse1)
+        _elementary.significand(normal_inverse(inverse0)) * _elementary.significand(normal_inverse(inverse1))
     )
-    return factor if weight >= 0.0 else NAN
+    return fma(weight, 0.0, factor) if weight >= 0.0 else NAN
 
 
 # From raw network output: log sigma, and a = atanh r. With n = exp(-|a|), n2 = n^2:
@@ -234,7 +252,7 @@ cdef inline double factor_of_decay(double n) noexcept nogil:
 
 cdef inline double reachable(double inverse, double floor) noexcept nogil:
     # t must not overflow; sigma is nothing beside f long before
-    cdef double limit = LARGEST_RATIO / floor
+    cdef double limit = LARGEST_FLOOR_RATIO / floor
     return limit if inverse > limit else inverse
 
 

@@ -1,3 +1,6 @@
+from collections.abc import Callable
+from typing import Any
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -32,4 +35,7 @@ def modes(
     highest_out: NDArray[np.float64],
     mode_out: NDArray[np.float64],
 ) -> bool: ...
+def call_in_ieee_arithmetic(
+    function: Callable[..., Any], arguments: tuple[Any, ...], keywords: dict[str, Any]
+) -> Any: ...
 def normal_cdf(z: NDArray[np.float64], cdf_out: NDArray[np.float64]) -> bool: ...

@@ -150,6 +150,21 @@ def modes(
         release(&held)
 
 
+# Arithmetic around kernels
+
+
+def call_in_ieee_arithmetic(function, tuple arguments, dict keywords):
+    """Call a Python function in a thread that neither flushes denormal numbers nor rounds otherwise than to nearest.
+
+    The thread's setting comes back even where Ctrl-C interrupts the call.
+    """
+    cdef _arithmetic.arithmetic before = _arithmetic.use_ieee_arithmetic()
+    try:
+        return function(*arguments, **keywords)
+    finally:
+        _arithmetic.restore_arithmetic(before)
+
+
 # One-dimensional mixtures
 
 

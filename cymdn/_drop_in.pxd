@@ -5,9 +5,21 @@ where these arrays are beyond the caches their traffic goes on while the loop co
 their components first; and parameters of one row are repeated for a block of rows, once.
 """
 
+from libc.stdint cimport uint64_t
+
 from cymdn cimport _bivariate as bivariate
+from cymdn cimport _elementary as elementary
 from cymdn._block cimport BLOCK, Block
 from cymdn._columns cimport Column, double_out, float_out, real_out, within
+from cymdn._elementary cimport fma
+
+cdef extern from *:
+    """
+    #define CYMDN_SMALLEST 4.9406564584124654e-324
+    #define CYMDN_FAR 1e250
+    """
+    const double SMALLEST "CYMDN_SMALLEST"
+    const double FAR "CYMDN_FAR"
 
 cdef struct DropIn:
     Py_ssize_t n
@@ -26,54 +38,71 @@ cdef struct DropIn:
     Py_ssize_t count     # of components in the block
 
 
-cdef inline void densities(
-    const DropIn *p, real_out mean, real_out stddev, real_out correlation, real_out density_out
+# Where offsets are so large that their squares may overflow, factors on the way may be inf where others are 0. The loops
+# say so, and run again with these bounded: a branch a block instead of work for each component.
+
+
+cdef inline uint64_t is_far(double square) noexcept nogil:
+    # in the highest bit, for a square >= 0, inf or NaN: the comparison that SSE2 has for integers
+    cdef uint64_t bits = elementary.bits_of(square)
+    return (elementary.bits_of(FAR) - bits) | bits
+
+
+cdef inline uint64_t densities(
+    const DropIn *p, bint far, real_out mean, real_out stddev, real_out correlation, real_out density_out
 ) noexcept nogil:
+    cdef uint64_t some = 0
     cdef Py_ssize_t k
     cdef const Block *b = p.block
-    cdef double e = p.smooth_eps, sigma0, sigma1, u, v, t, d, q, z
+    cdef double e = p.smooth_eps, least = max(e, SMALLEST), sigma0, sigma1, u, v, t, d, q, z
     for k in range(p.count):
         sigma0 = bivariate.positive_or_nan(stddev[2 * k])
         sigma1 = bivariate.positive_or_nan(stddev[2 * k + 1])
         t = bivariate.nearest_integer(correlation[k])
         d = t - correlation[k]
         q = bivariate.one_minus_square(correlation[k], t, d)
-        u = (b.row0[k] - mean[2 * k]) * bivariate.inverse_stddev(sigma0 + e)
-        v = (b.row1[k] - mean[2 * k + 1]) * bivariate.inverse_stddev(sigma1 + e)
+        u = bivariate.finite_if(far, (b.row0[k] - mean[2 * k]) * bivariate.smoothed_inverse(sigma0 + e))
+        v = bivariate.finite_if(far, (b.row1[k] - mean[2 * k + 1]) * bivariate.smoothed_inverse(sigma1 + e))
         z = bivariate.squared_distance(u, bivariate.decorrelated(v, u, t, d), q)
-        density_out[k] = bivariate.smoothed_density(z, q, sigma0, sigma1, e)
+        density_out[k] = bivariate.smoothed_density(z, q, sigma0, sigma1, e, least)
+        some |= is_far(fma(u, u, v * v))
+    return some >> 63
 
 
-cdef inline void densities_and_derivatives(
-    const DropIn *p, real_out mean, real_out stddev, real_out correlation,
+cdef inline uint64_t densities_and_derivatives(
+    const DropIn *p, bint far, real_out mean, real_out stddev, real_out correlation,
     real_out density_out, real_out dmean_out, real_out dstddev_out, real_out dcorrelation_out,
 ) noexcept nogil:
+    cdef uint64_t some = 0
     cdef Py_ssize_t k
     cdef const Block *b = p.block
-    cdef double e = p.smooth_eps, sigma0, sigma1, inverse0, inverse1, u, v, r, t, d, q, c, z, w0, w1, dmean0, dmean1
+    cdef double e = p.smooth_eps, sigma0, sigma1, inverse0, inverse1, u, v, r, t, d, q, c, z, w0, w1, slope0, slope1
+    cdef double least = max(e, SMALLEST)
     for k in range(p.count):
         sigma0 = bivariate.positive_or_nan(stddev[2 * k])
         sigma1 = bivariate.positive_or_nan(stddev[2 * k + 1])
-        inverse0 = bivariate.inverse_stddev(sigma0 + e)
-        inverse1 = bivariate.inverse_stddev(sigma1 + e)
+        inverse0 = bivariate.smoothed_inverse(sigma0 + e)
+        inverse1 = bivariate.smoothed_inverse(sigma1 + e)
         r = correlation[k]
         t = bivariate.nearest_integer(r)
         d = t - r
         q = bivariate.one_minus_square(r, t, d)
         c = 1.0 / (q + e)
-        u = (b.row0[k] - mean[2 * k]) * inverse0
-        v = (b.row1[k] - mean[2 * k + 1]) * inverse1
+        u = bivariate.finite_if(far, (b.row0[k] - mean[2 * k]) * inverse0)
+        v = bivariate.finite_if(far, (b.row1[k] - mean[2 * k + 1]) * inverse1)
         w0 = bivariate.decorrelated(u, v, t, d)
         w1 = bivariate.decorrelated(v, u, t, d)
         z = bivariate.squared_distance(u, w1, q)
-        dmean0 = c * w0 * inverse0
-        dmean1 = c * w1 * inverse1
-        density_out[k] = bivariate.smoothed_density(z, q, sigma0, sigma1, e)
-        dmean_out[2 * k] = dmean0
-        dmean_out[2 * k + 1] = dmean1
-        dstddev_out[2 * k] = bivariate.smoothed_dlog_stddev(u, sigma0, dmean0)
-        dstddev_out[2 * k + 1] = bivariate.smoothed_dlog_stddev(v, sigma1, dmean1)
-        dcorrelation_out[k] = bivariate.smoothed_dcorrelation(u, v, w0, w1, r, c, e)
+        slope0 = bivariate.finite_if(far, c * w0)
+        slope1 = bivariate.finite_if(far, c * w1)
+        density_out[k] = bivariate.smoothed_density(z, q, sigma0, sigma1, e, least)
+        dmean_out[2 * k] = slope0 * inverse0
+        dmean_out[2 * k + 1] = slope1 * inverse1
+        dstddev_out[2 * k] = bivariate.smoothed_dlog_stddev(u, sigma0, inverse0, slope0)
+        dstddev_out[2 * k + 1] = bivariate.smoothed_dlog_stddev(v, sigma1, inverse1, slope1)
+        dcorrelation_out[k] = bivariate.smoothed_dcorrelation(u, v, w0, w1, r, c, e, far)
+        some |= is_far(fma(u, u, v * v))
+    return some >> 63
 
 
 cdef inline void repeat(Column *c, Py_ssize_t width, Py_ssize_t rows, real_out memory) noexcept nogil:
@@ -109,12 +138,16 @@ cdef inline void drop_in_block(
     within(out, out + p.count - 1, p.density.size)
     spread_points(p, i, rows, columns, <real_out> p.x.first)
     if p.derivatives:
-        densities_and_derivatives(
-            p, mean, stddev, correlation, density + out, <real_out> p.dmean.first + 2 * out,
+        if densities_and_derivatives(
+            p, False, mean, stddev, correlation, density + out, <real_out> p.dmean.first + 2 * out,
             <real_out> p.dstddev.first + 2 * out, <real_out> p.dcorrelation.first + out,
-        )
-    else:
-        densities(p, mean, stddev, correlation, density + out)
+        ):
+            densities_and_derivatives(
+                p, True, mean, stddev, correlation, density + out, <real_out> p.dmean.first + 2 * out,
+                <real_out> p.dstddev.first + 2 * out, <real_out> p.dcorrelation.first + out,
+            )
+    elif densities(p, False, mean, stddev, correlation, density + out):
+        densities(p, True, mean, stddev, correlation, density + out)
 
 
 cdef inline void drop_in_rows(DropIn *p, real_out density) noexcept nogil:

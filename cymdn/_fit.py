@@ -1,5 +1,6 @@
 """Maximum likelihood by expectation-maximisation: kernels for what depends on points, NumPy for sums and components."""
 
+import sys
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -7,6 +8,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from cymdn._arrays import Checked, FloatArray, check_arguments, check_count, check_each
 from cymdn._layout import PARAMETERS
+from cymdn._parameters import SMALLEST_STDDEV
 from cymdn._running import check_workers, run_over_batch
 from cymdn._sampling import Seed, check_rng
 
@@ -18,7 +20,7 @@ START_GAIN = 1e-3  # nats a point below which a step ends the comparison of star
 START_STEPS = 50
 GAIN = 1e-10  # nats a point below which a step ends the fit
 STEPS = 2000
-
+MOST_RESTARTS = 1_000_000
 
 SMALLEST = 1e-100  # ratio of floor to spread and of spread to offsets: products of four are no denormal numbers yet
 
@@ -43,23 +45,40 @@ def fit(
 ) -> tuple[np.dtype[Any], Doubles]:
     """Return the dtype of the points and packed parameters (6 M) of a mixture, the heaviest component first."""
     components = check_count("n_components", n_components, 1)
-    array, weight = _check_points(points, sample_weight, components)
+    attempts = check_count("restarts", restarts, 1, MOST_RESTARTS)
+    dtype, array, weight = _check_points(points, sample_weight, components)
+    given = _check_floor(stddev_floor)
+    # in units, powers of two, in which nothing below is beyond float64 or denormal
+    _, unit = np.frexp(np.maximum(abs(array).max(axis=0), 0.0 if given is None else given))
+    array = np.ldexp(array, -unit)
     center, spread = _moments(array, weight)
-    floor = _check_floor(stddev_floor, spread)
+    floor = _floor_of(spread) if given is None else np.ldexp(given, -unit)
     scale = np.maximum(spread, floor)
     data = _Data((array - center) / scale, weight, np.maximum(floor / scale, SMALLEST), check_workers(workers))
     generator = check_rng(rng)
-    starts = [_start(data, components, generator) for _ in range(check_count("restarts", restarts, 1))]
-    begun = [_climb(data, start, START_GAIN, START_STEPS) for start in starts]
-    parameters, _ = _climb(data, max(begun, key=lambda result: result[1])[0], GAIN, STEPS)
+    best, highest = _climb(data, _start(data, components, generator), START_GAIN, START_STEPS)
+    for _ in range(attempts - 1):
+        parameters, likelihood = _climb(data, _start(data, components, generator), START_GAIN, START_STEPS)
+        if likelihood > highest:
+            best, highest = parameters, likelihood
+    parameters, _ = _climb(data, best, GAIN, STEPS)
     w, m0, m1, s0, s1, r = parameters.reshape(PARAMETERS, components)[:, np.argsort(-parameters[:components])]
-    units = [w, center[0] + scale[0] * m0, center[1] + scale[1] * m1, scale[0] * s0, scale[1] * s1, r]
-    dtype = check_arguments({"points": (2,)}, (points,)).dtype
-    return dtype, np.concatenate(units)
+    with np.errstate(over="ignore", under="ignore"):
+        means = np.ldexp(center + scale * np.stack([m0, m1], axis=-1), unit)
+        stddevs = np.ldexp(scale * np.stack([s0, s1], axis=-1), unit)
+    means, stddevs = (np.clip(a, -sys.float_info.max, sys.float_info.max) for a in (means, stddevs))
+    if not (stddevs > SMALLEST_STDDEV).all():
+        raise ValueError(
+            f"points: expected such that standard deviations are above {SMALLEST_STDDEV:.3g}, got {stddevs.min()}; "
+            "multiply points and floor by a power of ten"
+        )
+    return dtype, np.concatenate([w, *means.T, *stddevs.T, r])
 
 
-def _check_points(points: ArrayLike, sample_weight: ArrayLike | None, components: int) -> tuple[Doubles, Doubles]:
-    """Return the points of weight > 0, and these weights divided by their sum."""
+def _check_points(
+    points: ArrayLike, sample_weight: ArrayLike | None, components: int
+) -> tuple[np.dtype[Any], Doubles, Doubles]:
+    """Return the dtype of the points, those of weight > 0, and these weights divided by their sum."""
     checked = check_arguments({"points": (2,)}, (points,), batch_axis="n")
     array = checked.arrays[0].astype(np.float64)
     check_each("points", array, np.isfinite(array), "finite numbers")
@@ -75,7 +94,7 @@ def _check_points(points: ArrayLike, sample_weight: ArrayLike | None, components
         raise ValueError(
             f"points: expected at least n_components = {components} of them with a weight > 0, got {len(array)}"
         )
-    return array, weight / weight.max() / (weight / weight.max()).sum()
+    return checked.dtype, array, weight / weight.max() / (weight / weight.max()).sum()
 
 
 def _moments(array: Doubles, weight: Doubles) -> tuple[Doubles, Doubles]:
@@ -88,12 +107,16 @@ def _moments(array: Doubles, weight: Doubles) -> tuple[Doubles, Doubles]:
     return center, size * np.maximum(np.sqrt(weight @ units**2), SMALLEST)
 
 
-def _check_floor(stddev_floor: ArrayLike | None, spread: Doubles) -> Doubles:
+def _floor_of(spread: Doubles) -> Doubles:
+    if not (spread > 0).all():
+        axis = int(np.argmin(spread))
+        raise ValueError(f"stddev_floor: expected one, because all points agree in coordinate {axis}; got None")
+    return DEFAULT_FLOOR * spread
+
+
+def _check_floor(stddev_floor: ArrayLike | None) -> Doubles | None:
     if stddev_floor is None:
-        if not (spread > 0).all():
-            axis = int(np.argmin(spread))
-            raise ValueError(f"stddev_floor: expected one, because all points agree in coordinate {axis}; got None")
-        return DEFAULT_FLOOR * spread
+        return None
     (given,) = check_arguments({"stddev_floor": ()}, (stddev_floor,)).arrays
     if given.shape not in ((), (2,)):
         raise ValueError(f"stddev_floor: expected shape () or (2,), got {given.shape}")

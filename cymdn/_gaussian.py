@@ -17,6 +17,7 @@ from cymdn._arrays import (
     check_nonnegative,
     check_outputs,
     deliver,
+    in_ieee_arithmetic,
 )
 from cymdn._running import check_workers, is_one_call, run_over_batch, scratch
 
@@ -167,6 +168,19 @@ def gaussian_density_batch(
     done = _density_of_plain_arrays(x, mean, stddev, correlation, compute_derivatives, smooth_eps, workers)
     if done is not None:
         return done
+    return _checked_density(x, mean, stddev, correlation, compute_derivatives, smooth_eps, workers)
+
+
+@in_ieee_arithmetic
+def _checked_density(
+    x: ArrayLike,
+    mean: ArrayLike,
+    stddev: ArrayLike,
+    correlation: ArrayLike,
+    compute_derivatives: bool,
+    smooth_eps: float,
+    workers: int | None,
+) -> tuple[FloatArray, DensityGradient | None]:
     compute_derivatives = check_flag("compute_derivatives", compute_derivatives)
     smooth_eps = check_nonnegative("smooth_eps", smooth_eps)
     workers = check_workers(workers)
@@ -222,6 +236,7 @@ def _density_of_plain_arrays(
     return (density, derivatives) if done else None
 
 
+@in_ieee_arithmetic
 def gaussian_logpdf(
     x: ArrayLike,
     mean: ArrayLike,
@@ -292,6 +307,7 @@ def gaussian_logpdf(
     return value
 
 
+@in_ieee_arithmetic
 def gaussian_logpdf_and_gradient(
     x: ArrayLike,
     mean: ArrayLike,

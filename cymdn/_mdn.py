@@ -1,7 +1,7 @@
 """Network head: the loss of a mixture density network from its raw output. Check, allocate, call, return."""
 
 from collections.abc import Sequence
-from math import copysign, frexp, fsum, inf, ldexp, prod
+from math import copysign, frexp, fsum, inf, isnan, ldexp, prod
 from typing import Any, Literal, NamedTuple, TypeAlias
 
 import numpy as np
@@ -24,6 +24,7 @@ from cymdn._arrays import (
     convert,
     deliver,
     doubles,
+    in_ieee_arithmetic,
 )
 from cymdn._layout import PARAMETERS, RAW, components_of
 from cymdn._running import check_workers, is_one_call, piece_of, run, scratch, split
@@ -33,6 +34,7 @@ Out: TypeAlias = FloatArray | tuple[Any, ...] | None
 Floor: TypeAlias = float | Sequence[float] | NDArray[Any] | None
 
 PIECE = 8 * _builds.CHUNK  # rows whose pens and weights are converted together, at most
+SMALL = 2.0**-600  # times the largest weight, and that times most losses, it is a number
 FLOAT32_MAX = float(np.finfo(np.float32).max)
 REDUCTIONS = ("none", "sum", "mean")
 
@@ -150,11 +152,7 @@ def mdn_loss(
         done = _mean_of_plain_arrays(raw, x, pen, floor, workers, gradient=False)
         if done:
             return done[0]
-    workers = check_workers(workers)
-    problem = _check_problem(raw, x, pen, sample_weight, floor, n_components, reduction)
-    outputs = _allocate(problem, reduction, out, gradient=False)
-    _run(problem, reduction, outputs, workers)
-    (loss,) = deliver(outputs)
+    (loss,) = _checked_loss(raw, x, pen, sample_weight, floor, n_components, reduction, out, workers, gradient=False)
     return loss if out is not None else loss[()]
 
 
@@ -217,14 +215,34 @@ def mdn_loss_and_gradient(
         done = _mean_of_plain_arrays(raw, x, pen, floor, workers, gradient=True)
         if done and done[1] is not None:
             return done[0], done[1]
-    workers = check_workers(workers)
-    problem = _check_problem(raw, x, pen, sample_weight, floor, n_components, reduction)
-    outputs = _allocate(problem, reduction, out, gradient=True)
-    _run(problem, reduction, outputs, workers)
-    loss, gradient = deliver(outputs)
+    loss, gradient = _checked_loss(
+        raw, x, pen, sample_weight, floor, n_components, reduction, out, workers, gradient=True
+    )
     return loss if out is not None else loss[()], gradient
 
 
+@in_ieee_arithmetic
+def _checked_loss(
+    raw: ArrayLike,
+    x: ArrayLike,
+    pen: ArrayLike | None,
+    sample_weight: ArrayLike | None,
+    floor: tuple[float, float],
+    n_components: int | None,
+    reduction: Reduction,
+    out: Out,
+    workers: int | None,
+    *,
+    gradient: bool,
+) -> list[FloatArray]:
+    workers = check_workers(workers)
+    problem = _check_problem(raw, x, pen, sample_weight, floor, n_components, reduction)
+    outputs = _allocate(problem, reduction, out, gradient=gradient)
+    _run(problem, reduction, outputs, workers)
+    return deliver(outputs)
+
+
+@in_ieee_arithmetic
 def loss_and_gradients(
     raw: ArrayLike,
     x: ArrayLike,
@@ -438,5 +456,11 @@ def _run(
     # slices and pieces begin at a chunk of rows that are summed together, so that sums do not depend on the workers
     parts = split(len(problem.raw), problem.components, workers, _builds.CHUNK)
     run(call, problem.components, parts, min(PIECE, piece_of(problem.components, _builds.CHUNK)))
-    if sums is not None:
+    if sums is None:
+        return
+    if reduction == "sum" and problem.sample_weight is not None and problem.divisor == 1.0 and isnan(_total(sums)):
+        # weighted losses beyond float64, of both signs: once more, in units in which they are not; NaN if one is
+        units = problem._replace(weight_factor=SMALL, divisor=SMALL)
+        _run(units, reduction, outputs[:1], workers)
+    else:
         loss[...] = _reduced(sums, problem.divisor, loss.dtype)

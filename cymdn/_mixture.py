@@ -4,7 +4,7 @@ from typing import Any, NamedTuple, TypeAlias
 
 from numpy.typing import ArrayLike
 
-from cymdn._arrays import Checked, Core, FloatArray, check_arguments, check_outputs, deliver
+from cymdn._arrays import Checked, Core, FloatArray, check_arguments, check_outputs, deliver, in_ieee_arithmetic
 from cymdn._running import check_workers, run_over_batch
 
 Out: TypeAlias = FloatArray | tuple[Any, ...] | None
@@ -34,6 +34,7 @@ class MixtureGradient(NamedTuple):
     """With respect to the points, (..., 2)."""
 
 
+@in_ieee_arithmetic
 def mixture_logpdf(
     x: ArrayLike,
     weights: ArrayLike,
@@ -114,6 +115,7 @@ def mixture_logpdf(
     return value if out is not None else value[()]
 
 
+@in_ieee_arithmetic
 def mixture_logpdf_and_gradient(
     x: ArrayLike,
     weights: ArrayLike,

@@ -42,11 +42,13 @@ cdef extern from *:
     #define CYMDN_MODE_STEPS 500      /* where two maxima merge, Newton's method gains a third a step: some 60 */
     #define CYMDN_MODE_NEAR 1e-8      /* square of a step so small that rounding hides whether it ascends */
     #define CYMDN_MODE_DONE 1e-26     /* square of the last step */
+    #define CYMDN_MODE_SHARE 1e-3     /* of the largest term: what matters, seen from a corner some sigma away */
     """
     const double LARGEST_RATIO "CYMDN_LARGEST_RATIO"
     const int MODE_STEPS "CYMDN_MODE_STEPS"
     const double MODE_NEAR "CYMDN_MODE_NEAR"
     const double MODE_DONE "CYMDN_MODE_DONE"
+    const double SHARE "CYMDN_MODE_SHARE"
 
 
 cdef inline double height_of(
@@ -180,15 +182,54 @@ cdef inline void meet(const View *w, Place *p) noexcept nogil:
     p.y1 = (s00 * b1 - s01 * b0) / determinant
 
 
+cdef inline bint gather(const Search *s, Place *p) noexcept nogil:
+    """Move a surveyed place to where the product of all components that matter there is largest; whether these are three.
+
+    Where long components cross two by two, in the corners of a small triangle, the highest point may be amid them.
+    """
+    cdef Py_ssize_t k, count = 0
+    cdef const View *w
+    cdef double least = 0.0, s00 = 0.0, s01 = 0.0, s11 = 0.0, b0 = 0.0, b1 = 0.0, determinant
+    for k in range(s.m):
+        least = s.terms[k] if s.terms[k] > least else least
+    least *= SHARE
+    for k in range(s.m):
+        if s.terms[k] < least:
+            continue
+        w = s.views + k
+        count += 1
+        s00 += w.a00 * w.a00 + w.a10 * w.a10
+        s01 += w.a10 * w.a11
+        s11 += w.a11 * w.a11
+        b0 -= w.a00 * w.c0 + w.a10 * w.c1
+        b1 -= w.a11 * w.c1
+    determinant = s00 * s11 - s01 * s01
+    if count < 3 or not determinant > 0.0:
+        return False
+    p.y0 = (s11 * b0 - s01 * b1) / determinant
+    p.y1 = (s00 * b1 - s01 * b0) / determinant
+    return True
+
+
+cdef inline void climb_if_high(
+    const Search *s, const Component *origin, Place *p, double *highest, double *x
+) noexcept nogil:
+    if p.value > highest[0] - bivariate.LOG_TWO:
+        climb(s, p)
+        keep_higher(p, origin, highest, x)
+
+
 cdef inline void find_mode(
     const Search *s, Py_ssize_t first, Py_ssize_t last, double *highest, double *x
 ) noexcept nogil:
     """Go on from some of the starts: means are 0 to m - 1, then the meeting points of a component with those after it.
 
     The highest of the maxima above all means; then above the meeting points that are half as high already: where two
-    long components cross, the highest maximum can lie at the crossing, with each mean under a lower one.
+    long components cross, the highest maximum can lie at the crossing, with each mean under a lower one; and above
+    where all that matter at a meeting point meet.
     """
-    cdef Place p
+    cdef Place p, q
+    cdef bint gathered
     cdef Py_ssize_t start, j, k
     for start in range(first, last):
         j = start % s.m
@@ -203,6 +244,8 @@ cdef inline void find_mode(
         for k in range(j + 1, s.m):
             meet(s.views + k, &p)
             survey(s, &p)
-            if p.value > highest[0] - bivariate.LOG_TWO:
-                climb(s, &p)
-                keep_higher(&p, s.components + j, highest, x)
+            gathered = gather(s, &q)
+            climb_if_high(s, s.components + j, &p, highest, x)
+            if gathered:
+                survey(s, &q)
+                climb_if_high(s, s.components + j, &q, highest, x)

@@ -1,15 +1,19 @@
 """Parameters of a batch of mixtures, packed for the kernels: natural ones, or those of raw network output."""
 
+import sys
 from typing import ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from cymdn._layout import CORRELATION, MEAN, PARAMETERS, STDDEV, WEIGHT, planes
-from cymdn._univariate import LARGEST_LOG_STDDEV, logsumexp
+from cymdn._univariate import normalised
 
 Doubles = NDArray[np.float64]
 
+# How far from 1 a sum of weights may be: what is left of a softmax in float32, or of numbers typed with six digits.
+SUM_TOLERANCE = 1e-6
+SMALLEST_STDDEV = sys.float_info.min  # a standard deviation is above it: the kernels divide by it
 LARGEST_EXPONENT = 708.0  # of raw output, as in the kernels: exp of it and of its negative are normal numbers
 
 
@@ -55,11 +59,11 @@ class Parameters:
         raise NotImplementedError
 
     def stddevs(self) -> Doubles:
-        """Return standard deviations, (..., M, 2)."""
+        """Return standard deviations, (..., M, 2), finite and not denormal."""
         raise NotImplementedError
 
     def log_stddevs(self) -> Doubles:
-        """Return logarithms of the standard deviations, (..., M, 2), within those whose exp has an inverse."""
+        """Return logarithms of the standard deviations, (..., M, 2), whose exp may be 0 or inf."""
         raise NotImplementedError
 
     def correlations(self) -> Doubles:
@@ -68,6 +72,10 @@ class Parameters:
 
     def log_kappa(self) -> Doubles:
         """Return -log(1 - r^2) / 2, which is log cosh a."""
+        raise NotImplementedError
+
+    def are_valid(self) -> bool:
+        """Whether these are values that a constructor could have made."""
         raise NotImplementedError
 
 
@@ -89,7 +97,8 @@ class Natural(Parameters):
         return self.pairs(STDDEV)
 
     def log_stddevs(self) -> Doubles:
-        return np.maximum(np.log(self.pairs(STDDEV)), -LARGEST_LOG_STDDEV)  # a denormal one has no finite inverse
+        logarithms: Doubles = np.log(self.pairs(STDDEV))
+        return logarithms
 
     def correlations(self) -> Doubles:
         return self.plane(CORRELATION)
@@ -98,6 +107,11 @@ class Natural(Parameters):
         r = self.plane(CORRELATION)
         logarithms: Doubles = -0.5 * (np.log1p(-r) + np.log1p(r))
         return logarithms
+
+    def are_valid(self) -> bool:
+        w, s, r = self.plane(WEIGHT), self.pairs(STDDEV), self.plane(CORRELATION)
+        good = bool(np.isfinite(self.packed).all() and (s > SMALLEST_STDDEV).all() and (abs(r) < 1).all())
+        return good and bool((w >= 0).all() and (abs(w.sum(axis=-1) - 1.0) <= SUM_TOLERANCE).all())
 
 
 class Unconstrained(Parameters):
@@ -110,16 +124,13 @@ class Unconstrained(Parameters):
         return np.exp(self.log_weights())
 
     def log_weights(self) -> Doubles:
-        logits = self.plane(WEIGHT)
-        with np.errstate(over="ignore"):
-            logarithms: Doubles = logits - logsumexp(logits)[..., None]
-        return logarithms
+        return normalised(self.plane(WEIGHT))
 
     def stddevs(self) -> Doubles:
-        return np.exp(self.log_stddevs())
+        return np.exp(np.clip(self.pairs(STDDEV), -LARGEST_EXPONENT, LARGEST_EXPONENT))
 
     def log_stddevs(self) -> Doubles:
-        return np.clip(self.pairs(STDDEV), -LARGEST_EXPONENT, LARGEST_EXPONENT)
+        return self.pairs(STDDEV)
 
     def correlations(self) -> Doubles:
         return np.tanh(self.plane(CORRELATION))
@@ -129,3 +140,9 @@ class Unconstrained(Parameters):
         with np.errstate(over="ignore"):
             logarithms: Doubles = size + np.log1p(np.exp(-2.0 * size)) - np.log(2.0)
         return logarithms
+
+    def are_valid(self) -> bool:
+        # a bias or a temperature makes a logit -inf, but never the largest one
+        logits = self.plane(WEIGHT)
+        rest = self.packed[..., self.n_components :]
+        return bool((logits < np.inf).all() and (logits.max(axis=-1) > -np.inf).all() and np.isfinite(rest).all())

@@ -3,7 +3,7 @@
 One driver for components, one for mixtures, one for the loss. _block.pxd has the loops over a block's components.
 """
 
-from libc.math cimport INFINITY
+from libc.math cimport INFINITY, fabs
 
 from cymdn cimport _bivariate as bivariate
 from cymdn cimport _block
@@ -17,6 +17,12 @@ cdef enum:
     FITS_CACHES = 1 << 17  # numbers of raw output: 1 MiB in float64
     CHUNK = 2048  # rows whose losses are summed together: fixed, so that a sum does not depend on how work was split
 
+
+cdef extern from *:
+    """
+    #define CYMDN_HUGE 1e150 /* weight of a row whose products with derivatives may overflow on the way */
+    """
+    const double HUGE "CYMDN_HUGE"
 
 cdef struct Problem:
     Py_ssize_t n
@@ -216,6 +222,17 @@ cdef inline void reduce_rows(const Problem *p, Py_ssize_t rows) noexcept nogil:
     _rows.mixture_values(rows, w)
 
 
+cdef inline void scale_gradient(double scale, Py_ssize_t columns, Py_ssize_t first, Block *b) noexcept nogil:
+    cdef Py_ssize_t k
+    for k in range(first, first + columns):
+        b.dlogit[k] *= scale
+        b.slope0[k] *= scale
+        b.slope1[k] *= scale
+        b.u[k] *= scale
+        b.v[k] *= scale
+        b.datanh[k] *= scale
+
+
 cdef inline void differentiate(const Problem *p, Py_ssize_t rows) noexcept nogil:
     # by the rows' scales
     cdef Py_ssize_t j, k
@@ -231,6 +248,8 @@ cdef inline void differentiate(const Problem *p, Py_ssize_t rows) noexcept nogil
         for j in range(rows):
             if p.rows.live[j] == 0.0:
                 _block.no_gradient(at.columns, j * at.columns, b)
+            elif p.rows.live[j] != 1.0:
+                scale_gradient(p.rows.live[j], at.columns, j * at.columns, b)
 
 
 cdef inline double sum_within_range(const Problem *p, Py_ssize_t rows, Py_ssize_t j, bint second) noexcept nogil:
@@ -341,11 +360,14 @@ cdef inline void scale_loss(const Problem *p, const Head *h, Py_ssize_t rows) no
         weight = w.weight[j]
         loss = h.pen.loss[j] - w.value[j]
         loss = INFINITY if rounded(loss, single) == INFINITY else loss
-        w.live[j] = 0.0 if weight == 0.0 or loss == INFINITY else 1.0
         scale = weight * h.scale if loss == loss else loss
+        w.live[j] = 0.0 if weight == 0.0 or loss == INFINITY or rounded(scale * loss, single) == INFINITY else 1.0
+        w.weight[j] = scale
+        if fabs(scale) > HUGE and w.live[j] != 0.0:  # what is 0 must stay it: scaled when all is multiplied
+            w.live[j] = scale
+            scale = 1.0
         w.scale[j] = -scale / w.total[j]
         w.weight_scale[j] = scale / w.weights[j]
-        w.weight[j] = scale
         w.value[j] = 0.0 if weight == 0.0 else weight * loss
 
 

@@ -69,6 +69,12 @@ def split(rows: int, components: int, workers: int, multiple: int = 1) -> list[t
 # Kernels
 
 
+def check_done(done: bool) -> None:
+    """Raise where a kernel declined its arrays: better than memory that was never written."""
+    if not done:  # no assert, which python -O leaves out
+        raise AssertionError("arrays that were checked do not fit each other")
+
+
 def scratch(components: int) -> NDArray[np.float64]:
     """Return scratch memory for a kernel: this thread's own, or more of it where a mixture needs several blocks."""
     if components > _builds.BLOCK:
@@ -100,7 +106,7 @@ def run(
             if ended:
                 return
             done = call(first, min(first + piece, stop), memory)
-            assert done, "arrays that were checked do not fit each other"  # better than memory that was never written
+            check_done(done)
 
     if len(parts) < 2:
         for part in parts:

@@ -8,7 +8,16 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from cymdn import _distribution_kernels
-from cymdn._arrays import FloatArray, are_plain, check_arguments, check_nonnegative, check_positive, check_size
+from cymdn._arrays import (
+    FLOAT64,
+    FloatArray,
+    are_plain,
+    check_arguments,
+    check_nonnegative,
+    check_positive,
+    check_size,
+    in_ieee_arithmetic,
+)
 from cymdn._layout import PARAMETERS, RAW, Pens, check_pens, components_of
 
 Seed: TypeAlias = Any
@@ -46,6 +55,7 @@ class Sharpening(NamedTuple):
 NEUTRAL = Sharpening()
 
 
+@in_ieee_arithmetic
 def mdn_sample(
     raw: ArrayLike,
     *,
@@ -134,7 +144,7 @@ def mdn_sample(
     array: Any = raw if are_plain((raw,)) else check_arguments(RAW, (raw,)).arrays[0]
     components_of(array.shape, pen)
     sharpening = check_sharpening(bias, temperature)
-    shape = check_size("size", size) + array.shape[:-1]
+    shape = check_size("size", size, array.shape[:-1])
     rows = array if array.ndim == 2 else array.reshape(math.prod(array.shape[:-1]), array.shape[-1])
     x, pens, component = draw(rows, pen, True, sharpening, shape, check_rng(rng))
     return MdnSample(x, None if pens is None else pens[()], component[()])
@@ -183,11 +193,16 @@ def _draw_piece(
 ) -> None:
     s, n = outputs[2].shape
     uniform, normal = rng.random((s, n, 2 if options[0] else 1)), rng.standard_normal((s, n, 2))
+    # the kernel checks the buffers of whatever a generator returns
+    if not (type(uniform) is type(normal) is np.ndarray and uniform.dtype == normal.dtype == FLOAT64):
+        raise TypeError(f"rng: expected arrays of float64 from random and standard_normal of {type(rng).__name__}")
     pens, *others = options
     x, pen, component = outputs
     kernel: Any = _distribution_kernels.draw
     if not kernel(s, n, m, rows, pens, *others, uniform, normal, scratch, x, pen, component):
-        raise ValueError("rng: expected float64 arrays of the shapes asked for from its random and standard_normal")
+        raise ValueError(
+            f"rng: expected arrays of the shapes asked for from random and standard_normal of {type(rng).__name__}"
+        )
 
 
 def check_rng(rng: Seed) -> np.random.Generator:

@@ -11,20 +11,35 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from cymdn import _distribution_kernels
-from cymdn._arrays import FloatArray, check_arguments, check_size
+from cymdn._arrays import FloatArray, check_arguments, check_size, methods_in_ieee_arithmetic
 from cymdn._layout import pack
+from cymdn._running import check_done
 from cymdn._sampling import Seed, Sharpening, check_rng, draw
 
 Doubles = NDArray[np.float64]
 
 LOG_SQRT_TWO_PI = 0.5 * log(2.0 * pi)
-LARGEST_LOG_STDDEV = log(sys.float_info.max)  # exp of it and of its negative are neither inf nor 0
+# Of logarithms of standard deviations: exp of the first is neither 0 nor inf, of half of the second not denormal
+STDDEV_LIMITS = -745.0, log(sys.float_info.max)
+LARGEST_LOG_SCALE = 1400.0
+LARGEST_OFFSET = 1e300  # its square is inf
 
 
 def log_normal(z: Doubles, log_stddev: Doubles) -> Doubles:
     """Log-density of a normal distribution from the standardised offset; -inf where its square overflows."""
     with np.errstate(over="ignore"):
         return -0.5 * z * z - log_stddev - LOG_SQRT_TWO_PI
+
+
+def standardised(offset: Doubles, log_stddev: Doubles) -> Doubles:
+    """Return offset / stddev, where stddev or its inverse may be beyond float64; within numbers whose square is inf.
+
+    Infinite, it would make 0 * inf of no correlation.
+    """
+    root = np.exp(-0.5 * np.clip(log_stddev, -LARGEST_LOG_SCALE, LARGEST_LOG_SCALE))
+    with np.errstate(over="ignore"):
+        quotient: Doubles = np.clip(offset * root * root, -LARGEST_OFFSET, LARGEST_OFFSET)
+    return quotient
 
 
 def logsumexp(terms: Doubles) -> Doubles:
@@ -36,6 +51,14 @@ def logsumexp(terms: Doubles) -> Doubles:
     return logarithm
 
 
+def normalised(terms: Doubles) -> Doubles:
+    """Terms less their logsumexp: the largest is subtracted first, so that what all share costs no digit."""
+    with np.errstate(over="ignore"):
+        shifted = terms - terms.max(axis=-1, keepdims=True)
+        logarithms: Doubles = shifted - logsumexp(shifted)[..., None]
+    return logarithms
+
+
 def weighted_sum(weights: Doubles, values: Doubles) -> Doubles:
     """Sum over the last axis, of components; to which one of weight 0 adds 0, even where its value overflows."""
     with np.errstate(over="ignore", invalid="ignore"):
@@ -43,6 +66,7 @@ def weighted_sum(weights: Doubles, values: Doubles) -> Doubles:
     return total
 
 
+@methods_in_ieee_arithmetic
 class UnivariateMixture:
     """A batch of one-dimensional mixtures of Gaussians.
 
@@ -63,9 +87,9 @@ class UnivariateMixture:
     __slots__ = ("_dtype", "_log_stddevs", "_log_weights", "_means")
 
     def __init__(self, log_weights: Doubles, means: Doubles, log_stddevs: Doubles, dtype: np.dtype[Any]) -> None:
-        # of a standard deviation of 0 or a denormal one the inverse would be inf, and inf * 0 is a NaN at the mean
-        bounded = np.clip(log_stddevs, -LARGEST_LOG_STDDEV, LARGEST_LOG_STDDEV)
-        self._log_weights, self._means, self._log_stddevs = np.broadcast_arrays(log_weights, means, bounded)
+        # infinite ones would meet infinite logarithms of weights or densities
+        finite = np.clip(log_stddevs, -sys.float_info.max, sys.float_info.max)
+        self._log_weights, self._means, self._log_stddevs = np.broadcast_arrays(log_weights, means, finite)
         self._dtype = dtype
 
     @property
@@ -81,7 +105,7 @@ class UnivariateMixture:
     @property
     def stddevs(self) -> FloatArray:
         """Standard deviations of the components."""
-        return self._read_only(np.exp(self._log_stddevs))
+        return self._read_only(self._stddevs())
 
     @property
     def n_components(self) -> int:
@@ -155,7 +179,7 @@ class UnivariateMixture:
         """
         z, dtype = self._standardise(x)
         probability = np.empty(z.size)
-        _distribution_kernels.normal_cdf(z.reshape(-1), probability)
+        check_done(_distribution_kernels.normal_cdf(z.reshape(-1), probability))
         total = (np.exp(self._log_weights) * probability.reshape(z.shape)).sum(axis=-1)
         # weights sum to 1 but for rounding, a probability must not exceed it; a NaN stays one
         return _rounded(np.minimum(total, 1.0), dtype)
@@ -183,7 +207,7 @@ class UnivariateMixture:
         weights = np.exp(self._log_weights)
         with np.errstate(over="ignore"):
             offset = self._means - weighted_sum(weights, self._means)[..., None]
-            squares = np.exp(2.0 * self._log_stddevs) + offset**2
+            squares = self._stddevs() ** 2 + offset**2
         return _rounded(weighted_sum(weights, squares), self._dtype)
 
     def sample(self, size: int | tuple[int, ...] | None = None, rng: Seed = None) -> FloatArray:
@@ -208,12 +232,16 @@ class UnivariateMixture:
         np.float64(3.0)
         """
         zero = np.zeros_like(self._means)
-        columns = [np.exp(self._log_weights), self._means, zero, np.exp(self._log_stddevs), zero + 1.0, zero]
+        columns = [np.exp(self._log_weights), self._means, zero, self._stddevs(), zero + 1.0, zero]
         # as the first coordinate of a mixture in the plane
         parameters = pack(self.batch_shape, *columns)
-        shape = (*check_size("size", size), *self.batch_shape)
+        shape = check_size("size", size, self.batch_shape)
         x, _, _ = draw(parameters.reshape(-1, parameters.shape[-1]), 0, False, Sharpening(), shape, check_rng(rng))
         return _rounded(x[..., 0], self._dtype)
+
+    def _stddevs(self) -> Doubles:
+        stddevs: Doubles = np.exp(np.clip(self._log_stddevs, *STDDEV_LIMITS))
+        return stddevs
 
     def _standardise(self, x: ArrayLike) -> tuple[Doubles, np.dtype[Any]]:
         """Return (x - mean) / stddev (..., M), and the dtype of results."""
@@ -226,8 +254,8 @@ class UnivariateMixture:
                 f"got {checked.batch_shape}"
             ) from None
         with np.errstate(over="ignore"):
-            z = (checked.arrays[0][..., None].astype(np.float64) - self._means) * np.exp(-self._log_stddevs)
-        return z, np.result_type(checked.dtype, self._dtype)
+            offset = checked.arrays[0][..., None].astype(np.float64) - self._means
+        return standardised(offset, self._log_stddevs), np.result_type(checked.dtype, self._dtype)
 
     def _log_density(self, x: ArrayLike) -> tuple[Doubles, np.dtype[Any]]:
         z, dtype = self._standardise(x)

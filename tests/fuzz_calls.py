@@ -465,7 +465,7 @@ def refused_natural(arrays):
     good = {
         "weights": (np.isfinite(weights) & (weights >= 0)).all() and (abs(total - 1) <= 1e-6).all(),
         "means": np.isfinite(arrays["means"]).all(),
-        "stddevs": (np.isfinite(stddevs) & (stddevs > 0)).all(),
+        "stddevs": (np.isfinite(stddevs) & (stddevs > 2.0**-1022)).all(),
         "correlations": (abs(arrays["correlations"]) < 1).all(),
     }
     return next((name for name, fine in good.items() if not fine), None)

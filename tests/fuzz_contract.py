@@ -19,6 +19,7 @@ from reference import LONG, PROMISED, Number, raw_parts, scaled
 from cymdn import BivariateMixture
 
 EPS = 2.0**-52
+SMALLEST_STDDEV = 2.0**-1022  # the domain begins above it
 BOUND = PROMISED / EPS
 MORE_IF_WEIGHTED = 2  # a weight, or that over the sum of the weights, is rounded, and so is its product
 FLOAT32, FLOAT64 = np.dtype(np.float32), np.dtype(np.float64)
@@ -71,7 +72,7 @@ def expect_components(x, mean, stddev, correlation):
     """Rows are components at points."""
     value, gradient = reference.gaussian(LONG, x, mean, stddev, correlation)
     x = np.broadcast_to(x[..., None, :], mean.shape)
-    outside = ~(stddev > 0).all(axis=-1) | ~(abs(correlation) < 1)
+    outside = ~(stddev > SMALLEST_STDDEV).all(axis=-1) | ~(abs(correlation) < 1)
     nan = outside | (np.isnan(x) | np.isnan(mean)).any(axis=-1)
     finite = ~nan & (np.isfinite(x) & np.isfinite(mean) & np.isfinite(stddev)).all(axis=-1)
     known = finite & (moderate(x, mean) & promised_stddev(stddev)).all(axis=-1)
@@ -83,7 +84,7 @@ def expect_mixtures(x, weights, mean, stddev, correlation):
     excluded = weights == 0
     mean, stddev = np.where(excluded[..., None], 0.0, mean), np.where(excluded[..., None], 1.0, stddev)
     correlation = np.where(excluded, 0.0, correlation)
-    outside = ~(weights >= 0) | ~(stddev > 0).all(axis=-1) | ~(abs(correlation) < 1)
+    outside = ~(weights >= 0) | ~(stddev > SMALLEST_STDDEV).all(axis=-1) | ~(abs(correlation) < 1)
     nan = outside.any(axis=-1) | (np.isnan(x) | np.isnan(mean).any(axis=-2)).any(axis=-1)
     finite = ~nan & np.isfinite(x).all(axis=-1) & np.isfinite(weights).all(axis=-1)
     finite &= (np.isfinite(mean) & np.isfinite(stddev)).all(axis=(-1, -2))

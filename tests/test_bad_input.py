@@ -170,6 +170,12 @@ class Lies:
         return "no array"
 
 
+def holds_itself():
+    rows = []
+    rows.append(rows)
+    return rows
+
+
 class SparseLike:
     """Has a shape and a dtype and arithmetic, as sparse matrices do, but no __array__."""
 
@@ -410,12 +416,37 @@ SIZES = {
     "fractional": (2.5, r"expected an integer, got float$"),
     "fractional in part": ((2, 1.5), r"expected an integer, got float$"),
     "a list": ([2, 3], r"expected an integer, got list$"),
+    **{
+        f"beyond all memory, {bad}": (
+            bad,
+            rf"expected at most 32 axes and 2\*\*58 draws .*, got {re.escape(str(bad))}$",
+        )
+        for bad in (10**30, 2**62, (0, 2**62), (2**31, 2**31), (1,) * 33)
+    },
 }
 RNGS = {
     "text": ("seed", RNG.format("str$")),
     "negative": (-1, RNG.format("-1")),
     "fractional": (1.5, RNG.format("float$")),
     "a module": (np.random, RNG.format("module$")),
+}
+
+
+class Forged(np.random.Generator):
+    """Returns whatever it is made with."""
+
+    def __init__(self, returned):
+        super().__init__(np.random.PCG64(0))
+        self.random = self.standard_normal = lambda size: returned(size)
+
+
+FORGED = {
+    "too few numbers": (Forged(lambda size: np.zeros((1,) * len(size))), "expected arrays of the shapes asked for .*"),
+    "no axes": (Forged(lambda size: np.zeros(())), "expected arrays of the shapes asked for .*Forged$"),
+    "integers": (Forged(lambda size: np.ones(size, np.int64)), "expected arrays of float64 .*Forged$"),
+    "float32": (Forged(lambda size: np.zeros(size, np.float32)), "expected arrays of float64 .*Forged$"),
+    "a list": (Forged(lambda size: np.zeros(size).tolist()), "expected arrays of float64 .*Forged$"),
+    "a number": (Forged(lambda size: 0.5), "expected arrays of float64 .*Forged$"),
 }
 AXES = {
     repr(bad): (bad, r"expected 0 or 1, got ")
@@ -445,7 +476,7 @@ BAD = {
             for bad in ("average", "Mean", "", None, 1)
         },
     },
-    "mdn_sample": {"raw": RAWS, **SHARPENING, "size": SIZES, "rng": RNGS},
+    "mdn_sample": {"raw": RAWS, **SHARPENING, "size": SIZES, "rng": RNGS | FORGED},
     "BivariateMixture": {
         "weights": {
             "negative": (at((1, 0), -0.25), r".*>= 0, got -0.25 at index \(1, 0\)$"),
@@ -466,7 +497,10 @@ BAD = {
             "of 3 coordinates": (np.zeros((2, 3)), r"expected shape \(\.\.\., M, 2\)"),
         },
         "stddevs": {
-            **{repr(b): (at((1, 1, 0), b), rf".*> 0, got {b} at index \(1, 1, 0\)$") for b in (0.0, -1.0, NAN, INF)},
+            **{
+                repr(b): (at((1, 1, 0), b), rf".*> 2.23e-308, got {b} at index \(1, 1, 0\)$")
+                for b in (0.0, -1.0, NAN, INF, 1e-310)
+            },
             "of no axis of 2": (np.ones(2), r"expected shape \(\.\.\., M, 2\)"),
         },
         "correlations": {
@@ -503,6 +537,7 @@ BAD = {
             },
             "none": (np.zeros((0, 2)), r"expected at least n_components = 2 .*got 0$"),
             "fewer than components": ([[0, 1]], r"expected at least n_components = 2 .*got 1$"),
+            "denormal": (lambda good: 1e-318 * good, r"expected such that standard deviations are above 2.23e-308"),
         },
         "n_components": {
             "0": (0, r"expected an integer of at least 1, got 0$"),
@@ -518,7 +553,10 @@ BAD = {
             "0": (0.0, r"expected finite numbers > 0, got 0.0 at index \(\)$"),
             "of 3": ([1, 1, 1], r"expected shape \(\) or \(2,\), got \(3,\)$"),
         },
-        "restarts": {"0": (0, r"expected an integer of at least 1, got 0$")},
+        "restarts": {
+            "0": (0, r"expected an integer of at least 1, got 0$"),
+            "endless": (10**12, r"expected an integer of at most 1000000, got 1000000000000$"),
+        },
         "rng": RNGS,
     },
     "pdf": {"x": {"of 3 coordinates": (np.zeros(3), r"expected shape \(\.\.\., 2\), got \(3,\)$")}},
@@ -526,7 +564,7 @@ BAD = {
     "score": {"x": {"of another batch": (np.zeros((4, 2)), r".*broadcast with \(3,\) .*got shape \(4, 2\)$")}},
     "responsibilities": {"x": {"of text": ("ab", r"expected an array of real numbers")}},
     "component_logpdf": {"x": {"masked": (np.ma.masked_array(np.zeros((3, 2))), r".*masked")}},
-    "sample": {"size": SIZES, "rng": RNGS},
+    "sample": {"size": SIZES, "rng": RNGS | FORGED},
     "marginal": {"axis": AXES},
     "conditional": {
         "axis": AXES,
@@ -546,7 +584,7 @@ BAD = {
         }
     },
     "marginal().cdf": {"x": {"of another batch": (np.zeros(4), r".*broadcasts with \(3,\).*got \(4,\)$")}},
-    "marginal().sample": {"size": SIZES, "rng": RNGS},
+    "marginal().sample": {"size": SIZES, "rng": RNGS | FORGED},
 }
 NO_MEAN = r'reduction: the "mean" {} is undefined; use "sum" or "none"$'
 # Where another argument is blamed than the one that differs, or there is more to it; Python's own messages
@@ -568,9 +606,15 @@ OTHER_CASES = {
         "no components": (
             shapes(weights=0, mean=(0, 2), stddev=(0, 2), correlation=0),
             r"weights: expected at least one component, got M = 0$",
-        )
+        ),
+        "too many axes": (
+            shapes(stddev=(1,) * 33 + (3, 2)),
+            r"stddev: expected at most 32 batch axes, got shape \(1,.*",
+        ),
     },
     "mdn_loss": {
+        "too many axes": (shapes(raw=(1,) * 33 + (6,)), r"raw: expected at most 32 batch axes, got shape \(1,.*"),
+        "a list that holds itself": (lambda a: a.update(x=holds_itself()), "x: expected an array of numbers, got list"),
         "one pen for three logits": (shapes(pen=(4, 3)), rf"raw: expected {RAW}, P = 1 .*got \(4, 3, 15\)$"),
         "no pen for three logits": ({"pen": None}, rf"raw: expected {RAW}, P = 0 .*"),
         **{

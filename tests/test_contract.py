@@ -145,9 +145,9 @@ def test_infinite_x_has_density_0_and_gradient_0(position, dtype, level):
 
 
 @pytest.mark.parametrize("offset", [0.0, 1.0])
-def test_denormal_to_huge_stddevs_give_no_nan(offset):
+def test_tiny_to_huge_stddevs_give_no_nan(offset):
     x, weights, correlation = np.full(2, offset), np.full(3, 1 / 3), np.array([0.0, 0.9, -0.9])
-    for scale in (1e-323, 1e-310, 1e-200, 1e-30, 1e30, 1e200, 1.7e308):
+    for scale in (2.3e-308, 1e-200, 1e-30, 1e30, 1e200, 1.7e308):
         mean, stddev = np.zeros((3, 2)), np.array([[scale, 1.0], [1.0, scale], [scale, scale]])
         assert_no_nan(mixture_logpdf_and_gradient(x, weights, mean, stddev, correlation))
         assert_no_nan(gaussian_logpdf_and_gradient(x, mean, stddev, correlation))
@@ -156,15 +156,55 @@ def test_denormal_to_huge_stddevs_give_no_nan(offset):
         assert_no_nan(loss_rows(raw, np.full((3, 2), offset)))
 
 
-@pytest.mark.parametrize("scale", [1e-300, 1e-200, 1e200, 1e300])
+@pytest.mark.parametrize("scale", [2.3e-308, 1e-200, 1e200, 1e308])
 def test_extreme_stddevs_are_right_not_only_numbers(scale):
     x, mean, stddev = np.array([[scale, -scale]]), np.zeros((1, 1, 2)), np.full((1, 1, 2), scale)
     value, gradient = gaussian_logpdf_and_gradient(x, mean, stddev, np.zeros((1, 1)))
     # u = 1, v = -1
     np.testing.assert_allclose(value, -np.log(2 * np.pi) - 2 * np.log(scale) - 1, rtol=4 * EPS[np.float64], atol=0)
-    np.testing.assert_allclose(gradient.mean, [[[1 / scale, -1 / scale]]], rtol=4 * EPS[np.float64], atol=0)
+    np.testing.assert_allclose(gradient.mean, [[[1 / scale, -1 / scale]]], rtol=4 * EPS[np.float64], atol=5e-324)
     np.testing.assert_allclose(gradient.log_stddev, 0, rtol=0, atol=4 * EPS[np.float64])  # 1 - 1
     np.testing.assert_allclose(gradient.atanh_correlation, -1, rtol=4 * EPS[np.float64], atol=0)
+
+
+@pytest.mark.parametrize("weight", [5e-324, 1e-310, 1e-20, 3.0, 1e289, 1.7e308])
+def test_a_weight_of_any_size_is_taken_as_it_is(weight):
+    x, weights, *rest = mixture_problem((4,), 3)
+    weights[...] = weight
+    plain, _ = mixture_logpdf_and_gradient(x, np.ones((4, 3)), *rest)
+    value, gradient = mixture_logpdf_and_gradient(x, weights, *rest)
+    np.testing.assert_allclose(value, plain + np.log(weight), rtol=4 * EPS[np.float64], atol=4e-15)
+    assert_no_nan(gradient)
+    for infinite in (INF, NAN):
+        assert_nan_in_its_row_alone(mixture_logpdf_and_gradient, [x, weights, *rest], 1, 2, (1,), infinite)
+
+
+FAR = [  # x, mean, sigma, r: offsets whose squares, or that themselves, are beyond float64
+    *(
+        (x, 0.0, sigma, r)
+        for x in (1e155, 1e200, 1.7e308)
+        for sigma in (1e-200, 1e-9, 1.0)
+        for r in (0.0, 0.999, -0.999)
+    ),
+    *((1.7e308, -1.7e308, 1.0, r) for r in (0.0, 0.9)),
+    (1.0, 0.0, 5e-324, 0.5),
+]
+
+
+@pytest.mark.parametrize("eps", [0.0, 1e-10])
+@pytest.mark.parametrize("axes", [(1, 0), (0, 1), (1, 1), (1, -1)])
+@pytest.mark.parametrize(("x", "mean", "sigma", "r"), FAR)
+def test_smoothed_densities_of_far_points_are_0_with_derivatives_that_are_numbers(x, mean, sigma, r, axes, eps):
+    # beside a point that is near, whose bits it does not change
+    points, means = (np.array([[np.multiply(axes, far)], [[0.5, -0.5]]]) for far in (x, mean))
+    stddev, correlation = np.array([[[sigma, sigma]], [[1.0, 2.0]]]), np.array([[[r]], [[0.5]]])
+    density, derivatives = cymdn.gaussian_density_batch(points, means, stddev, correlation, True, smooth_eps=eps)
+    assert density[0] == 0
+    assert_no_nan(derivatives)
+    near = [a[1:] for a in (points, means, stddev, correlation)]
+    assert_same_bits(
+        rows_of((density, *derivatives), slice(1, None)), cymdn.gaussian_density_batch(*near, True, smooth_eps=eps)
+    )
 
 
 @pytest.mark.parametrize("logit", [-1e308, -1e3, 1e3, 1e308])
@@ -214,7 +254,7 @@ def test_any_finite_raw_output_gives_no_nan(m, pen, dtype):
 def test_any_finite_mixture_in_the_domain_gives_no_nan(m, dtype):
     rng, n = np.random.default_rng(m), 10_000
     x, mean, stddev = (any_finite(rng, shape, dtype) for shape in ((n, 2), (n, m, 2), (n, m, 2)))
-    stddev = np.maximum(abs(stddev), np.nextafter(dtype(0), dtype(1)))
+    stddev = np.maximum(abs(stddev), {np.float32: dtype(2.0**-149), np.float64: dtype(2.3e-308)}[dtype])
     weights, largest = abs(any_finite(rng, (n, m), dtype)), np.nextafter(dtype(1), dtype(0))
     correlation = np.clip(any_finite(rng, (n, m), dtype), -largest, largest)
     value, gradient = mixture_logpdf_and_gradient(x, weights, mean, stddev, correlation)
@@ -355,10 +395,9 @@ def test_all_components_excluded_gives_minus_inf_and_gradient_0(held):
 
 
 @each_dtype
-@pytest.mark.parametrize("huge", [1e308, INF])
 @pytest.mark.parametrize("axis", [0, 1])
-def test_one_stddev_without_density_leaves_its_component_none(axis, huge, dtype):
-    x, weights, *parameters = changed(mixture_problem((4,), 3, dtype), 3, (slice(None), 2, axis), huge)
+def test_an_infinite_stddev_leaves_its_component_no_density(axis, dtype):
+    x, weights, *parameters = changed(mixture_problem((4,), 3, dtype), 3, (slice(None), 2, axis), INF)
     value, gradient = gaussian_logpdf_and_gradient(x, *parameters)
     np.testing.assert_array_equal(value[:, 2], -INF)
     for array in gradient:
@@ -375,7 +414,7 @@ def test_one_stddev_without_density_leaves_its_component_none(axis, huge, dtype)
 
 @each_dtype
 @pytest.mark.parametrize(
-    ("slot", "held"), [(2, 0.0), (2, -0.0), (2, -1.0), (2, -INF), (3, 1.0), (3, -1.0), (3, 1.5), (3, INF)]
+    ("slot", "held"), [(2, 0.0), (2, -0.0), (2, 1e-310), (2, -1.0), (2, -INF), (3, 1.0), (3, -1.0), (3, 1.5), (3, INF)]
 )
 def test_component_outside_the_domain_has_log_density_nan(slot, held, dtype):
     arguments = component_problem((4,), 3, dtype)
@@ -462,6 +501,44 @@ def test_nan_beats_inf(held):
 
 
 # Rows of weight 0, reductions
+
+
+@each_dtype
+@pytest.mark.parametrize("reduction", ["none", "sum"])
+def test_a_weighted_loss_that_is_inf_has_gradient_0_and_leaves_other_rows(reduction, dtype):
+    raw, x = np.zeros((3, 6), dtype), np.array([[60.0, 0.0], [1.0, 0.0], [60.0, 0.0]], dtype)
+    weight = np.array([np.finfo(dtype).max / 1000, 2.0, 1.0])
+    loss, gradient = mdn_loss_and_gradient(raw, x, sample_weight=weight, reduction=reduction)
+    rows, expected = loss_rows(raw, x, sample_weight=[0.0, 2.0, 1.0])
+    assert (loss[0] if reduction == "none" else loss) == INF
+    np.testing.assert_array_equal(gradient, expected)
+    if reduction == "none":
+        np.testing.assert_array_equal(loss[1:], rows[1:])
+
+
+@pytest.mark.parametrize("weight", [1e200, 1e308, 1.7e308])
+def test_a_weight_of_any_size_multiplies_the_gradient_of_its_row(weight):
+    # components without a share, nearly singular and narrow: 0 stays 0
+    raw = np.array([[0.5, 0, 0, 0, 50, 0, 0, 0, 0, -3, 0, 20, 20]])
+    x, pen = np.zeros((1, 2)), np.array([0.0])
+    loss, gradient = loss_rows(raw, x, pen)
+    for reduction in ("none", "sum"):
+        heavy, scaled = mdn_loss_and_gradient(raw, x, pen, sample_weight=[weight], reduction=reduction)
+        with np.errstate(over="ignore"):
+            np.testing.assert_allclose(heavy, np.multiply(weight, loss[0]), rtol=4 * EPS[np.float64], atol=0)
+            np.testing.assert_allclose(scaled, weight * gradient, rtol=4 * EPS[np.float64], atol=0)
+
+
+def test_weighted_losses_beyond_float64_of_both_signs_have_a_sum():
+    raw, x = np.zeros((3, 6)), np.array([[1.0, 0.0], [1.0, 0.0], [0.0, 0.0]])
+    raw[1, 3] = -1000.0  # log sigma; at the mean
+    x[1] = 0.0
+    rows = mdn_loss(raw, x, reduction="none")
+    weight = np.array([1.7e308, 1.7e308 * (-rows[0] / rows[1]), 0.0])
+    weight[:2] *= 0.9
+    for keep, expected in ((slice(2), 0.0), (slice(1, 3), -INF), (slice(0, 1), INF)):
+        loss = mdn_loss(raw[keep], x[keep], sample_weight=weight[keep], reduction="sum")
+        np.testing.assert_allclose(loss, expected, rtol=0, atol=1e296)
 
 
 @each_dtype
@@ -806,11 +883,27 @@ def test_arguments_are_not_modified(name):
     assert_same_bits(arguments, before)
 
 
+class Liar(np.ndarray):
+    """Says that it has the shape and the dtype of another array, and shares no memory with it."""
+
+    shape, dtype = property(lambda self: self.told.shape), property(lambda self: self.told.dtype)
+    ndim, size = property(lambda self: self.told.ndim), property(lambda self: self.told.size)
+    view = __array__ = __array_function__ = reshape = None
+
+
+def lie(array, told):
+    array = np.ndarray.view(array, Liar)
+    array.told = told
+    return array
+
+
 # How an output is spoilt, and what the message says of it
 SPOILT = {
     "dtype": (lambda a: a.astype(np.float32), r"expected dtype float64, got float32"),
     "shape": (lambda a: np.zeros((*a.shape, 1)), r"expected shape \(.*\), got \(.*1,?\)"),
     "read-only": (lambda a: np.broadcast_to(a, a.shape), r"expected a writeable array, got a read-only one"),
+    "a subclass that lies": (lambda a: lie(np.zeros(a.size + 9), a), r"expected shape \(.*\), got \(\d+,\)"),
+    "masked": (np.ma.masked_array, r"expected an array, got MaskedArray"),
     "list": (lambda a: a.tolist() if a.ndim else [0.0], r"expected an array, got list"),
     "scalar": (lambda a: 1.0, r"expected an array, got float"),
 }
@@ -821,6 +914,18 @@ def names_of_outputs(name):
     if name.startswith("mdn"):
         return ["loss", "gradient"]
     return ["value", *called(name.removesuffix("_and_gradient") + "_and_gradient")[1][1]._fields]
+
+
+@each_call
+def test_what_a_subclass_says_of_itself_does_not_matter(name):
+    function, make, keywords = CALLS[name]
+    arguments, expected = make(), function(*make(), **keywords)
+    false = np.zeros((2, 5), np.float32)
+    outputs = [lie(array, false) for array in outputs_like(expected)]
+    returned = function(*(lie(a, false) for a in arguments), **keywords, out=nested(expected, outputs))
+    for array, ours, theirs in zip(outputs, flat(returned), flat(expected), strict=True):
+        assert ours is array
+        np.testing.assert_array_equal(np.asarray(array), theirs)
 
 
 @each_call

@@ -382,6 +382,16 @@ def test_the_region_of_a_level_holds_its_mass(seed):
     assert (abs(held - mass) <= 0.002 + 5 * np.sqrt(mass * (1 - mass) / n)).all()
 
 
+def test_narrow_components_on_the_points_of_a_plain_spiral_do_not_mislead_the_level():
+    k, m, n = np.linspace(2048, 4095, 100).astype(int), 101, 100_000
+    radius, angle = np.sqrt(-2.0 * np.log1p(-(k + 0.5) / 4096)), np.pi * (3.0 - np.sqrt(5.0)) * k
+    means, stddevs = np.zeros((m, 2)), np.full((m, 2), 1e-4)
+    means[1:], stddevs[0] = np.stack([radius * np.cos(angle), radius * np.sin(angle)], axis=-1), 1.0
+    single = BivariateMixture([1 - 1e-4, *[1e-6] * 100], means, stddevs, np.zeros(m))
+    held = (single.pdf(single.sample(n, rng=0)) >= single.credible_level(0.9)).mean()
+    assert abs(held - 0.9) <= 0.002 + 5 * np.sqrt(0.9 * 0.1 / n)  # 0.024 off, did all points lie there
+
+
 @each_kind
 def test_levels_have_the_axes_of_the_batch_and_of_the_masses(kind):
     batch, mass = made(kind, 2, (2, 3)), np.array([[0.1, 0.5, 0.9, 0.99]] * 5)
@@ -506,6 +516,51 @@ def test_a_slice_of_a_pickled_slice_works(index):
     np.testing.assert_array_equal(back[index].means, batch[index].means)
 
 
+FORGED_STATES = {
+    "no tuple": lambda packed, kind, dtype: None,
+    "too few": lambda packed, kind, dtype: (packed, kind),
+    "no array": lambda packed, kind, dtype: ("packed", kind, dtype),
+    "ragged": lambda packed, kind, dtype: ([packed, 1.0], kind, dtype),
+    "of another kind": lambda packed, kind, dtype: (packed, [kind], dtype),
+    "without axes": lambda packed, kind, dtype: (np.float64(1.0), kind, dtype),
+    "part of a component": lambda packed, kind, dtype: (packed[..., :5], kind, dtype),
+    "no component": lambda packed, kind, dtype: (packed[..., :0], kind, dtype),
+    "float32": lambda packed, kind, dtype: (packed.astype(np.float32), kind, dtype),
+    "dtype of integers": lambda packed, kind, dtype: (packed, kind, np.dtype("i8")),
+    "NaN": lambda packed, kind, dtype: (packed * np.nan, kind, dtype),
+    "inf": lambda packed, kind, dtype: (packed / 0.0, kind, dtype),
+    "other values": lambda packed, kind, dtype: (packed - 9.0, False, dtype),
+}
+
+
+@pytest.mark.parametrize("how", FORGED_STATES)
+@each_kind
+def test_a_state_that_no_mixture_has_is_refused_and_changes_nothing(kind, how):
+    batch = made(kind, 2, (4,))
+    before = state(batch)
+    with np.errstate(all="ignore"):
+        forged = FORGED_STATES[how](*batch.__getstate__())
+    with pytest.raises(ValueError, match=r"^state: expected that of a BivariateMixture, got "):
+        batch.__setstate__(forged)
+    assert_same_bits(state(batch), before)
+
+
+@pytest.mark.parametrize("offset", [-1e300, -1e16, 1e4, 1e15, 1e300])
+def test_what_all_logits_share_changes_no_bit(offset):
+    # numbers that the offset does not round
+    raw = network_output(4)
+    raw[:4] = [0.0, 0.0, 8.0, 8.0] if abs(offset) <= 1e15 else 0.0
+    plain, x = BivariateMixture.from_network_output(raw), points()
+    raw[:4] += offset
+    shifted = BivariateMixture.from_network_output(raw)
+    for ask in (
+        lambda m: state(m)[:4],
+        lambda m: [m.mean(), m.covariance(), m.credible_level(0.5), m.mode()],
+        lambda m: [m.marginal(0).logpdf(x[0]), m.marginal(1).cdf(x[1]), m.conditional(0, x[0]).weights],
+    ):
+        assert_same_bits(ask(shifted), ask(plain))
+
+
 def test_mixtures_are_equal_only_to_themselves():
     first, second = mixture(), mixture()
     assert first == first
@@ -606,7 +661,7 @@ def extreme_mixtures():
     for scale, sharpening in itertools.product((1.0, 1e20), ({"bias": 1e300}, {"temperature": 1e-300})):
         yield network(raw * scale, **sharpening)
         yield network(raw * scale, temperature=1e300)
-    for scale in (1e-310, 1e-200, 1e-30, 1e30, 1e153):
+    for scale in (2.3e-308, 1e-200, 1e-30, 1e30, 1e153, 1.7e308):
         stddevs = [[scale, 1.0], [1.0, scale], [scale, scale]]
         yield BivariateMixture([0.25, 0.25, 0.5], np.zeros((3, 2)), stddevs, [0.0, 0.9, -0.9])
     largest = np.nextafter(1.0, 0.0)
@@ -620,7 +675,7 @@ def extreme_mixtures():
         shares, correlations = rng.choice([1.0, 0.5, 1e-9, 1e-200, 0.0], m), np.tanh(any_finite(rng, m, np.float64))
         weights = shares / shares.sum() if shares.any() else np.full(m, 1 / m)
         means, stddevs = (any_finite(rng, (m, 2), np.float64) for _ in range(2))
-        yield BivariateMixture(weights, means, np.maximum(abs(stddevs), 5e-324), correlations * largest)
+        yield BivariateMixture(weights, means, np.maximum(abs(stddevs), 2.3e-308), correlations * largest)
 
 
 def test_extreme_mixtures_give_no_nan():

@@ -245,6 +245,16 @@ def test_units_do_not_matter(scale):
     np.testing.assert_allclose(scaled.correlations, plain.correlations, rtol=0, atol=1e-5)
 
 
+@pytest.mark.parametrize("exponent", [-1000, 1000, 1019])
+def test_powers_of_two_change_no_bit_up_to_the_largest_numbers(exponent):
+    points, _ = clusters(300)  # the largest coordinate is below 2^4
+    plain, scaled = (BivariateMixture.fit(np.ldexp(points, e), 2, rng=0) for e in (0, exponent))
+    assert_same_bits(
+        (scaled.weights, scaled.means, scaled.stddevs),
+        (plain.weights, np.ldexp(plain.means, exponent), np.ldexp(plain.stddevs, exponent)),
+    )
+
+
 def test_the_origin_and_the_order_of_the_axes_do_not_matter():
     points, _ = clusters(300)
     plain, offset = BivariateMixture.fit(points, 3, rng=0), np.array([1e6, -1e6])

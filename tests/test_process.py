@@ -12,10 +12,10 @@ from contextlib import contextmanager
 import builds
 import numpy as np
 import pytest
-from checks import assert_same_bits, each_dtype, run_python
+from checks import REDUCTIONS, assert_same_bits, each_dtype, run_python
 from test_builds import calls, digest, golden, results
 
-from cymdn import BivariateMixture
+from cymdn import BivariateMixture, gaussian_logpdf, mdn_loss, mdn_loss_and_gradient, mixture_logpdf
 
 # A library built with -ffast-math makes its whole process flush denormals; a stray rounding mode shifts every sum.
 PROGRAM = f"""
@@ -120,6 +120,38 @@ def test_a_mixtures_results_are_the_same_where_numbers_are_flushed():
     expected = answers()
     with flushing():
         flushed = answers()
+    assert_same_bits(flushed, expected)
+
+
+TINY, TINY32 = np.array([1e-320, 3e-310]), np.array([1e-40, 1e-44], np.float32)
+LIGHT = BivariateMixture([1.0, 1e-320], [[0.0, 0.0], [1000.0, 1.0]], [[3e-308, 3e-308], [1.0, 1.0]], [0.0, 0.5])
+WIDE = BivariateMixture([1.0], [[0.0, 0.0]], [[1e155, 1e155]], [0.0])
+RAW, X = np.random.default_rng(0).normal(size=(2, 13)), np.random.default_rng(1).normal(size=(2, 2))
+SHARP = np.array([[-1e300, *RAW[0, 1:]], RAW[1]])
+ROUND = np.zeros((1, 2)), np.ones((1, 2)), np.zeros(1)
+AROUND_KERNELS = {  # what NumPy converts, multiplies or adds for them
+    "weights": lambda: [mdn_loss_and_gradient(RAW[:, 1:], X, sample_weight=TINY, reduction=r) for r in REDUCTIONS],
+    "float32 pens": lambda: mdn_loss(SHARP, X, TINY32),
+    "float32 weights": lambda: mixture_logpdf(X, TINY32[:1], *ROUND),
+    "float32 stddevs": lambda: gaussian_logpdf(0.0 * X, ROUND[0], TINY32[None], ROUND[2]),
+    "a float32 result": lambda: mdn_loss(*map(np.float32, (RAW[:, 1:], X)), sample_weight=TINY32, reduction="sum"),
+    "densities": lambda: (
+        LIGHT.pdf([1010.0, 33.0]),
+        LIGHT.marginal(0).pdf([1e3, 1e3 + 33]),
+        LIGHT.marginal(0).cdf(-1e-307),
+    ),
+    "shares": lambda: (LIGHT.responsibilities([1000.0, 1.0]), LIGHT.conditional(1, 1.0).weights),
+    "a level": lambda: WIDE.credible_level([0.5]),
+    "covariances": lambda: BivariateMixture.from_covariances([1.0], [[0, 0]], [[[1e-310, 0.0], [0.0, 1e-309]]]).stddevs,
+}
+
+
+@knows_how_to_flush
+@pytest.mark.parametrize("name", AROUND_KERNELS)
+def test_what_is_done_around_kernels_is_the_same_where_numbers_are_flushed(name):
+    expected = AROUND_KERNELS[name]()
+    with flushing():
+        flushed = AROUND_KERNELS[name]()
     assert_same_bits(flushed, expected)
 
 

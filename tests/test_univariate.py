@@ -200,6 +200,9 @@ def test_far_away_the_conditional_is_that_of_the_widest_component():
         np.testing.assert_array_equal(line.weights, [0.0, 1.0])
         np.testing.assert_allclose(line.mean(), 5.0 - 0.75 * (value - 1.0) / 2, rtol=8 * EPS, atol=0)
         np.testing.assert_allclose(line.variance(), 9.0 * (1 - 0.0625), rtol=8 * EPS, atol=0)
+    # logarithms of 5e15 cost the weights of equal densities no digit
+    line = BivariateMixture([0.5, 0.5], [[0.0, 0.0], [0.0, 5.0]], np.ones((2, 2)), [0.5, -0.25]).conditional(0, 1e8)
+    np.testing.assert_allclose(line.weights, [0.5, 0.5], rtol=4 * EPS, atol=0)
 
 
 def test_beyond_all_densities_the_weights_stay_and_an_independent_coordinate_does_not_depend_on_the_value():
@@ -301,14 +304,21 @@ def test_a_value_changed_afterwards_changes_nothing():
     np.testing.assert_array_equal(line.mean(), before)
 
 
-@pytest.mark.parametrize("sigma", [1e-310, 1e-200, 1e-30, 1e30, 1e150])
+@pytest.mark.parametrize("sigma", [2.3e-308, 1e-200, 1e-30, 1e30, 1e150, 1.7e308])
 def test_extreme_sigmas_are_right_not_only_numbers(sigma):
     line = BivariateMixture([1.0], [[0.0, 0.0]], [[sigma, 1.0]], [0.5]).marginal(0)
-    # a sigma without a finite inverse counts as the smallest that has one, 5.6e-309, as in the plane
-    rtol = 1e-12 if sigma > 1e-300 else 1e-2
-    np.testing.assert_allclose(line.logpdf(0.0), -0.5 * np.log(2 * np.pi) - np.log(sigma), rtol=rtol, atol=0)
-    if sigma > 1e-300:
-        np.testing.assert_allclose(line.cdf([-sigma, 0.0, sigma]), stats.norm.cdf([-1, 0, 1]), rtol=1e-12, atol=0)
+    np.testing.assert_allclose(line.logpdf(0.0), -0.5 * np.log(2 * np.pi) - np.log(sigma), rtol=1e-12, atol=0)
+    np.testing.assert_allclose(line.cdf([-sigma, 0.0, sigma]), stats.norm.cdf([-1, 0, 1]), rtol=1e-12, atol=0)
+
+
+@pytest.mark.parametrize("a", [5.0, 18.0, 300.0])
+def test_a_conditional_narrower_than_any_float64_has_its_density(a):
+    # log sigma of the conditional one is -700 - log cosh a: its density at the mean is exp of as much
+    line = BivariateMixture.from_network_output([0.0, 0.0, 0.0, 0.0, -700.0, a]).conditional(0, 0.0)
+    log_sigma = -700.0 - a + np.log(2.0) - np.log1p(np.exp(-2.0 * a))
+    np.testing.assert_allclose(line.logpdf(0.0), -0.5 * np.log(2 * np.pi) - log_sigma, rtol=1e-15, atol=0)
+    assert line.logpdf(1e-150) == -np.inf
+    np.testing.assert_array_equal(line.cdf([-1e-150, 0.0, 1e-150]), [0.0, 0.5, 1.0])
 
 
 def test_a_component_of_no_share_adds_nothing_to_moments_that_overflow():
