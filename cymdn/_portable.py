@@ -191,12 +191,18 @@ def row_factors(xp: Any, sample_weight: Any, reduction: str) -> Any:
     return weight / xp.sum(weight)
 
 
+def live_factors(xp: Any, factors: Any, losses: Any) -> Any:
+    """Return the factors of the rows' gradients: 0 where the weighted loss is inf."""
+    return xp.where(factors * losses == math.inf, 0.0, factors)
+
+
 def reduce_losses(xp: Any, losses: Any, sample_weight: Any, reduction: str) -> Any:
     """Return the losses of rows reduced. A row of weight 0 is skipped, whatever it is."""
     if sample_weight is None:
         return losses if reduction == "none" else xp.sum(losses) if reduction == "sum" else xp.mean(losses)
     factors = row_factors(xp, sample_weight, reduction)
     weighted = factors * xp.where(factors == 0, 0.0, losses)
+    weighted = xp.where(weighted == math.inf, math.inf, weighted)  # which has gradient 0
     return weighted if reduction == "none" else xp.sum(weighted)
 
 

@@ -383,13 +383,23 @@ def _evaluate_portably(
     static: _Static, raw: Array, x: Array, pen: Array | None, sample_weight: Array | None, *, gradients: bool
 ) -> list[Array]:
     pen, weight = (None if array is None else array.astype(raw.dtype) for array in (pen, sample_weight))
+    weight = _lifted(weight) if weight is not None and static.reduction == "mean" else weight
     losses, *of_rows = _portable.rows(jnp, raw, x, pen, gradients)
     loss = _portable.reduce_losses(jnp, losses, weight, static.reduction)
     if not gradients:
         return [loss]
     weight = jnp.ones_like(losses) if weight is None else weight
-    factors = _portable.row_factors(jnp, weight, static.reduction)
+    factors = _portable.live_factors(jnp, _portable.row_factors(jnp, weight, static.reduction), losses)
     return [loss, *(_portable.scale(jnp, rows, factors) for rows in of_rows[: 1 + static.x_wanted])]
+
+
+def _lifted(weight: Array) -> Array:
+    """Return weights of a mean, times a power of two where denormal ones count: XLA takes these for zeros."""
+    info, integer = jnp.finfo(weight.dtype), {32: jnp.int32, 64: jnp.int64}[jnp.finfo(weight.dtype).bits]
+    bits = jax.lax.bitcast_convert_type(weight, integer)
+    smallest = 2.0 ** (info.minexp - info.nmant + 64)  # the smallest denormal number, 2^64 times
+    lifted = jnp.where(bits >> info.nmant == 0, bits.astype(weight.dtype) * smallest, weight * 2.0**64)
+    return jnp.where(jnp.max(weight, initial=0.0) < 1, lifted, weight)
 
 
 def _evaluate_by_kernels(
