@@ -17,7 +17,7 @@ The layers, each importing only from those below it:
 """
 
 from cymdn._builds import show_config
-from cymdn._diagnose import Diagnosis, diagnose
+from cymdn._diagnose import diagnose
 from cymdn._distribution import BivariateMixture
 from cymdn._gaussian import gaussian_density_batch, gaussian_logpdf, gaussian_logpdf_and_gradient
 from cymdn._layout import Layout
@@ -27,7 +27,6 @@ from cymdn._sampling import mdn_sample
 
 __all__ = [
     "BivariateMixture",
-    "Diagnosis",
     "Layout",
     "__version__",
     "diagnose",

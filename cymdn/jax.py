@@ -11,9 +11,9 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from cymdn import _mdn, _portable, _portable_draws
-from cymdn._arrays import check_numbers, check_size
+from cymdn._arrays import check_floor, check_numbers, check_size
 from cymdn._layout import Pens, check_pens, components_of
-from cymdn._mdn import Reduction
+from cymdn._mdn import Floor, Reduction
 from cymdn._sampling import MdnSample
 
 try:
@@ -41,6 +41,8 @@ def mdn_loss(
     pen: Array | ArrayLike | None = None,
     *,
     sample_weight: Array | ArrayLike | None = None,
+    stddev_floor: Floor = None,
+    n_components: int | None = None,
     reduction: Reduction = "mean",
 ) -> Array:
     """Loss of a mixture density network over correlated 2-D Gaussians, from its raw output, differentiable by JAX.
@@ -60,6 +62,10 @@ def mdn_loss(
     sample_weight : array, shape (...), optional
         Weights of the rows, finite and >= 0. A row of weight 0 is skipped, whatever it holds: masks are weights.
         Floats, integers or bool.
+    stddev_floor : float or pair of floats, optional
+        Standard deviation of an error of the points, as in `cymdn.mdn_loss`; static under `jax.jit`.
+    n_components : int, optional
+        The number M, if it is to be checked against the width of `raw`.
     reduction : {"mean", "sum", "none"}
         With losses l and weights w of the rows (1 without `sample_weight`): sum(w l) / sum(w), sum(w l), or w l.
         Under `jax.vmap` each element of the mapped axes has its own.
@@ -127,12 +133,11 @@ def mdn_loss(
     raw, x = _as_floats("raw", raw), _as_floats("x", x)
     pen = None if pen is None else _as_numbers("pen", pen)
     sample_weight = None if sample_weight is None else _as_numbers("sample_weight", sample_weight)
-    layout = _mdn.check_layout(
-        raw.shape, x.shape, None if pen is None else pen.shape, None if sample_weight is None else sample_weight.shape
-    )
+    pen_shape, weight_shape = (None if array is None else array.shape for array in (pen, sample_weight))
+    sizes = _mdn.check_layout(raw.shape, x.shape, pen_shape, weight_shape, n_components)
     if reduction == "mean":
-        _mdn.factor_and_divisor(prod(layout.batch_shape), None)
-    loss: Array = _loss_of_checked(_Static(reduction, *layout), raw, x, pen, sample_weight)
+        _mdn.factor_and_divisor(prod(sizes.batch_shape), None)
+    loss: Array = _loss_of_checked(_Static(reduction, check_floor(stddev_floor), *sizes), raw, x, pen, sample_weight)
     return loss
 
 
@@ -265,6 +270,7 @@ class _Static(NamedTuple):
     """What is known of a problem when it is traced, besides its arrays."""
 
     reduction: Reduction
+    floor: tuple[float, float]  # of the stddevs
     batch_shape: tuple[int, ...]
     pens: int
     components: int
@@ -384,7 +390,7 @@ def _evaluate_portably(
 ) -> list[Array]:
     pen, weight = (None if array is None else array.astype(raw.dtype) for array in (pen, sample_weight))
     weight = _lifted(weight) if weight is not None and static.reduction == "mean" else weight
-    losses, *of_rows = _portable.rows(jnp, raw, x, pen, gradients)
+    losses, *of_rows = _portable.rows(jnp, raw, x, pen, gradients, static.floor)
     loss = _portable.reduce_losses(jnp, losses, weight, static.reduction)
     if not gradients:
         return [loss]
@@ -408,7 +414,7 @@ def _evaluate_by_kernels(
     loss_shape = static.batch_shape if static.reduction == "none" else ()
     shapes = [loss_shape, raw.shape, x.shape][: 1 + (1 + static.x_wanted) * gradients]
     results = [jax.ShapeDtypeStruct(shape, raw.dtype) for shape in shapes]
-    callback = _Callback(static.reduction, static.batch_shape)
+    callback = _Callback(static.reduction, static.floor, static.batch_shape)
     arrays = buffer_callback(callback, results, vmap_method="expand_dims")(raw, x, pen, sample_weight)
     return _vary_alike(arrays, [raw])
 
@@ -421,6 +427,7 @@ class _Callback:
     """Fills the loss, and the gradients for which there are outputs. Equal ones share what JAX has compiled."""
 
     reduction: Reduction
+    floor: tuple[float, float]
     batch_shape: tuple[int, ...]
 
     def __call__(self, context: object, outputs: Sequence[Any], *inputs: Any) -> None:
@@ -432,12 +439,12 @@ class _Callback:
         arrays = [None if buffer is None else _stretch(np.asarray(buffer), mapped) for buffer in inputs]
         if mapped and self._is_row_by_row(weighted=arrays[-1] is not None):
             results[0] = loss.reshape(*mapped, *self.batch_shape)
-            _score("none", arrays, results)
+            _score("none", self.floor, arrays, results)
             return
         for index in np.ndindex(mapped):
             # with the ellipsis even an element without axes is a view
             at = (*index, ...)
-            _score(self.reduction, [None if a is None else a[at] for a in arrays], [a[at] for a in results])
+            _score(self.reduction, self.floor, [None if a is None else a[at] for a in arrays], [a[at] for a in results])
 
     def _is_row_by_row(self, *, weighted: bool) -> bool:
         """Whether each result is of one row, so that the mapped axes are but more rows of one call."""
@@ -449,24 +456,34 @@ def _stretch(array: NDArray[Any], mapped: tuple[int, ...]) -> NDArray[Any]:
     return np.broadcast_to(array, mapped + array.shape[len(mapped) :]) if mapped else array
 
 
-def _score(reduction: Reduction, arrays: Sequence[NDArray[Any] | None], results: Sequence[NDArray[Any]]) -> None:
+def _score(
+    reduction: Reduction,
+    floor: tuple[float, float],
+    arrays: Sequence[NDArray[Any] | None],
+    results: Sequence[NDArray[Any]],
+) -> None:
     """Fill the results from raw, x, pen and weights; with NaN where weights are not such."""
     try:
-        _fill(reduction, arrays, results)
+        _fill(reduction, floor, arrays, results)
     except ValueError:
         # Shapes fit: it is the weights' values. What JAX does after an exception in a callback is undefined.
         *others, weight = arrays
         bad: Any = ...
         if weight is not None and reduction == "none":
             bad = ~(np.isfinite(weight) & (weight >= 0))
-            _fill(reduction, [*others, np.where(bad, 0, weight)], results)
+            _fill(reduction, floor, [*others, np.where(bad, 0, weight)], results)
         for result in results:
             result[bad] = np.nan
 
 
-def _fill(reduction: Reduction, arrays: Sequence[NDArray[Any] | None], results: Sequence[NDArray[Any]]) -> None:
+def _fill(
+    reduction: Reduction,
+    floor: tuple[float, float],
+    arrays: Sequence[NDArray[Any] | None],
+    results: Sequence[NDArray[Any]],
+) -> None:
     arguments: Sequence[Any] = arrays[:-1]
-    keywords: Any = {"sample_weight": arrays[-1], "reduction": reduction, "workers": -1}
+    keywords: Any = {"sample_weight": arrays[-1], "stddev_floor": floor, "reduction": reduction, "workers": -1}
     if len(results) == 1:
         loss = results[0]
         loss[...] = _mdn.mdn_loss(*arguments, **keywords)

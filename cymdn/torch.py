@@ -17,9 +17,9 @@ from typing import Any
 import numpy as np
 
 from cymdn import BivariateMixture, _builds, _mdn, _portable, _portable_draws
-from cymdn._arrays import check_count, check_size
+from cymdn._arrays import check_count, check_floor, check_size
 from cymdn._layout import PARAMETERS, Pens, check_pens, components_of
-from cymdn._mdn import Reduction
+from cymdn._mdn import Floor, Reduction
 from cymdn._sampling import MdnSample
 
 try:
@@ -44,6 +44,8 @@ def mdn_loss(
     pen: Tensor | None = None,
     *,
     sample_weight: Tensor | None = None,
+    stddev_floor: Floor = None,
+    n_components: int | None = None,
     reduction: Reduction = "mean",
 ) -> Tensor:
     """Loss of a mixture density network over correlated 2-D Gaussians, from its raw output.
@@ -62,6 +64,10 @@ def mdn_loss(
     sample_weight : Tensor, shape (...), optional
         Weights of the rows, finite and >= 0, of any real dtype. A row of weight 0 is skipped, whatever it holds: masks
         are weights.
+    stddev_floor : float or pair of floats, optional
+        Standard deviation of an error of the points, as in `cymdn.mdn_loss`.
+    n_components : int, optional
+        The number M, if it is to be checked against the width of `raw`.
     reduction : {"mean", "sum", "none"}
         With losses l and weights w of the rows (1 without `sample_weight`): sum(w l) / sum(w), sum(w l), or w l.
 
@@ -128,7 +134,10 @@ def mdn_loss(
     raw = _for_arithmetic("raw", raw)
     x = _for_arithmetic("x", x, raw)
     pen, sample_weight = _target("pen", pen, raw), _target("sample_weight", sample_weight, raw)
-    return _loss(raw, x, pen, sample_weight, reduction)
+    if n_components is not None:
+        pens = 0 if pen is None else 1 if pen.ndim < x.ndim else 3
+        components_of(tuple(raw.shape), pens, n_components)
+    return _loss(raw, x, pen, sample_weight, reduction, check_floor(stddev_floor))
 
 
 class MDNLoss(nn.Module):
@@ -138,11 +147,13 @@ class MDNLoss(nn.Module):
     ----------
     reduction : {"mean", "sum", "none"}
         As in `mdn_loss`.
+    stddev_floor : float or pair of floats, optional
+        As in `mdn_loss`.
 
     Raises
     ------
     ValueError
-        `reduction` is none of the three.
+        `reduction` is none of the three; `stddev_floor` is negative or not finite.
 
     See Also
     --------
@@ -163,20 +174,23 @@ class MDNLoss(nn.Module):
     torch.Size([13, 3])
     """
 
-    def __init__(self, reduction: Reduction = "mean") -> None:
+    def __init__(self, reduction: Reduction = "mean", stddev_floor: Floor = None) -> None:
         super().__init__()
         _mdn.check_reduction(reduction)
         self.reduction: Reduction = reduction
+        self.stddev_floor = None if stddev_floor is None else check_floor(stddev_floor)
 
     def forward(
         self, raw: Tensor, x: Tensor, pen: Tensor | None = None, *, sample_weight: Tensor | None = None
     ) -> Tensor:
         """Return the loss of raw output at points, as `mdn_loss` does."""
-        return mdn_loss(raw, x, pen, sample_weight=sample_weight, reduction=self.reduction)
+        keywords: Any = {"stddev_floor": self.stddev_floor, "reduction": self.reduction}
+        return mdn_loss(raw, x, pen, sample_weight=sample_weight, **keywords)
 
     def extra_repr(self) -> str:
         """Return what stands between the parentheses of the module's repr."""
-        return f"reduction={self.reduction!r}"
+        floor = "" if self.stddev_floor is None else f", stddev_floor={self.stddev_floor}"
+        return f"reduction={self.reduction!r}{floor}"
 
 
 def mdn_sample(
@@ -392,10 +406,12 @@ class MDNHead(nn.Module):
         pen: Tensor | None = None,
         *,
         sample_weight: Tensor | None = None,
+        stddev_floor: Floor = None,
         reduction: Reduction = "mean",
     ) -> Tensor:
         """Return `mdn_loss` of points x and pens for input h."""
-        return mdn_loss(self(h), x, pen, sample_weight=sample_weight, reduction=reduction)
+        keywords: Any = {"stddev_floor": stddev_floor, "reduction": reduction}
+        return mdn_loss(self(h), x, pen, sample_weight=sample_weight, **keywords)
 
     def sample(self, h: Tensor, **keywords: Any) -> MdnSample:
         """Return `mdn_sample` for input h, with its keywords but `pen`."""
@@ -452,11 +468,18 @@ def _target(name: str, value: Tensor | None, raw: Tensor) -> Tensor | None:
     return value
 
 
-def _loss(raw: Tensor, x: Tensor, pen: Tensor | None, weight: Tensor | None, reduction: Reduction) -> Tensor:
+def _loss(
+    raw: Tensor,
+    x: Tensor,
+    pen: Tensor | None,
+    weight: Tensor | None,
+    reduction: Reduction,
+    floor: tuple[float, float],
+) -> Tensor:
     """Return the loss of checked tensors on one device; of one dtype, but for pen and weight."""
     compiling = torch.compiler.is_compiling()
     if _has_kernels(raw):
-        call = _Call(reduction, *_wants_gradients(raw, x))
+        call = _Call(reduction, floor, *_wants_gradients(raw, x))
         if compiling:
             if any(forward_ad.unpack_dual(tensor).tangent is not None for tensor in (raw, x)):
                 raise NotImplementedError("mdn_loss: there is no forward mode in compiled graphs of the CPU")
@@ -472,7 +495,7 @@ def _loss(raw: Tensor, x: Tensor, pen: Tensor | None, weight: Tensor | None, red
     if reduction == "mean" and math.prod(shape[:-1]) == 0:
         _mdn.factor_and_divisor(0, None)  # which refuses; float() would fix a symbolic size
     pen, weight = (None if t is None else t.to(raw.dtype) for t in (pen, weight))
-    function, call = _CompiledLoss if compiling else _Loss, _Call("none", *_wants_gradients(raw, x))
+    function, call = _CompiledLoss if compiling else _Loss, _Call("none", floor, *_wants_gradients(raw, x))
     losses = function.apply(raw, x, pen, None, call)[0]
     return _portable.reduce_losses(torch, losses, weight, reduction)
 
@@ -490,6 +513,7 @@ class _Call:
     """What a call of `mdn_loss` asks for besides its tensors."""
 
     reduction: Reduction
+    floor: tuple[float, float]  # of the stddevs
     raw_wanted: bool  # whether the gradient with respect to raw is computed with the loss
     x_wanted: bool
     jvps: int = 0  # in forward mode, so far
@@ -512,7 +536,7 @@ class _Loss(torch.autograd.Function):
         if _has_kernels(raw):
             return (_calculate if _is_plain(raw, x) else _operate)(raw, x, pen, weight, call)
         wanted = call.raw_wanted or call.x_wanted
-        loss, gradient, x_gradient = _portable.rows(torch, raw, x, pen, wanted)
+        loss, gradient, x_gradient = _portable.rows(torch, raw, x, pen, wanted, call.floor)
         return loss, *((gradient, x_gradient) if wanted else (raw.new_empty(0), raw.new_empty(0)))
 
     @staticmethod
@@ -583,11 +607,17 @@ class _Gradients(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        raw: Tensor, x: Tensor, pen: Tensor | None, factors: Tensor, gradient: Tensor, x_gradient: Tensor
+        raw: Tensor,
+        x: Tensor,
+        pen: Tensor | None,
+        factors: Tensor,
+        gradient: Tensor,
+        x_gradient: Tensor,
+        floor: tuple[float, float],
     ) -> tuple[Tensor, Tensor]:
         there = gradient.shape == raw.shape, x_gradient.shape == x.shape
         if not all(there):
-            of_rows = _portable.rows(torch, raw, x, None if pen is None else pen.to(raw.dtype))[1:]
+            of_rows = _gradients_of_rows(raw, x, pen, floor)
             computed = [_portable.scale(torch, rows, factors) for rows in of_rows]
         return (
             gradient.clone() if there[0] else computed[0],
@@ -598,19 +628,26 @@ class _Gradients(torch.autograd.Function):
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
         ctx.save_for_backward(*inputs[:4])
         ctx.save_for_forward(*inputs[:4])
+        ctx.floor = inputs[6]
         ctx.set_materialize_grads(False)
 
     @staticmethod
     def backward(ctx: Any, *upstream: Tensor | None) -> tuple[Tensor | None, ...]:
-        return *_hessian_times(*ctx.saved_tensors, *upstream), None, None, None, None
+        return *_hessian_times(ctx.floor, *ctx.saved_tensors, *upstream), None, None, None, None, None
 
     @staticmethod
     def jvp(ctx: Any, *tangents: Tensor | None) -> tuple[Tensor, Tensor]:
-        return _hessian_times(*ctx.saved_tensors, *tangents[:2])  # it is symmetric
+        return _hessian_times(ctx.floor, *ctx.saved_tensors, *tangents[:2])  # it is symmetric
 
     @staticmethod
-    def vmap(info: Any, in_dims: tuple[int | None, ...], *tensors: Tensor | None) -> tuple[Any, Any]:
-        return _Gradients.apply(*_to_front(tensors, in_dims, info.batch_size)), (0, 0)
+    def vmap(info: Any, in_dims: tuple[int | None, ...], *arguments: Any) -> tuple[Any, Any]:
+        *tensors, floor = arguments
+        return _Gradients.apply(*_to_front(tensors, in_dims, info.batch_size), floor), (0, 0)
+
+
+def _gradients_of_rows(raw: Tensor, x: Tensor, pen: Tensor | None, floor: tuple[float, float]) -> tuple[Tensor, Tensor]:
+    _, *gradients = _portable.rows(torch, raw, x, None if pen is None else pen.to(raw.dtype), True, floor)
+    return gradients[0], gradients[1]
 
 
 def _differentiable_gradients(ctx: Any) -> tuple[Tensor, Tensor]:
@@ -620,7 +657,7 @@ def _differentiable_gradients(ctx: Any) -> tuple[Tensor, Tensor]:
         raise RuntimeError("mdn_loss: pen or sample_weight was modified in place before it was differentiated again")
     weight = torch.ones_like(raw[..., 0]).detach() if weight is None else weight.to(raw.dtype)
     factors = _portable.row_factors(torch, weight, ctx.call.reduction)
-    return _Gradients.apply(raw, x, pen, factors, *gradients)
+    return _Gradients.apply(raw, x, pen, factors, *gradients, ctx.call.floor)
 
 
 def _version(tensor: Tensor | None) -> int | None:
@@ -629,6 +666,7 @@ def _version(tensor: Tensor | None) -> int | None:
 
 
 def _hessian_times(
+    floor: tuple[float, float],
     raw: Tensor,
     x: Tensor,
     pen: Tensor | None,
@@ -637,11 +675,7 @@ def _hessian_times(
     x_part: Tensor | None,
 ) -> tuple[Tensor, Tensor]:
     """Return the second derivatives of each row's weighted loss, times a vector for raw and one for x."""
-
-    def gradients(raw: Tensor, x: Tensor) -> tuple[Tensor, ...]:
-        return _portable.rows(torch, raw, x, None if pen is None else pen.to(raw.dtype))[1:]
-
-    product = torch.func.vjp(gradients, raw, x)[1]
+    product = torch.func.vjp(lambda raw, x: _gradients_of_rows(raw, x, pen, floor), raw, x)[1]
     vector = (
         torch.zeros_like(like) if part is None else part
         for part, like in zip((raw_part, x_part), (raw, x), strict=True)
@@ -678,11 +712,11 @@ def _mapped(function: Any, info: Any, in_dims: tuple[Any, ...], *arguments: Any)
     wanted = _wants_gradients(*tensors[:2])  # a mapped tensor does not tell, what it is mapped from does
     one_row = math.prod(tensors[0].shape[1:-1]) == 1 and (weight is None or call.reduction != "mean")
     if call.reduction == "none" or one_row:
-        calls = [_Call("none", *wanted)]
+        calls = [_Call("none", call.floor, *wanted)]
         loss, *gradients = function(*tensors, weight, *calls)
         outputs = loss if call.reduction == "none" else loss.reshape(size), *gradients
     else:
-        calls = [_Call(call.reduction, *wanted) for _ in range(size)]
+        calls = [_Call(call.reduction, call.floor, *wanted) for _ in range(size)]
         slices = [[None if t is None else t[i] for t in (*tensors, weight)] for i in range(size)]
         results = [function(*parts, part) for parts, part in zip(slices, calls, strict=True)]
         outputs = tuple(map(torch.stack, zip(*results, strict=True)))
@@ -718,6 +752,7 @@ def _calculate(
     arrays: list[Any] = [None if tensor is None else tensor.numpy(force=True) for tensor in (raw, x, pen, weight)]
     keywords: Any = {
         "sample_weight": arrays.pop(),
+        "stddev_floor": call.floor,
         "reduction": call.reduction,
         "workers": min(torch.get_num_threads(), _builds.cpu_count()),
     }
@@ -735,13 +770,15 @@ def _calculate(
 # The operators of graphs. What they return must be new memory, and may not depend on whether a tensor requires grad.
 
 
-ARGUMENTS = "Tensor raw, Tensor x, Tensor? pen, Tensor? sample_weight, str reduction"
+ARGUMENTS = "Tensor raw, Tensor x, Tensor? pen, Tensor? sample_weight, str reduction, float[2] floor"
 CPU: Any = {"mutates_args": (), "device_types": "cpu"}
 
 
 @torch.library.custom_op("cymdn::mdn_loss", schema=f"({ARGUMENTS}) -> Tensor", **CPU)
-def _loss_operator(raw: Tensor, x: Tensor, pen: Tensor | None, weight: Tensor | None, reduction: Reduction) -> Tensor:
-    return _calculate(raw, x, pen, weight, _Call(reduction, False, False))[0]
+def _loss_operator(
+    raw: Tensor, x: Tensor, pen: Tensor | None, weight: Tensor | None, reduction: Reduction, floor: Sequence[float]
+) -> Tensor:
+    return _calculate(raw, x, pen, weight, _Call(reduction, _pair(floor), False, False))[0]
 
 
 @torch.library.custom_op(
@@ -750,9 +787,15 @@ def _loss_operator(raw: Tensor, x: Tensor, pen: Tensor | None, weight: Tensor | 
     **CPU,
 )
 def _gradient_operator(
-    raw: Tensor, x: Tensor, pen: Tensor | None, weight: Tensor | None, reduction: Reduction, x_wanted: bool
+    raw: Tensor,
+    x: Tensor,
+    pen: Tensor | None,
+    weight: Tensor | None,
+    reduction: Reduction,
+    floor: Sequence[float],
+    x_wanted: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    return _calculate(raw, x, pen, weight, _Call(reduction, True, x_wanted))
+    return _calculate(raw, x, pen, weight, _Call(reduction, _pair(floor), True, x_wanted))
 
 
 @torch.library.custom_op(
@@ -763,26 +806,39 @@ def _scale_operator(gradient: Tensor, upstream: Tensor, loss: Tensor) -> Tensor:
     return _scale(gradient, upstream)
 
 
+def _pair(numbers: Sequence[float]) -> tuple[float, float]:
+    first, second = numbers
+    return first, second
+
+
 def _operate(
     raw: Tensor, x: Tensor, pen: Tensor | None, weight: Tensor | None, call: _Call
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Do what `_calculate` does, by operators that can be traced."""
     if call.raw_wanted or call.x_wanted:
-        return _gradient_operator(raw, x, pen, weight, call.reduction, call.x_wanted)
-    return _loss_operator(raw, x, pen, weight, call.reduction), raw.new_empty(0), raw.new_empty(0)
+        return _gradient_operator(raw, x, pen, weight, call.reduction, call.floor, call.x_wanted)
+    return _loss_operator(raw, x, pen, weight, call.reduction, call.floor), raw.new_empty(0), raw.new_empty(0)
 
 
 # Shapes and dtypes alone
 
 
 @_loss_operator.register_fake
-def _(raw: Tensor, x: Tensor, pen: Tensor | None, weight: Tensor | None, reduction: Reduction) -> Tensor:
+def _(
+    raw: Tensor, x: Tensor, pen: Tensor | None, weight: Tensor | None, reduction: Reduction, floor: Sequence[float]
+) -> Tensor:
     return raw.new_empty(raw.shape[:-1] if reduction == "none" else ())
 
 
 @_gradient_operator.register_fake
 def _(
-    raw: Tensor, x: Tensor, pen: Tensor | None, weight: Tensor | None, reduction: Reduction, x_wanted: bool
+    raw: Tensor,
+    x: Tensor,
+    pen: Tensor | None,
+    weight: Tensor | None,
+    reduction: Reduction,
+    floor: Sequence[float],
+    x_wanted: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:
     loss = raw.new_empty(raw.shape[:-1] if reduction == "none" else ())
     return loss, raw.new_empty(raw.shape), raw.new_empty(x.shape if x_wanted else (0,))
@@ -809,7 +865,7 @@ def _backward(ctx: Any, upstream: Tensor | None, *_: None) -> tuple[Tensor | Non
         _scale_operator(gradient, upstream, loss) if need and upstream is not None else None
         for need, gradient in zip(ctx.needs_input_grad[:2], gradients, strict=True)
     )
-    return *scaled, None, None, None, None
+    return *scaled, None, None, None, None, None
 
 
 def _no_derivative(*_: Any) -> None:
@@ -826,13 +882,17 @@ _scale_operator.register_autograd(_no_derivative)
 
 @_loss_operator.register_vmap
 def _(info: Any, in_dims: tuple[Any, ...], *arguments: Any) -> tuple[Tensor, int]:
-    (loss, *_), _ = _mapped(_operate, info, in_dims, *arguments[:4], _Call(arguments[4], False, False))
+    (loss, *_), _ = _mapped(
+        _operate, info, in_dims, *arguments[:4], _Call(arguments[4], _pair(arguments[5]), False, False)
+    )
     return loss, 0
 
 
 @_gradient_operator.register_vmap
 def _(info: Any, in_dims: tuple[Any, ...], *arguments: Any) -> tuple[Any, Any]:
-    return _mapped(_operate, info, in_dims, *arguments[:4], _Call(arguments[4], True, arguments[5]))
+    return _mapped(
+        _operate, info, in_dims, *arguments[:4], _Call(arguments[4], _pair(arguments[5]), True, arguments[6])
+    )
 
 
 class _CompiledLoss(torch.autograd.Function):
