@@ -124,18 +124,20 @@ def _floored(xp: Any, c: _Components, floor: tuple[float, float]) -> tuple[_Comp
     info = xp.finfo(c.r.dtype)
     tiny, far = float(info.tiny), float(info.max) ** 0.4
 
-    def of_stddev(f: float, log_s: Any, root: Any) -> tuple[Any, Any, Any]:
-        ratio = xp.clip(f * root * root, None, float(info.max) * 0.5)
+    def of_stddev(f: float, log_s: Any, root: Any) -> tuple[Any, ...]:
+        ratio = xp.clip(f * root * root, None, 0.25 / tiny)  # which has a normal inverse; sigma is nothing beside f
         # each branch of a derivative that is multiplied by 0 has to be finite
         near, beyond = xp.where(ratio < far, ratio, 1.0), xp.where(ratio < far, 1.0, ratio)
         kept = xp.where(ratio < far, 1.0 / xp.sqrt(1.0 + near * near), 1.0 / beyond)
-        lost = (ratio * kept) * (ratio * kept)
-        small = log_s - xp.log(xp.where(ratio < 1.0, kept, 1.0))
-        large = math.log(max(f, tiny)) - 0.5 * xp.log(xp.where(ratio < 1.0, 1.0, lost))
-        return kept, lost, xp.where(ratio < 1.0, small, large)
+        lost = ratio * kept
+        small, large = xp.where(ratio < 1.0, kept, 1.0), xp.where(ratio < 1.0, 1.0, lost)
+        scale = max(f, tiny)
+        log_floored = xp.where(ratio < 1.0, log_s - xp.log(small), math.log(scale) - xp.log(large))
+        floored_root = xp.where(ratio < 1.0, root * xp.sqrt(small), xp.sqrt(large) / math.sqrt(scale))
+        return kept, lost * lost, log_floored, floored_root
 
-    c0, lost0, log_s0 = of_stddev(floor[0], c.log_s0, c.root0)
-    c1, lost1, log_s1 = of_stddev(floor[1], c.log_s1, c.root1)
+    c0, lost0, *floored0 = of_stddev(floor[0], c.log_s0, c.root0)
+    c1, lost1, *floored1 = of_stddev(floor[1], c.log_s1, c.root1)
     inverse = 1.0 / c.kappa
     product = c0 * c1 * inverse
     q = xp.clip(product * product + (lost0 + lost1 * (c0 * c0)), tiny, None)
@@ -143,8 +145,8 @@ def _floored(xp: Any, c: _Components, floor: tuple[float, float]) -> tuple[_Comp
     r, kappa = c.r * (c0 * c1), 1.0 / root
     t = xp.sign(r) * (xp.abs(r) > 0.5)
     cross = xp.where(t == 0, -kappa * r, t * (root / (1.0 + t * r)))
-    roots = c.root0 * xp.sqrt(c0), c.root1 * xp.sqrt(c1)
-    floored = _Components(log_s0, log_s1, *roots, r, t, kappa, cross, -0.5 * xp.log(q))
+    (log_s0, root0), (log_s1, root1) = floored0, floored1
+    floored = _Components(log_s0, log_s1, root0, root1, r, t, kappa, cross, -0.5 * xp.log(q))
     through = _Through(c0, c1, lost0 / q * c.r, lost1 / q * c.r, (inverse * kappa) * (inverse * kappa))
     return floored, through
 

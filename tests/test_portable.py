@@ -2,7 +2,7 @@
 
 import contextlib
 import importlib
-from functools import cache
+from functools import cache, partial
 
 import numpy as np
 import pytest
@@ -34,24 +34,25 @@ def arrays(framework, *of_numpy):
 @cache  # so that JAX compiles it once for arrays of the same shapes
 def rows_of(framework):
     if framework.__name__ == "torch":
-        return lambda *given: _portable.rows(framework, *given)
-    return framework.jit(lambda *given: _portable.rows(framework.numpy, *given))
+        return partial(_portable.rows, framework)
+    return framework.jit(partial(_portable.rows, framework.numpy), static_argnums=(3, 4))
 
 
-def by_operations(framework, raw, x, pen=None):
+def by_operations(framework, raw, x, pen=None, floor=None):
     """Losses of rows and gradients to raw and x, in their own dtype."""
     given = arrays(framework, raw, x, None if pen is None else pen.astype(raw.dtype))
-    return list(map(np.asarray, rows_of(framework)(*given)))
+    return list(map(np.asarray, rows_of(framework)(*given, True, floor or (0.0, 0.0))))
 
 
-def by_kernels(framework, raw, x, pen=None):
+def by_kernels(framework, raw, x, pen=None, floor=None):
     """The same by the public functions, of 200 rows or more."""
     module, (raw, x, pen) = importlib.import_module(f"cymdn.{framework.__name__}"), arrays(framework, raw, x, pen)
+    keywords = {"stddev_floor": floor, "reduction": "none"}
     if framework.__name__ == "torch":
-        loss = module.mdn_loss(raw.requires_grad_(), x.requires_grad_(), pen, reduction="none")
+        loss = module.mdn_loss(raw.requires_grad_(), x.requires_grad_(), pen, **keywords)
         gradients = framework.autograd.grad(loss.sum(), (raw, x))
         return [tensor.detach().numpy() for tensor in (loss, *gradients)]
-    loss, pullback = framework.vjp(lambda raw, x: module.mdn_loss(raw, x, pen, reduction="none"), raw, x)
+    loss, pullback = framework.vjp(lambda raw, x: module.mdn_loss(raw, x, pen, **keywords), raw, x)
     return list(map(np.asarray, (loss, *pullback(framework.numpy.ones_like(loss)))))
 
 
@@ -63,10 +64,10 @@ def eps_of(way, dtype):
     return EPS[dtype if way is by_operations else np.float64]
 
 
-def allowed(way, number, dtype):
+def allowed(way, number, dtype, inverse=1.0):
     """Errors that numbers may have: of the arithmetic, of the result's rounding."""
-    # JAX flushes what is below the smallest normal number, and so may what is multiplied by 1 / sigma afterwards
-    return BOUND * (eps_of(way, dtype) * number.terms + np.finfo(dtype).tiny) + EPS[dtype] * abs(number.exact)
+    # JAX flushes what is below the smallest normal number, and may multiply it by 1 / sigma afterwards
+    return BOUND * (eps_of(way, dtype) * number.terms + np.finfo(dtype).tiny * inverse) + EPS[dtype] * abs(number.exact)
 
 
 # The loss
@@ -75,31 +76,34 @@ def allowed(way, number, dtype):
 @pytest.mark.skipif(not EXTENDED, reason="long double is double here")
 @each_framework
 @each_dtype
-@each_pen
+@pytest.mark.parametrize(
+    ("pen", "floor"), [*((pen, None) for pen in PENS), ("none", (0.3, 0.3)), ("none", (1e-3, 0.0))], ids=str
+)
 @pytest.mark.parametrize("group", GROUPS)
 @each_way
-def test_errors_are_within_8_eps_of_the_terms(way, group, pen, dtype, framework):
+def test_errors_are_within_8_eps_of_the_terms(way, group, pen, floor, dtype, framework):
     p = {name: array.astype(dtype) for name, array in GROUPS[group](np.random.default_rng(0), 300, 3).items()}
     raw, x, target = raw_output(p, pen)
     targets, eps = None if target is None else target.reshape(len(x), -1), eps_of(way, dtype)
-    mixed = reference.raw_mixture(LONG, x, raw, PENS[pen], eps)
+    mixed = reference.raw_mixture(LONG, x, raw, PENS[pen], eps, floor)
     expected = *reference.loss(LONG, raw, x, targets, mixed, eps), reference.negative(reference.score(mixed))
-    for got, number in zip(way(framework, raw, x, target), expected, strict=True):
-        assert (abs(got - number.exact) <= allowed(way, number, dtype)).all()
+    inverse = 1.0 if floor is None else 1 / max(floor)
+    for got, number in zip(way(framework, raw, x, target, floor), expected, strict=True):
+        assert (abs(got - number.exact) <= allowed(way, number, dtype, inverse)).all()
 
 
 @each_framework
 @each_dtype
 @each_pen
-@pytest.mark.parametrize("m", [1, 3, 20])
-def test_finite_rows_give_no_nan_and_an_infinite_loss_gradient_0(m, pen, dtype, framework):
+@pytest.mark.parametrize(("m", "floor"), [(1, None), (3, None), (20, None), (3, (1e-3, 0.0)), (3, (1e10, 1e-30))])
+def test_finite_rows_give_no_nan_and_an_infinite_loss_gradient_0(m, floor, pen, dtype, framework):
     rng, n = np.random.default_rng(m), 10_000
     raw, x = any_finite(rng, (n, PENS[pen] + 6 * m), dtype), any_finite(rng, (n, 2), dtype)
     raw[::2, PENS[pen] :][:, : m * int(rng.integers(1, 6))] = 0.5  # so that not all losses are infinite
     x[::7] = raw[::7, PENS[pen] + m : PENS[pen] + 3 * m : m]  # on a mean
     state = np.arange(n) % 3
     target = {"none": None, "bernoulli": state / 2, "categorical": np.eye(3)[state]}[pen]
-    loss, *gradients = by_operations(framework, raw, x, target)
+    loss, *gradients = by_operations(framework, raw, x, target, floor)
     assert_no_nan((loss, *gradients))
     assert 0.05 < np.isfinite(loss).mean() < 0.95
     for gradient in gradients:
