@@ -417,7 +417,10 @@ SIZES = {
     "fractional in part": ((2, 1.5), r"expected an integer, got float$"),
     "a list": ([2, 3], r"expected an integer, got list$"),
     **{
-        f"beyond all memory, {bad}": (bad, rf"expected at most 32 axes and 2\*\*58 draws .*, got {re.escape(str(bad))}$")
+        f"beyond all memory, {bad}": (
+            bad,
+            rf"expected at most 32 axes and 2\*\*58 draws .*, got {re.escape(str(bad))}$",
+        )
         for bad in (10**30, 2**62, (0, 2**62), (2**31, 2**31), (1,) * 33)
     },
 }
@@ -604,7 +607,10 @@ OTHER_CASES = {
             shapes(weights=0, mean=(0, 2), stddev=(0, 2), correlation=0),
             r"weights: expected at least one component, got M = 0$",
         ),
-        "too many axes": (shapes(stddev=(1,) * 33 + (3, 2)), r"stddev: expected at most 32 batch axes, got shape \(1,.*"),
+        "too many axes": (
+            shapes(stddev=(1,) * 33 + (3, 2)),
+            r"stddev: expected at most 32 batch axes, got shape \(1,.*",
+        ),
     },
     "mdn_loss": {
         "too many axes": (shapes(raw=(1,) * 33 + (6,)), r"raw: expected at most 32 batch axes, got shape \(1,.*"),

@@ -180,7 +180,12 @@ def test_a_weight_of_any_size_is_taken_as_it_is(weight):
 
 
 FAR = [  # x, mean, sigma, r: offsets whose squares, or that themselves, are beyond float64
-    *((x, 0.0, sigma, r) for x in (1e155, 1e200, 1.7e308) for sigma in (1e-200, 1e-9, 1.0) for r in (0.0, 0.999, -0.999)),
+    *(
+        (x, 0.0, sigma, r)
+        for x in (1e155, 1e200, 1.7e308)
+        for sigma in (1e-200, 1e-9, 1.0)
+        for r in (0.0, 0.999, -0.999)
+    ),
     *((1.7e308, -1.7e308, 1.0, r) for r in (0.0, 0.9)),
     (1.0, 0.0, 5e-324, 0.5),
 ]

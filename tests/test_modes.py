@@ -79,7 +79,10 @@ def test_the_mode_of_crossing_components_is_at_the_crossing():
 def test_the_mode_amid_three_long_components_is_the_centre_of_their_triangle(turn):
     # each passes the centre at 0.86 sigma; there is a lower maximum in each corner
     angle = turn + 2 * np.pi * np.arange(3) / 3
-    across, along = np.stack([np.cos(angle), np.sin(angle)], axis=-1), np.stack([-np.sin(angle), np.cos(angle)], axis=-1)
+    across, along = (
+        np.stack([np.cos(angle), np.sin(angle)], axis=-1),
+        np.stack([-np.sin(angle), np.cos(angle)], axis=-1),
+    )
     covariances = 300.0**2 * along[:, :, None] * along[:, None, :] + across[:, :, None] * across[:, None, :]
     covariances[:, 1, 0] = covariances[:, 0, 1]
     single = BivariateMixture.from_covariances(np.full(3, 1 / 3), 0.86 * across + 150.0 * along, covariances)

@@ -135,7 +135,11 @@ AROUND_KERNELS = {  # what NumPy converts, multiplies or adds for them
     "float32 weights": lambda: mixture_logpdf(X, TINY32[:1], *ROUND),
     "float32 stddevs": lambda: gaussian_logpdf(0.0 * X, ROUND[0], TINY32[None], ROUND[2]),
     "a float32 result": lambda: mdn_loss(*map(np.float32, (RAW[:, 1:], X)), sample_weight=TINY32, reduction="sum"),
-    "densities": lambda: (LIGHT.pdf([1010.0, 33.0]), LIGHT.marginal(0).pdf([1e3, 1e3 + 33]), LIGHT.marginal(0).cdf(-1e-307)),
+    "densities": lambda: (
+        LIGHT.pdf([1010.0, 33.0]),
+        LIGHT.marginal(0).pdf([1e3, 1e3 + 33]),
+        LIGHT.marginal(0).cdf(-1e-307),
+    ),
     "shares": lambda: (LIGHT.responsibilities([1000.0, 1.0]), LIGHT.conditional(1, 1.0).weights),
     "a level": lambda: WIDE.credible_level([0.5]),
     "covariances": lambda: BivariateMixture.from_covariances([1.0], [[0, 0]], [[[1e-310, 0.0], [0.0, 1e-309]]]).stddevs,
