@@ -19,7 +19,9 @@ from cymdn import _distribution_kernels
 FloatArray: TypeAlias = NDArray[np.floating[Any]]
 """float32 or float64."""
 
-P, R, T = ParamSpec("P"), TypeVar("R"), TypeVar("T")
+P = ParamSpec("P")
+R = TypeVar("R")
+T = TypeVar("T")
 
 # The trailing axes an argument must have: sizes, the first of which may be a name, for one size that arguments share.
 Core: TypeAlias = tuple[int | str, ...]

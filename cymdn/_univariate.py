@@ -240,7 +240,8 @@ class UnivariateMixture:
         return _rounded(x[..., 0], self._dtype)
 
     def _stddevs(self) -> Doubles:
-        return np.exp(np.clip(self._log_stddevs, *STDDEV_LIMITS))
+        stddevs: Doubles = np.exp(np.clip(self._log_stddevs, *STDDEV_LIMITS))
+        return stddevs
 
     def _standardise(self, x: ArrayLike) -> tuple[Doubles, np.dtype[Any]]:
         """Return (x - mean) / stddev (..., M), and the dtype of results."""
