@@ -140,7 +140,8 @@ class BivariateMixture:
         Returns
         -------
         BivariateMixture
-            Of batch shape (...).
+            Of batch shape (...). Log standard deviations beyond -708 to 708 count as that in standardised offsets of
+            points, in `stddevs` and in draws, moments and conditional means; densities contain them as they are.
 
         Raises
         ------
@@ -246,7 +247,7 @@ class BivariateMixture:
             were known with an error of that standard deviation. It keeps a component from collapsing onto a point,
             where the likelihood has no bound. A thousandth of the points' standard deviations, if not given.
         restarts : int, optional
-            Starts from which the best is followed to the end.
+            Starts, at most a million, from which the best is followed to the end.
         workers : int, optional
             As in `mdn_loss`.
 
@@ -258,7 +259,8 @@ class BivariateMixture:
         Raises
         ------
         TypeError, ValueError
-            An argument is not as above; all points agree in a coordinate and no `stddev_floor` is given.
+            An argument is not as above; all points agree in a coordinate and no `stddev_floor` is given; the points
+            are so near each other that a standard deviation would be below 2.23e-308.
 
         Notes
         -----

@@ -137,7 +137,10 @@ def gaussian_density_batch(
     -----
     An n of 1 broadcasts against the other arguments' n. Results are float32 if all arrays are float32 (or bool, float16
     and integers that float32 holds), else float64; the arithmetic is float64 either way. The values of the arrays never
-    raise: a NaN, or a value outside the domain, stays in its own component.
+    raise: a NaN, or a value outside the domain, stays in its own component. Finite values give no NaN (with a
+    `smooth_eps` of 0, where \|correlation\| < 1). Offsets, and what is made of them, count as the largest number where
+    they are beyond it; with a `smooth_eps` of 0 so does the reciprocal of the product of both standard deviations, of
+    which `gaussian_logpdf` takes the logarithm instead.
 
     With offsets :math:`u, v` divided by :math:`\sigma + \epsilon`, :math:`Z = u^2 + v^2 - 2 r u v` (not below 0) and
     :math:`q = 1 - r^2`, the density is [1]_ (eq. 24, 25), smoothed,
@@ -255,7 +258,7 @@ def gaussian_logpdf(
     mean : array_like, shape (..., M, 2)
         Means of the components.
     stddev : array_like, shape (..., M, 2)
-        Standard deviations, > 0, in the units of `x`.
+        Standard deviations, > 2.23e-308 (the smallest normal number), in the units of `x`.
     correlation : array_like, shape (..., M)
         Correlations, strictly between -1 and 1.
     out : ndarray, shape (..., M), optional
@@ -286,7 +289,8 @@ def gaussian_logpdf(
     -----
     The result is float32 if all arguments are float32 (or bool, float16 and integers that float32 holds), else float64;
     it is computed in float64. No epsilon is added anywhere ([1]_, eq. 24 and 25). Finite arguments within the domain
-    never give NaN; a component outside of it is NaN.
+    never give NaN; a component outside of it is NaN. A point counts as infinitely far where `x - mean` is beyond
+    float64.
 
     References
     ----------

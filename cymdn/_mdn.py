@@ -194,8 +194,8 @@ def mdn_loss_and_gradient(
     Notes
     -----
     The gradient is that of [1]_, eq. 27 to 37, in closed form. A component whose responsibility is 0 contributes
-    exactly 0, a row whose loss is beyond the range of the dtype has gradient 0, as has a row of weight 0; a row whose
-    loss is NaN has gradient NaN.
+    exactly 0. A row whose loss, or weighted loss, is beyond the range of the dtype (inf) has gradient 0, as has a row
+    of weight 0; a row whose loss is NaN has gradient NaN.
 
     References
     ----------

@@ -52,12 +52,12 @@ def mixture_logpdf(
     x : array_like, shape (..., 2)
         The points.
     weights : array_like, shape (..., M)
-        Weights of the components, >= 0; taken as they are, so they should sum to 1. A weight of 0 excludes its
+        Weights of the components, >= 0, of any size; taken as they are, so they should sum to 1. One of 0 excludes its
         component, whatever else that holds.
     mean : array_like, shape (..., M, 2)
         Means of the components.
     stddev : array_like, shape (..., M, 2)
-        Standard deviations, > 0, in the units of `x`.
+        Standard deviations, > 2.23e-308 (the smallest normal number), in the units of `x`.
     correlation : array_like, shape (..., M)
         Correlations, strictly between -1 and 1.
     out : ndarray, shape (...), optional
@@ -91,7 +91,8 @@ def mixture_logpdf(
     Computed in float64 from the components' log-densities :math:`\log N_j` as
     :math:`\log \sum_j w_j N_j`, less the largest term ([1]_, eq. 20 to 25): a point far from all components has a
     log-density, not the logarithm of 0. Finite arguments within the domain never give NaN. A component outside of it
-    (stddev <= 0 or \|correlation\| >= 1) makes its row NaN, unless its weight is 0.
+    (stddev <= 2.23e-308 or \|correlation\| >= 1) makes its row NaN, unless its weight is 0, as does an infinite weight.
+    A point counts as infinitely far where `x - mean` is beyond float64.
 
     References
     ----------

@@ -19,7 +19,7 @@ from cymdn._sampling import Seed, Sharpening, check_rng, draw
 Doubles = NDArray[np.float64]
 
 LOG_SQRT_TWO_PI = 0.5 * log(2.0 * pi)
-# Of logarithms of standard deviations: exp of the first is neither 0 nor inf, of half of the second not denormal
+# Of logarithms of standard deviations: exp of these is neither 0 nor inf, of half the next neither denormal nor inf
 STDDEV_LIMITS = -745.0, log(sys.float_info.max)
 LARGEST_LOG_SCALE = 1400.0
 LARGEST_OFFSET = 1e300  # its square is inf

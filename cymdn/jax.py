@@ -90,7 +90,8 @@ def mdn_loss(
     Notes
     -----
     On the CPU, from 200 rows on, loss and gradient are those of `cymdn.mdn_loss_and_gradient`, bit for bit, but that
-    what JAX computes from them may flush numbers below the smallest normal one to zero. For fewer rows, where the way
+    what JAX computes from them flushes numbers below the smallest normal one to zero, as it does with losses and
+    weights of fewer rows (but the proportions of weights in a "mean"). For fewer rows, where the way
     to the kernels would take longer than the arithmetic, and on GPU and TPU they are computed in jax.numpy: in the
     dtype of the arguments, with errors of at most 8 eps of the terms, by the same contract. The number of rows is that
     which a function is traced with, without the axes of `jax.vmap`.

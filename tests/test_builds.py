@@ -41,7 +41,7 @@ logpdf of a natural mixture                8a08e063f20ac89e  8a08e063f20ac89e  a
 component_logpdf of a natural mixture      79e9cb01956d49a8  79e9cb01956d49a8  fe1885a72d7b26c0  b6ff4ed8203c91ff
 responsibilities of a natural mixture      7d22df2043b482d4  7d22df2043b482d4  19418791c81dd9fe  fb7cbe134bc3aaf1
 score of a natural mixture                 9e96580f75433aa5  9e96580f75433aa5  f22c908527bfabf1  96fdc73ed52c06ef
-mode of a natural mixture                  29212fb22338fa39  29212fb22338fa39  59d76d2295499ad0  59d76d2295499ad0
+mode of a natural mixture                  29212fb22338fa39  29212fb22338fa39  b593fe8650c0bfdf  b593fe8650c0bfdf
 sample of a natural mixture                69baae883b5eb2e6  69baae883b5eb2e6  111b2f4a6baec22c  111b2f4a6baec22c
 pdf of a raw mixture                       fc28dfe5322a14e5  fc28dfe5322a14e5  e72d42ce2670eeae  6aba027c2690f88f
 logpdf of a raw mixture                    0f551bc487adec56  0f551bc487adec56  a5f97de2cc5d6f79  9d8924e2b2fd5b60

@@ -284,6 +284,21 @@ def test_a_row_of_weight_0_is_skipped_whatever_it_holds(path):
         assert_equal((loss, gradients[0]), cymdn.mdn_loss_and_gradient(raw, x, pen, sample_weight=mask))
 
 
+@each_reduction
+def test_tiny_and_huge_weights_do_what_they_do_in_cymdn(reduction):
+    raw, x = np.zeros((3, 6), np.float32), np.array([[60.0, 0.0], [1.0, 0.0], [0.0, 0.0]], np.float32)
+    weight = np.array([1e-45, 3e-45, 2e-38] if reduction == "mean" else [1e36, 2.0, 1.0], np.float32)
+
+    def loss(raw):
+        return mdn_loss(raw, x, sample_weight=weight, reduction=reduction)
+
+    expected, gradient = cymdn.mdn_loss_and_gradient(raw, x, sample_weight=weight, reduction=reduction)
+    np.testing.assert_allclose(loss(raw), expected, rtol=8 * EPS[np.float32], atol=0)
+    # a weighted loss that is inf has gradient 0
+    got = jax.grad(lambda raw: loss(raw).sum())(jnp.asarray(raw))
+    np.testing.assert_allclose(got, gradient, rtol=8 * EPS[np.float32], atol=1e-37)
+
+
 @each_mode
 def test_a_row_that_has_no_part_in_the_result_has_gradient_0_whatever_it_holds(mode, path):
     raw, x, pen, _ = problem()
