@@ -30,6 +30,8 @@ cdef struct Block:
     # what else is prepared
     double[PLANE] cross
     double[PLANE] kappa
+    double[PLANE] rest0       # 1 / sigma0 is inverse0 + inverse0 rest0
+    double[PLANE] rest1
     double[PLANE] shift
     double[PLANE] factor
     # components at points
@@ -228,7 +230,7 @@ cdef inline void prepare_natural(Py_ssize_t count, Block *b) noexcept nogil:
     cdef double t, d, kappa, i0, i1
     make_valid(count, b)
     for k in range(count):
-        t = bivariate.nearest_integer(b.r[k])
+        t = bivariate.strong_sign(b.r[k])
         d = t - b.r[k]
         kappa = bivariate.kappa_of_correlation(b.r[k], t, d)
         i0 = bivariate.inverse_stddev(b.inverse0[k])
@@ -239,6 +241,8 @@ cdef inline void prepare_natural(Py_ssize_t count, Block *b) noexcept nogil:
         b.factor[k] = bivariate.factor_of_factors(b.weight[k], i0, i1, kappa)
         b.inverse0[k] = i0
         b.inverse1[k] = i1
+        b.rest0[k] = 0.0
+        b.rest1[k] = 0.0
         b.cross[k] = kappa * d
         b.kappa[k] = kappa
 
@@ -250,33 +254,39 @@ cdef inline void exponentiate_logits(Py_ssize_t count, Block *b) noexcept nogil:
 
 
 cdef inline void decay(Py_ssize_t count, Block *b) noexcept nogil:
-    # for correlate: n = exp(-|a|) to kappa, 1 - n to cross
+    # for correlate: n = exp(-|a|) to kappa, what it lost to cross
     cdef Py_ssize_t k
     for k in range(count):
         b.kappa[k] = bivariate.decay(b.r[k])
-        b.cross[k] = bivariate.one_less_decay(b.r[k])
+        b.cross[k] = bivariate.decay_rest(b.r[k])
 
 
 cdef inline void correlate(Py_ssize_t count, Block *b) noexcept nogil:
     cdef Py_ssize_t k
-    cdef double a, n, joint, kappa, r
+    cdef double a, n, rest, joint, growth, less_square, r
     for k in range(count):
         a = b.r[k]
         n = b.kappa[k]
+        rest = b.cross[k]
         joint = bivariate.joint_inverse(n)
-        kappa = bivariate.kappa_of_decay(n, joint)
-        r = bivariate.correlation_of_decay(a, n, b.cross[k], joint)
+        growth = bivariate.growth_of_decay(n, rest, joint)
+        less_square = bivariate.one_less_square(a, n, rest)
+        r = bivariate.correlation_of_decay(n, less_square, joint)
         b.shift[k] = bivariate.shift_of_logs(b.weight[k] - b.row2[k], b.inverse0[k], b.inverse1[k], a)
         b.factor[k] = bivariate.factor_of_decay(n)
         b.r[k] = r
-        b.cross[k] = bivariate.cross_of_decay(r, bivariate.nearest_integer(r), n, kappa)
-        b.kappa[k] = kappa
+        b.cross[k] = bivariate.cross_of_decay(bivariate.strong_sign(r), n, less_square, growth)
+        b.kappa[k] = bivariate.kappa_of_decay(n, rest, joint)
 
 
-cdef inline void invert_logs(Py_ssize_t count, double_out inverse) noexcept nogil:
+cdef inline void invert_logs(Py_ssize_t count, Block *b) noexcept nogil:
     cdef Py_ssize_t k
     for k in range(count):
-        inverse[k] = bivariate.inverse_stddev_of_log(inverse[k])
+        b.rest0[k] = bivariate.inverse_rest_of_log(b.inverse0[k])
+        b.inverse0[k] = bivariate.inverse_scale_of_log(b.inverse0[k])
+    for k in range(count):
+        b.rest1[k] = bivariate.inverse_rest_of_log(b.inverse1[k])
+        b.inverse1[k] = bivariate.inverse_scale_of_log(b.inverse1[k])
 
 
 cdef inline void prepare_unconstrained(Py_ssize_t count, Block *b) noexcept nogil:
@@ -284,8 +294,7 @@ cdef inline void prepare_unconstrained(Py_ssize_t count, Block *b) noexcept nogi
     # row2: the row's largest logit.
     decay(count, b)
     correlate(count, b)
-    invert_logs(count, b.inverse0)
-    invert_logs(count, b.inverse1)
+    invert_logs(count, b)
     exponentiate_logits(count, b)
 
 
@@ -297,9 +306,9 @@ cdef inline void evaluate(Py_ssize_t count, Block *b) noexcept nogil:
     cdef Py_ssize_t k
     cdef double u, v, k1
     for k in range(count):
-        u = bivariate.standardised(b.row0[k] - b.mean0[k], b.inverse0[k])
-        v = bivariate.standardised(b.row1[k] - b.mean1[k], b.inverse1[k])
-        k1 = bivariate.scaled_decorrelated(v, u, bivariate.nearest_integer(b.r[k]), b.kappa[k], b.cross[k])
+        u = bivariate.standardised(b.row0[k] - b.mean0[k], b.inverse0[k], b.rest0[k])
+        v = bivariate.standardised(b.row1[k] - b.mean1[k], b.inverse1[k], b.rest1[k])
+        k1 = bivariate.scaled_decorrelated(v, u, bivariate.strong_sign(b.r[k]), b.kappa[k], b.cross[k])
         b.exponent[k] = bivariate.log_density(b.shift[k], u, k1)
 
 
@@ -307,9 +316,9 @@ cdef inline void evaluate_with_slopes(Py_ssize_t count, Block *b) noexcept nogil
     cdef Py_ssize_t k
     cdef double u, v, t, k0, k1
     for k in range(count):
-        u = bivariate.standardised(b.row0[k] - b.mean0[k], b.inverse0[k])
-        v = bivariate.standardised(b.row1[k] - b.mean1[k], b.inverse1[k])
-        t = bivariate.nearest_integer(b.r[k])
+        u = bivariate.standardised(b.row0[k] - b.mean0[k], b.inverse0[k], b.rest0[k])
+        v = bivariate.standardised(b.row1[k] - b.mean1[k], b.inverse1[k], b.rest1[k])
+        t = bivariate.strong_sign(b.r[k])
         k0 = bivariate.scaled_decorrelated(u, v, t, b.kappa[k], b.cross[k])
         k1 = bivariate.scaled_decorrelated(v, u, t, b.kappa[k], b.cross[k])
         b.exponent[k] = bivariate.log_density(b.shift[k], u, k1)
@@ -337,8 +346,8 @@ cdef inline void differentiate(Py_ssize_t count, Block *b) noexcept nogil:
         b.dlogit[k] = fma(b.weight[k], b.row1[k], g)
         b.u[k] = g * bivariate.dlog_stddev(b.u[k], b.slope0[k])
         b.v[k] = g * bivariate.dlog_stddev(b.v[k], b.slope1[k])
-        b.slope0[k] = g * b.slope0[k] * b.inverse0[k]
-        b.slope1[k] = g * b.slope1[k] * b.inverse1[k]
+        b.slope0[k] = g * b.slope0[k] * fma(b.inverse0[k], b.rest0[k], b.inverse0[k])
+        b.slope1[k] = g * b.slope1[k] * fma(b.inverse1[k], b.rest1[k], b.inverse1[k])
         b.datanh[k] = g * b.datanh[k]
 
 

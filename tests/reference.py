@@ -189,6 +189,9 @@ def mix(of, log_weight, component, eps=EPS):
     g = of.exp(t.exact - lse)
     value = Number(lse[..., 0], np.where(g == 0, 0, g * t.terms).sum(axis=-1))
     shares = share_of(of, Number(t.exact - lse, t.terms), value.terms[..., None], eps)
+    # what a share gains the others lose: a component that stands alone has that of 1, rounded
+    others = shares.terms.sum(axis=-1, keepdims=True) - shares.terms
+    shares = Number(shares.exact, np.minimum(shares.terms, others + shares.exact))
     derivatives = [
         Number(np.where(excluded, 0, g * d.exact), np.where(excluded, 0, shares.terms * d.terms))
         for d in component.derivatives
