@@ -58,8 +58,8 @@ cdef inline double decorrelated(double u, double v, double t, double d) noexcept
 
 cdef inline double one_minus_square(double r, double t, double d) noexcept nogil:
     # 1 - r * r loses half its digits near |r| = 1, (1 - r) * (1 + r) rounds once too often near 0. As
-    # (1 - t^2) + (t - r) (t + r) it is the better of the two, two roundings everywhere.
-    return fma(d, t + r, 1.0 - t * t)
+    # (1 - t^2 + 2 t d) - d^2 it is right where t is not 0 and where it is: all but the last difference is exact.
+    return fma(-d, d, fma(t + t, d, 1.0 - t * t))
 
 
 # The drop-in level: the smoothed density (Graves 2013, arXiv:1308.0850, eq. 24 and 25, with epsilons) and the gradient

@@ -124,4 +124,5 @@ cdef inline void row_tops(Py_ssize_t rows, Py_ssize_t columns, const double *pla
 cdef inline void mixture_values(Py_ssize_t rows, Rows *w) noexcept nogil:
     cdef Py_ssize_t i
     for i in range(rows):
-        w.value[i] = (w.top[i] + (elementary.log(w.total[i]) - elementary.log(w.weights[i]))) - bivariate.LOG_TWO_PI
+        # what is large comes last: far from all components, where top is, only one sum rounds at its size
+        w.value[i] = w.top[i] + ((elementary.log(w.total[i]) - elementary.log(w.weights[i])) - bivariate.LOG_TWO_PI)
