@@ -188,12 +188,10 @@ def threads(session):
 
 
 @nox.session(tags=["quick"])
-def fuzz(session):
-    """1. Two minutes of random calls of every public function (`-- --minutes 30 --seed 1` for others)."""
+def attack(session):
+    """1, 2. Two minutes of random calls, lying objects, a search for the worst errors (`-- --minutes 60`)."""
     install_wheel(session, "test")
-    # some two minutes, but the same cases on a faster machine
-    options = session.posargs or ["--cases=40000", "--minutes=10"]
-    session.run("python", "tests/fuzz.py", *options)
+    session.run("python", "tests/attack.py", *session.posargs)
 
 
 @nox.session(tags=["release"], python=["3.11", "3.12", "3.13", "3.14", "3.13t", "3.14t"])
@@ -286,7 +284,9 @@ def sanitizers(session):
     build_to_watch(session, flags)
     session.run("pytest", "-q", env=watched)
     options = session.posargs or ["--minutes=5"]
-    session.run("python", "tests/fuzz.py", f"--seed={secrets.randbelow(10**6)}", *options, env=watched)
+    session.run(
+        "python", "tests/attack.py", "--calls-only", f"--seed={secrets.randbelow(10**6)}", *options, env=watched
+    )
 
     watched = runtimes("libtsan.so") | {"TSAN_OPTIONS": "halt_on_error=1:exitcode=66"}
     of_threads = ["-k", "test_builds and (workers or split or cut or threads)"]

@@ -4,7 +4,7 @@ Symbols, here and in every loop:
 
     sigma0, sigma1   standard deviations
     u, v             standardised offsets (x - mean) / sigma of the two coordinates
-    r                correlation; t is r rounded to the nearest of -1, 0, 1, and d = t - r
+    r                correlation; t is -1, 0 or 1, near r, and d = t - r
     w0, w1           decorrelated offsets u - r v and v - r u
     q                1 - r^2
     z                u^2 + v^2 - 2 r u v
@@ -25,6 +25,7 @@ cdef extern from *:
     """
     #define CYMDN_TWO_PI 6.283185307179586      /* 2 pi, correctly rounded */
     #define CYMDN_TO_INTEGER 6755399441055744.0 /* 1.5 * 2^52: added, then subtracted, it rounds to integers */
+    #define CYMDN_THRESHOLD 0.8125              /* 1/2 over the |r| from which on t is not 0 */
     #define CYMDN_LOG_TWO_PI 1.8378770664093456 /* log(2 pi), correctly rounded */
     #define CYMDN_LOG_TWO 0.6931471805599453    /* log 2, correctly rounded */
     #define CYMDN_LARGEST_EXPONENT 708.0        /* exp of it and of its negative are finite and not denormal */
@@ -42,10 +43,13 @@ cdef extern from *:
     const double FAR_ABOVE_1 "CYMDN_FAR_ABOVE_1"
     const double TWO_TO_54 "CYMDN_TWO_TO_54"
     const double TO_INTEGER "CYMDN_TO_INTEGER"
+    const double THRESHOLD "CYMDN_THRESHOLD"
 
 
-cdef inline double nearest_integer(double r) noexcept nogil:
-    return (r + TO_INTEGER) - TO_INTEGER
+cdef inline double strong_sign(double r) noexcept nogil:
+    # t: 1 or -1 where |r| is above 8/13, else 0. There both ways to k0 and k1 have their roundings: with t, that of
+    # u - t v, larger than u - r v; without, that of r v
+    return fma(r, THRESHOLD, TO_INTEGER) - TO_INTEGER
 
 
 cdef inline double decorrelated(double u, double v, double t, double d) noexcept nogil:
@@ -56,8 +60,8 @@ cdef inline double decorrelated(double u, double v, double t, double d) noexcept
 
 cdef inline double one_minus_square(double r, double t, double d) noexcept nogil:
     # 1 - r * r loses half its digits near |r| = 1, (1 - r) * (1 + r) rounds once too often near 0. As
-    # (1 - t^2) + (t - r) (t + r) it is the better of the two, two roundings everywhere.
-    return fma(d, t + r, 1.0 - t * t)
+    # (1 - t^2 + 2 t d) - d^2 it is right where t is not 0 and where it is: all but the last difference is exact.
+    return fma(-d, d, fma(t + t, d, 1.0 - t * t))
 
 
 # The drop-in level: the smoothed density (Graves 2013, arXiv:1308.0850, eq. 24 and 25, with epsilons) and the gradient
@@ -193,53 +197,80 @@ cdef inline double factor_of_factors(double weight, double inverse0, double inve
 
 # From raw network output: log sigma, and a = atanh r. With n = exp(-|a|), n2 = n^2:
 #
-#     cosh a = (1 + n2) / (2 n)    tanh |a| = (1 - n2) / (1 + n2)    1 - tanh |a| = 2 n2 / (1 + n2)
+#     cosh a = (1 / n + n) / 2     sinh |a| = (1 - n2) / n / 2
+#     tanh |a| = (1 - n2) / (1 + n2)    1 - tanh |a| = 2 n2 / (1 + n2)
 #
-# so that 1 - r is right where tanh a rounds to 1, and 1 / (n (1 + n2)) is the only division.
+# so that 1 - r is right where tanh a rounds to 1, and 1 / (n (1 + n2)) is the only division. kappa enters the
+# derivatives three times: it gets what rounding loses of n and of 1 / n.
 
 
-cdef inline double inverse_stddev_of_log(double log_sigma) noexcept nogil:
-    # within the numbers that have an inverse; neither 0 nor inf, as above
-    return _elementary.exp_normal(bounded(-log_sigma, LARGEST_EXPONENT))
+cdef inline double inverse_scale_of_log(double log_sigma) noexcept nogil:
+    # 1 / sigma is scale + scale rest, a power of two and its rest: of an offset times that only one sum is rounded.
+    # Within the numbers that have an inverse; neither 0 nor inf, as above
+    return _elementary.exp_scale(bounded(-log_sigma, LARGEST_EXPONENT))
+
+
+cdef inline double inverse_rest_of_log(double log_sigma) noexcept nogil:
+    return _elementary.expm1_rest(bounded(-log_sigma, LARGEST_EXPONENT))
 
 
 cdef inline double decay(double a) noexcept nogil:
     return _elementary.exp_normal(-bounded(fabs(a), LARGEST_EXPONENT))
 
 
-cdef inline double one_less_decay(double a) noexcept nogil:
-    # 1 - n without cancellation for small a
-    return _elementary.one_minus_exp(-bounded(fabs(a), LARGEST_EXPONENT))
+cdef inline double decay_rest(double a) noexcept nogil:
+    # what n lost to rounding
+    return _elementary.exp_rest(-bounded(fabs(a), LARGEST_EXPONENT))
+
+
+cdef inline double factor_of_decay(double n) noexcept nogil:
+    # log cosh a = |a| + log((1 + n2) / 2)
+    return 0.5 * fma(n, n, 1.0)
 
 
 cdef inline double joint_inverse(double n) noexcept nogil:
     return 1.0 / (n * fma(n, n, 1.0))
 
 
-cdef inline double kappa_of_decay(double n, double joint) noexcept nogil:
-    cdef double one_plus_n2 = fma(n, n, 1.0)
-    return 0.5 * one_plus_n2 * (one_plus_n2 * joint)
+cdef inline double rough_growth(double n, double joint) noexcept nogil:
+    # 1 / (2 n), and what is wrong with it: one step of Newton's, which takes a rounding that only fma can do
+    return factor_of_decay(n) * joint if _elementary.HAS_FMA else 0.5 / n
 
 
-cdef inline double correlation_of_decay(double a, double n, double one_less_n, double joint) noexcept nogil:
-    # tanh a; 1 - n2 = (1 - n) (1 + n)
-    return copysign((one_less_n * (1.0 + n)) * (n * joint), a)
+cdef inline double growth_error(double n, double rest, double growth) noexcept nogil:
+    cdef double wrong = fma(-(n + n), growth, 1.0) if _elementary.HAS_FMA else 0.0
+    return growth * fma(-2.0 * rest, growth, wrong)
 
 
-cdef inline double cross_of_decay(double r, double t, double n, double kappa) noexcept nogil:
-    # kappa (t - r): t n where t is not 0, with neither rounding nor underflow
-    return -kappa * r if t == 0.0 else t * n
+cdef inline double growth_of_decay(double n, double rest, double joint) noexcept nogil:
+    cdef double growth = rough_growth(n, joint)
+    return growth + growth_error(n, rest, growth)
+
+
+cdef inline double one_less_square(double a, double n, double rest) noexcept nogil:
+    # 1 - n2 = (1 - n) (1 + n), without cancellation for small a; of the sign of a
+    return copysign(((1.0 - n) - rest) * (1.0 + n), a)
+
+
+cdef inline double kappa_of_decay(double n, double rest, double joint) noexcept nogil:
+    # rounded once where n is small
+    cdef double growth = rough_growth(n, joint)
+    return growth + fma(0.5, n, growth_error(n, rest, growth))
+
+
+cdef inline double correlation_of_decay(double n, double less_square, double joint) noexcept nogil:
+    return less_square * (n * joint)
+
+
+cdef inline double cross_of_decay(double t, double n, double less_square, double growth) noexcept nogil:
+    # kappa (t - r): -sinh a, or t n where t is not 0, with neither rounding nor underflow
+    return -less_square * growth if t == 0.0 else t * n
 
 
 cdef inline double shift_of_logs(double logit, double log_sigma0, double log_sigma1, double a) noexcept nogil:
     # bounded, because inf - Q / 2 must not become inf - inf
     cdef double shift = ((logit - log_sigma0) - log_sigma1) + fabs(a)
     return DBL_MAX if shift > DBL_MAX else shift
-
-
-cdef inline double factor_of_decay(double n) noexcept nogil:
-    # log cosh a = |a| + log((1 + n2) / 2)
-    return 0.5 * fma(n, n, 1.0)
 
 
 # Under a floor f of the standard deviations: a component convolved with N(0, diag(f0^2, f1^2)). With t = f / sigma,
@@ -262,6 +293,10 @@ cdef inline double kept(double ratio) noexcept nogil:
     return 1.0 / (ratio if ratio > FAR_ABOVE_1 else root)
 
 
+cdef inline double whole_inverse(double scale, double rest) noexcept nogil:
+    return fma(scale, rest, scale)
+
+
 cdef inline double inverse_kappa_of_decay(double n, double joint) noexcept nogil:
     return 2.0 * (n * (n * joint))
 
@@ -270,6 +305,12 @@ cdef inline double floored_one_minus_square(double product, double s0, double s1
     # product: sqrt(1 - r^2) c0 c1. Not below the numbers with a finite inverse
     cdef double q = fma(product, product, fma(s1, c0 * c0, s0))
     return DBL_MIN if q < DBL_MIN else q
+
+
+cdef inline double floored_cross(double r, double t, double root, double kappa) noexcept nogil:
+    # kappa (t - r), where 1 - |r| = root^2 / (1 + |r|)
+    cdef double nearly = t * (root / (1.0 + fabs(r)))
+    return -kappa * r if t == 0.0 else nearly
 
 
 cdef inline double shift_of_inverses(double logit, double inverse0, double inverse1) noexcept nogil:
@@ -284,9 +325,10 @@ cdef inline double factor_of_inverses(double inverse0, double inverse1, double k
 # At a point
 
 
-cdef inline double standardised(double offset, double inverse) noexcept nogil:
+cdef inline double standardised(double offset, double scale, double rest) noexcept nogil:
     # Beyond the bound Q is inf all the same; without it, infinite u and v could meet as inf - inf.
-    return bounded(offset * inverse, LARGEST_OFFSET)
+    cdef double scaled = bounded(offset * scale, LARGEST_OFFSET)
+    return fma(scaled, rest, scaled)
 
 
 cdef inline double scaled_decorrelated(double u, double v, double t, double kappa, double cross) noexcept nogil:

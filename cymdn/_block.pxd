@@ -10,7 +10,7 @@ Why it looks like this:
 - A row of more than BLOCK components takes several blocks. Every other loop handles one block.
 """
 
-from libc.math cimport fabs, sqrt
+from libc.math cimport sqrt
 
 from cymdn cimport _bivariate as bivariate
 from cymdn cimport _elementary as elementary
@@ -32,6 +32,8 @@ cdef struct Block:
     # what else is prepared
     double[PLANE] cross
     double[PLANE] kappa
+    double[PLANE] rest0       # 1 / sigma0 is inverse0 + inverse0 rest0
+    double[PLANE] rest1
     double[PLANE] shift
     double[PLANE] factor
     # under a floor of the stddevs: derivatives of what is floored, for the chain rule
@@ -236,7 +238,7 @@ cdef inline void prepare_natural(Py_ssize_t count, Block *b) noexcept nogil:
     cdef double t, d, kappa, i0, i1
     make_valid(count, b)
     for k in range(count):
-        t = bivariate.nearest_integer(b.r[k])
+        t = bivariate.strong_sign(b.r[k])
         d = t - b.r[k]
         kappa = bivariate.kappa_of_correlation(b.r[k], t, d)
         i0 = bivariate.inverse_stddev(b.inverse0[k])
@@ -247,6 +249,8 @@ cdef inline void prepare_natural(Py_ssize_t count, Block *b) noexcept nogil:
         b.factor[k] = bivariate.factor_of_factors(b.weight[k], i0, i1, kappa)
         b.inverse0[k] = i0
         b.inverse1[k] = i1
+        b.rest0[k] = 0.0
+        b.rest1[k] = 0.0
         b.cross[k] = kappa * d
         b.kappa[k] = kappa
 
@@ -258,33 +262,39 @@ cdef inline void exponentiate_logits(Py_ssize_t count, Block *b) noexcept nogil:
 
 
 cdef inline void decay(Py_ssize_t count, Block *b) noexcept nogil:
-    # for correlate: n = exp(-|a|) to kappa, 1 - n to cross
+    # for correlate: n = exp(-|a|) to kappa, what it lost to cross
     cdef Py_ssize_t k
     for k in range(count):
         b.kappa[k] = bivariate.decay(b.r[k])
-        b.cross[k] = bivariate.one_less_decay(b.r[k])
+        b.cross[k] = bivariate.decay_rest(b.r[k])
 
 
 cdef inline void correlate(Py_ssize_t count, Block *b) noexcept nogil:
     cdef Py_ssize_t k
-    cdef double a, n, joint, kappa, r
+    cdef double a, n, rest, joint, growth, less_square, r
     for k in range(count):
         a = b.r[k]
         n = b.kappa[k]
+        rest = b.cross[k]
         joint = bivariate.joint_inverse(n)
-        kappa = bivariate.kappa_of_decay(n, joint)
-        r = bivariate.correlation_of_decay(a, n, b.cross[k], joint)
+        growth = bivariate.growth_of_decay(n, rest, joint)
+        less_square = bivariate.one_less_square(a, n, rest)
+        r = bivariate.correlation_of_decay(n, less_square, joint)
         b.shift[k] = bivariate.shift_of_logs(b.weight[k] - b.row2[k], b.inverse0[k], b.inverse1[k], a)
         b.factor[k] = bivariate.factor_of_decay(n)
         b.r[k] = r
-        b.cross[k] = bivariate.cross_of_decay(r, bivariate.nearest_integer(r), n, kappa)
-        b.kappa[k] = kappa
+        b.cross[k] = bivariate.cross_of_decay(bivariate.strong_sign(r), n, less_square, growth)
+        b.kappa[k] = bivariate.kappa_of_decay(n, rest, joint)
 
 
-cdef inline void invert_logs(Py_ssize_t count, double_out inverse) noexcept nogil:
+cdef inline void invert_logs(Py_ssize_t count, Block *b) noexcept nogil:
     cdef Py_ssize_t k
     for k in range(count):
-        inverse[k] = bivariate.inverse_stddev_of_log(inverse[k])
+        b.rest0[k] = bivariate.inverse_rest_of_log(b.inverse0[k])
+        b.inverse0[k] = bivariate.inverse_scale_of_log(b.inverse0[k])
+    for k in range(count):
+        b.rest1[k] = bivariate.inverse_rest_of_log(b.inverse1[k])
+        b.inverse1[k] = bivariate.inverse_scale_of_log(b.inverse1[k])
 
 
 cdef inline void prepare_unconstrained(Py_ssize_t count, Block *b) noexcept nogil:
@@ -292,39 +302,40 @@ cdef inline void prepare_unconstrained(Py_ssize_t count, Block *b) noexcept nogi
     # row2: the row's largest logit.
     decay(count, b)
     correlate(count, b)
-    invert_logs(count, b.inverse0)
-    invert_logs(count, b.inverse1)
+    invert_logs(count, b)
     exponentiate_logits(count, b)
 
 
 cdef inline void correlate_floored(Py_ssize_t count, double floor0, double floor1, Block *b) noexcept nogil:
     # after decay and invert_logs. row2: the row's largest logit
     cdef Py_ssize_t k
-    cdef double n, joint, i0, i1, t0, t1, c0, c1, s0, s1, inverse, product, root, kappa, r, t
+    cdef double n, joint, i0, i1, t0, t1, c0, c1, s0, s1, less_square, inverse, product, root, kappa, r
     for k in range(count):
         n = b.kappa[k]
         joint = bivariate.joint_inverse(n)
         inverse = bivariate.inverse_kappa_of_decay(n, joint)
-        i0 = bivariate.reachable(b.inverse0[k], floor0)
-        i1 = bivariate.reachable(b.inverse1[k], floor1)
+        i0 = bivariate.reachable(bivariate.whole_inverse(b.inverse0[k], b.rest0[k]), floor0)
+        i1 = bivariate.reachable(bivariate.whole_inverse(b.inverse1[k], b.rest1[k]), floor1)
         t0 = floor0 * i0
         t1 = floor1 * i1
         c0 = bivariate.kept(t0)
         c1 = bivariate.kept(t1)
         s0 = (t0 * c0) * (t0 * c0)
         s1 = (t1 * c1) * (t1 * c1)
-        r = bivariate.correlation_of_decay(b.r[k], n, b.cross[k], joint) * (c0 * c1)
+        less_square = bivariate.one_less_square(b.r[k], n, b.cross[k])
+        r = bivariate.correlation_of_decay(n, less_square, joint) * (c0 * c1)
         product = c0 * c1 * inverse
         root = sqrt(bivariate.floored_one_minus_square(product, s0, s1, c0))
         kappa = 1.0 / root
-        t = bivariate.nearest_integer(r)
         i0 = i0 * c0
         i1 = i1 * c1
         b.shift[k] = bivariate.shift_of_inverses(b.weight[k] - b.row2[k], i0, i1)
         b.factor[k] = bivariate.factor_of_inverses(i0, i1, kappa)
         b.inverse0[k] = i0
         b.inverse1[k] = i1
-        b.cross[k] = bivariate.cross_of_decay(r, t, root / (1.0 + fabs(r)), kappa)  # 1 - |r| = root^2 / (1 + |r|)
+        b.rest0[k] = 0.0
+        b.rest1[k] = 0.0
+        b.cross[k] = bivariate.floored_cross(r, bivariate.strong_sign(r), root, kappa)
         b.kappa[k] = kappa
         b.r[k] = r
         b.kept0[k] = c0 * c0
@@ -336,8 +347,7 @@ cdef inline void correlate_floored(Py_ssize_t count, double floor0, double floor
 
 cdef inline void prepare_floored(Py_ssize_t count, double floor0, double floor1, Block *b) noexcept nogil:
     decay(count, b)
-    invert_logs(count, b.inverse0)
-    invert_logs(count, b.inverse1)
+    invert_logs(count, b)
     correlate_floored(count, floor0, floor1, b)
     exponentiate_logits(count, b)
 
@@ -350,9 +360,9 @@ cdef inline void evaluate(Py_ssize_t count, Block *b) noexcept nogil:
     cdef Py_ssize_t k
     cdef double u, v, k1
     for k in range(count):
-        u = bivariate.standardised(b.row0[k] - b.mean0[k], b.inverse0[k])
-        v = bivariate.standardised(b.row1[k] - b.mean1[k], b.inverse1[k])
-        k1 = bivariate.scaled_decorrelated(v, u, bivariate.nearest_integer(b.r[k]), b.kappa[k], b.cross[k])
+        u = bivariate.standardised(b.row0[k] - b.mean0[k], b.inverse0[k], b.rest0[k])
+        v = bivariate.standardised(b.row1[k] - b.mean1[k], b.inverse1[k], b.rest1[k])
+        k1 = bivariate.scaled_decorrelated(v, u, bivariate.strong_sign(b.r[k]), b.kappa[k], b.cross[k])
         b.exponent[k] = bivariate.log_density(b.shift[k], u, k1)
 
 
@@ -360,9 +370,9 @@ cdef inline void evaluate_with_slopes(Py_ssize_t count, Block *b) noexcept nogil
     cdef Py_ssize_t k
     cdef double u, v, t, k0, k1
     for k in range(count):
-        u = bivariate.standardised(b.row0[k] - b.mean0[k], b.inverse0[k])
-        v = bivariate.standardised(b.row1[k] - b.mean1[k], b.inverse1[k])
-        t = bivariate.nearest_integer(b.r[k])
+        u = bivariate.standardised(b.row0[k] - b.mean0[k], b.inverse0[k], b.rest0[k])
+        v = bivariate.standardised(b.row1[k] - b.mean1[k], b.inverse1[k], b.rest1[k])
+        t = bivariate.strong_sign(b.r[k])
         k0 = bivariate.scaled_decorrelated(u, v, t, b.kappa[k], b.cross[k])
         k1 = bivariate.scaled_decorrelated(v, u, t, b.kappa[k], b.cross[k])
         b.exponent[k] = bivariate.log_density(b.shift[k], u, k1)
@@ -390,8 +400,8 @@ cdef inline void differentiate(Py_ssize_t count, Block *b) noexcept nogil:
         b.dlogit[k] = fma(b.weight[k], b.row1[k], g)
         b.u[k] = g * bivariate.dlog_stddev(b.u[k], b.slope0[k])
         b.v[k] = g * bivariate.dlog_stddev(b.v[k], b.slope1[k])
-        b.slope0[k] = g * b.slope0[k] * b.inverse0[k]
-        b.slope1[k] = g * b.slope1[k] * b.inverse1[k]
+        b.slope0[k] = g * b.slope0[k] * fma(b.inverse0[k], b.rest0[k], b.inverse0[k])
+        b.slope1[k] = g * b.slope1[k] * fma(b.inverse1[k], b.rest1[k], b.inverse1[k])
         b.datanh[k] = g * b.datanh[k]
 
 

@@ -19,7 +19,7 @@ cdef struct Component:
     double inverse0
     double inverse1
     double r
-    double t          # r rounded to an integer
+    double t          # -1, 0 or 1, near r
     double cross      # kappa (t - r)
     double kappa      # cosh a
     double decoupled  # 1 / kappa, sqrt(1 - r^2)
@@ -36,18 +36,21 @@ cdef inline Component component(
 ) noexcept nogil:
     """Component j of a row; `log_scale` is added to logarithms of standard deviations."""
     cdef Component c
-    cdef double a = parameters[5 * m + j], n, joint, d
+    cdef double a = parameters[5 * m + j], n, rest, joint, growth, less_square, d
     c.mean0 = parameters[m + j]
     c.mean1 = parameters[2 * m + j]
     if unconstrained:
         stay_finite(&c.sigma0, &c.inverse0, parameters[3 * m + j] + log_scale)
         stay_finite(&c.sigma1, &c.inverse1, parameters[4 * m + j] + log_scale)
         n = bivariate.decay(a)
+        rest = bivariate.decay_rest(a)
         joint = bivariate.joint_inverse(n)
-        c.kappa = bivariate.kappa_of_decay(n, joint)
-        c.r = bivariate.correlation_of_decay(a, n, bivariate.one_less_decay(a), joint)
-        c.t = bivariate.nearest_integer(c.r)
-        c.cross = bivariate.cross_of_decay(c.r, c.t, n, c.kappa)
+        growth = bivariate.growth_of_decay(n, rest, joint)
+        less_square = bivariate.one_less_square(a, n, rest)
+        c.kappa = bivariate.kappa_of_decay(n, rest, joint)
+        c.r = bivariate.correlation_of_decay(n, less_square, joint)
+        c.t = bivariate.strong_sign(c.r)
+        c.cross = bivariate.cross_of_decay(c.t, n, less_square, growth)
         c.decoupled = 2.0 * n / (1.0 + n * n)
     else:
         c.sigma0 = parameters[3 * m + j]
@@ -55,7 +58,7 @@ cdef inline Component component(
         c.inverse0 = bivariate.inverse_stddev(c.sigma0)
         c.inverse1 = bivariate.inverse_stddev(c.sigma1)
         c.r = a
-        c.t = bivariate.nearest_integer(a)
+        c.t = bivariate.strong_sign(a)
         d = c.t - a
         c.kappa = bivariate.kappa_of_correlation(a, c.t, d)
         c.cross = c.kappa * d

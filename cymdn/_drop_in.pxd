@@ -58,7 +58,7 @@ cdef inline uint64_t densities(
     for k in range(p.count):
         sigma0 = bivariate.positive_or_nan(stddev[2 * k])
         sigma1 = bivariate.positive_or_nan(stddev[2 * k + 1])
-        t = bivariate.nearest_integer(correlation[k])
+        t = bivariate.strong_sign(correlation[k])
         d = t - correlation[k]
         q = bivariate.one_minus_square(correlation[k], t, d)
         u = bivariate.finite_if(far, (b.row0[k] - mean[2 * k]) * bivariate.smoothed_inverse(sigma0 + e))
@@ -84,7 +84,7 @@ cdef inline uint64_t densities_and_derivatives(
         inverse0 = bivariate.smoothed_inverse(sigma0 + e)
         inverse1 = bivariate.smoothed_inverse(sigma1 + e)
         r = correlation[k]
-        t = bivariate.nearest_integer(r)
+        t = bivariate.strong_sign(r)
         d = t - r
         q = bivariate.one_minus_square(r, t, d)
         c = 1.0 / (q + e)

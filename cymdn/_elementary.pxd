@@ -182,16 +182,29 @@ cdef inline double exp_normal(double x) noexcept nogil:
 
 cdef inline double exp_flushed(double x) noexcept nogil:
     # exp for x <= 0 or NaN, the same bits down to -708 and 0 below, instead of numbers under 3.4e-308
-    return 0.0 if x < NORMAL_LIMIT else exp_normal(x)
+    cdef double value = exp_normal(x)
+    return 0.0 if x < NORMAL_LIMIT else value
+
+
+cdef inline double exp_scale(double x) noexcept nogil:
+    # exp_normal of the same x is scale + scale rest, rounded: scale is a power of two, the rest within +-0.42
+    return whole_power(shifted_quotient(x))
+
+
+cdef inline double expm1_rest(double x) noexcept nogil:
+    return expm1_of_rest(x, shifted_quotient(x))
+
+
+cdef inline double exp_rest(double x) noexcept nogil:
+    # what exp_normal of the same x loses when it rounds 1 + expm1 r, exactly: beside it hardly any work
+    cdef double shifted = shifted_quotient(x)
+    cdef double small = expm1_of_rest(x, shifted)
+    return (small - ((1.0 + small) - 1.0)) * whole_power(shifted)
 
 
 cdef inline double one_minus_exp(double x) noexcept nogil:
-    # -expm1 for -708 <= x <= 0 or NaN, with exp_normal of the same x hardly any work: 3 ulp, for where
-    # k is not 0 exp is at most sqrt(1/2) and the difference at least 0.29
-    cdef double shifted = shifted_quotient(x)
-    cdef double small = expm1_of_rest(x, shifted)
-    cdef double large = 1.0 - (1.0 + small) * whole_power(shifted)
-    return -small if shifted == SHIFTER else large
+    # -expm1 for -708 <= x <= 0 or NaN: where k is 0, the first difference is exact
+    return (1.0 - exp_normal(x)) - exp_rest(x)
 
 
 # ---------------------------------------------------------------- log, log1p

@@ -73,8 +73,8 @@ cdef inline View view_of(const Component *seen, const Component *origin) noexcep
     cdef double ratio1 = bivariate.bounded(origin.sigma1 * seen.inverse1, LARGEST_RATIO)
     cdef double kappa = bivariate.bounded(seen.kappa, LARGEST_RATIO)
     cdef double d = origin.cross * origin.decoupled  # t - r
-    cdef double u = bivariate.standardised(origin.mean0 - seen.mean0, seen.inverse0)
-    cdef double v = bivariate.standardised(origin.mean1 - seen.mean1, seen.inverse1)
+    cdef double u = bivariate.standardised(origin.mean0 - seen.mean0, seen.inverse0, 0.0)
+    cdef double v = bivariate.standardised(origin.mean1 - seen.mean1, seen.inverse1, 0.0)
     w.a00 = ratio0
     # kappa (ratio1 r - seen.r ratio0), as two nearly equal numbers only where r and seen.r are on either side of 1/2
     w.a10 = bivariate.bounded(

@@ -10,11 +10,12 @@ from cymdn cimport _block
 from cymdn cimport _pen
 from cymdn cimport _rows
 from cymdn._block cimport BLOCK, Block, Rows, rounded
-from cymdn._columns cimport Column, Place, fetch_ahead, read, read_two, write, write_two
+from cymdn._columns cimport Column, Place, double_out, fetch_ahead, read, read_two, write, write_two
 from cymdn._pen cimport Pens
 
 cdef enum:
     FITS_CACHES = 1 << 17  # numbers of raw output: 1 MiB in float64
+    BLOCK_NUMBERS = sizeof(Block) // sizeof(double)
     CHUNK = 2048  # rows whose losses are summed together: fixed, so that a sum does not depend on how work was split
 
 
@@ -201,14 +202,30 @@ cdef inline void components(const Problem *p, const Head *_head) noexcept nogil:
 # Mixtures
 
 
+cdef inline void sum_over_blocks(
+    const Problem *p, Py_ssize_t rows, const double *plane, double_out total
+) noexcept nogil:
+    # sums of rows; `plane` is one of the first block
+    cdef Py_ssize_t k
+    cdef Place at = place_of(p, 0, rows, 0)
+    cdef double sum = 0.0, lost = 0.0
+    if parts(p) == 1:
+        _rows.row_sums(rows, at.columns, plane, total)
+        return
+    for k in range(parts(p)):
+        at = place_of(p, 0, 1, k)
+        _rows.add(_rows.row_sum(at.columns, plane + k * BLOCK_NUMBERS), &sum, &lost)
+    total[0] = _rows.sum_of(sum, lost)
+
+
 cdef inline void reduce_rows(const Problem *p, Py_ssize_t rows) noexcept nogil:
     # `value`: the log-density of each row's mixture
     cdef Py_ssize_t k
     cdef Rows *w = p.rows
     cdef Place at
     _block.set_plane(rows, -bivariate.DBL_MAX, w.top)
-    _block.set_plane(rows, 0.0, w.total)
-    _block.set_plane(rows, 0.0 if p.unconstrained else 1.0, w.weights)
+    if not p.unconstrained:
+        _block.set_plane(rows, 1.0, w.weights)
     for k in range(parts(p)):
         at = place_of(p, 0, rows, k)
         _rows.row_tops(rows, at.columns, p.blocks[k].exponent, w.top)
@@ -216,9 +233,9 @@ cdef inline void reduce_rows(const Problem *p, Py_ssize_t rows) noexcept nogil:
         at = place_of(p, 0, rows, k)
         _block.spread(rows, at.columns, w.top, p.blocks[k].row0)
         _block.weigh(rows * at.columns, p.blocks + k)
-        _rows.row_sums(rows, at.columns, p.blocks[k].exponent, w.total)
-        if p.unconstrained:  # the weights are still to be divided by their sum
-            _rows.row_sums(rows, at.columns, p.blocks[k].weight, w.weights)
+    sum_over_blocks(p, rows, &p.blocks.exponent[0], w.total)
+    if p.unconstrained:  # the weights are still to be divided by their sum
+        sum_over_blocks(p, rows, &p.blocks.weight[0], w.weights)
     _rows.mixture_values(rows, w)
 
 
@@ -270,15 +287,10 @@ cdef inline double sum_within_range(const Problem *p, Py_ssize_t rows, Py_ssize_
 
 cdef inline void differentiate_rows(const Problem *p, Py_ssize_t rows) noexcept nogil:
     # with respect to the point: less the sum of the derivatives with respect to the means
-    cdef Py_ssize_t j, k
+    cdef Py_ssize_t j
     cdef Rows *w = p.rows
-    cdef Place at
-    _block.set_plane(rows, 0.0, w.x0)
-    _block.set_plane(rows, 0.0, w.x1)
-    for k in range(parts(p)):
-        at = place_of(p, 0, rows, k)
-        _rows.row_sums(rows, at.columns, p.blocks[k].slope0, w.x0)
-        _rows.row_sums(rows, at.columns, p.blocks[k].slope1, w.x1)
+    sum_over_blocks(p, rows, &p.blocks.slope0[0], w.x0)
+    sum_over_blocks(p, rows, &p.blocks.slope1[0], w.x1)
     for j in range(rows):
         if w.x0[j] - w.x0[j] != 0.0:
             w.x0[j] = sum_within_range(p, rows, j, False)
@@ -379,15 +391,9 @@ cdef inline void write_pen_gradient(const Problem *p, const Head *h, const Place
 
 
 cdef inline void add_losses(Py_ssize_t rows, const double *loss, double *total, double *lost) noexcept nogil:
-    # what rounding the sum loses is summed as well (Knuth's two-sum)
     cdef Py_ssize_t j
-    cdef double before, after, added
     for j in range(rows):
-        before = total[0]
-        after = before + loss[j]
-        added = after - before
-        lost[0] += (before - (after - added)) + (loss[j] - added)
-        total[0] = after
+        _rows.add(loss[j], total, lost)
 
 
 cdef inline void fetch_next(const Problem *p, Py_ssize_t i, Py_ssize_t rows, Py_ssize_t part) noexcept nogil:
@@ -430,4 +436,4 @@ cdef inline void losses(const Problem *p, const Head *h) noexcept nogil:
         if h.sums != NULL:
             add_losses(rows, p.rows.value, &total, &lost)
             if i == chunk_end:
-                h.sums[(i - 1) // CHUNK] = total + lost if total - total == 0.0 else total
+                h.sums[(i - 1) // CHUNK] = _rows.sum_of(total, lost)

@@ -1,6 +1,7 @@
 """Reductions over the components of a row, in an order fixed by the row alone.
 
-Eight chains, as many as an AVX-512 register holds.
+Eight chains, as many as an AVX-512 register holds. No number in a sum passes more than a few roundings, however many
+there are: chains end after 64 numbers, and what adding up blocks loses is added at the end.
 """
 
 from cymdn cimport _bivariate as bivariate
@@ -9,7 +10,11 @@ from cymdn._block cimport Rows
 from cymdn._columns cimport double_out
 
 
-cdef inline double row_sum(Py_ssize_t columns, const double *values) noexcept nogil:
+cdef enum:
+    SHORT = 64  # numbers in a sum of eight chains
+
+
+cdef inline double short_sum(Py_ssize_t columns, const double *values) noexcept nogil:
     cdef double s0 = 0.0, s1 = 0.0, s2 = 0.0, s3 = 0.0, s4 = 0.0, s5 = 0.0, s6 = 0.0, s7 = 0.0
     cdef Py_ssize_t j = 0
     while j + 8 <= columns:
@@ -32,6 +37,19 @@ cdef inline double row_sum(Py_ssize_t columns, const double *values) noexcept no
         s4 += values[j]
         j += 1
     return ((s0 + s4) + (s2 + s6)) + ((s1 + s5) + (s3 + s7))
+
+
+cdef inline double row_sum(Py_ssize_t columns, const double *values) noexcept nogil:
+    # of a block
+    cdef double total
+    cdef Py_ssize_t j = SHORT
+    if columns <= SHORT:
+        return short_sum(columns, values)
+    total = short_sum(SHORT, values)
+    while j < columns:
+        total += short_sum(min(<Py_ssize_t> SHORT, columns - j), values + j)
+        j += SHORT
+    return total
 
 
 cdef inline double larger(double a, double b) noexcept nogil:
@@ -72,14 +90,25 @@ cdef inline double scaled_row_sum(Py_ssize_t columns, const double *values, doub
 cdef inline void row_sums(
     Py_ssize_t rows, Py_ssize_t columns, const double *plane, double_out total
 ) noexcept nogil:
-    # added to what `total` holds of the row's other blocks
+    # of rows of one block
     cdef Py_ssize_t i
     if columns == 1:
         for i in range(rows):
-            total[i] += plane[i]
+            total[i] = 0.0 + plane[i]
         return
     for i in range(rows):
-        total[i] += row_sum(columns, plane + i * columns)
+        total[i] = row_sum(columns, plane + i * columns)
+
+
+cdef inline void add(double value, double *total, double *lost) noexcept nogil:
+    # what rounding the sum loses is summed as well (Knuth's two-sum)
+    cdef double before = total[0], after = before + value, added = after - before
+    lost[0] += (before - (after - added)) + (value - added)
+    total[0] = after
+
+
+cdef inline double sum_of(double total, double lost) noexcept nogil:
+    return total + lost if total - total == 0.0 else total
 
 
 cdef inline void row_tops(Py_ssize_t rows, Py_ssize_t columns, const double *plane, double_out top) noexcept nogil:
@@ -95,4 +124,5 @@ cdef inline void row_tops(Py_ssize_t rows, Py_ssize_t columns, const double *pla
 cdef inline void mixture_values(Py_ssize_t rows, Rows *w) noexcept nogil:
     cdef Py_ssize_t i
     for i in range(rows):
-        w.value[i] = (w.top[i] + (elementary.log(w.total[i]) - elementary.log(w.weights[i]))) - bivariate.LOG_TWO_PI
+        # what is large comes last: far from all components, where top is, only one sum rounds at its size
+        w.value[i] = w.top[i] + ((elementary.log(w.total[i]) - elementary.log(w.weights[i])) - bivariate.LOG_TWO_PI)

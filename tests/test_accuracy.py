@@ -15,7 +15,7 @@ from reference import EXACT, LONG, Number, error_in_terms
 import cymdn
 from cymdn import gaussian_density_batch, gaussian_logpdf_and_gradient, mdn_loss_and_gradient
 
-BOUND = 8.0  # eps of the terms: the promise of the contract
+BOUND = 8.0  # eps of the terms, of rows that nobody searched for: less than the promise (reference.py)
 COMPONENTS = {1: 34, 2: 33, 5: 33}  # rows for each number of components: 100 a group
 
 # Largest |atanh r| whose r is not 1 in the dtype, for functions that take r itself
@@ -213,7 +213,7 @@ def error_in_places(got, number):
 
 
 ERROR = {np.float64: error_in_terms, np.float32: error_in_places}
-LIMIT = {np.float64: BOUND, np.float32: 1.0}
+LIMIT = {np.float64: BOUND, np.float32: 0.5}  # a float32 result is the float64 one, rounded
 
 
 def worst_errors(level, group, dtype):

@@ -29,30 +29,31 @@ import cymdn
 # The first 16 digits of the SHA-256 of the bytes of all results, by dtype and kind of build.
 COLUMNS = [(dtype, of) for dtype in ("float32", "float64") for of in ("fused", "baseline")]
 GOLDEN = """
-gaussian_density_batch                     a753595b1d22508d  a753595b1d22508d  a831a21dac8d4008  9313c4dca6e87cc0
-gaussian_logpdf                            11976ad342a22e89  11976ad342a22e89  bcdbdd4fa51abfca  57c16f37d296966d
-mixture_logpdf                             cba8862d006d57a5  cba8862d006d57a5  53c6e9350b04409b  a85510df141b0990
-mixture_logpdf of a grid                   eb30a817178aa462  eb30a817178aa462  a1fae02c8a9e9002  0f19b752fd756140
-mdn_loss                                   09da1f3737bad43a  09da1f3737bad43a  68ac9a7291c46779  76c7a1ff77da7d18
-mdn_loss with pen                          abd54d4e51466afa  abd54d4e51466afa  479169ebfe450e98  3b2944809a085d51
-mdn_loss with pen state                    7420d453c204c6c0  7420d453c204c6c0  423f23fb93ccf80f  8137af6c940e5f69
-pdf of a natural mixture                   f5c5ca96802a0ee5  f5c5ca96802a0ee5  d7b828f998f13947  3a78e432996fe734
-logpdf of a natural mixture                8a08e063f20ac89e  8a08e063f20ac89e  a75b418abb07c91f  22c96aa01f0b7c82
-component_logpdf of a natural mixture      79e9cb01956d49a8  79e9cb01956d49a8  fe1885a72d7b26c0  b6ff4ed8203c91ff
-responsibilities of a natural mixture      7d22df2043b482d4  7d22df2043b482d4  19418791c81dd9fe  fb7cbe134bc3aaf1
-score of a natural mixture                 9e96580f75433aa5  9e96580f75433aa5  f22c908527bfabf1  96fdc73ed52c06ef
-mode of a natural mixture                  29212fb22338fa39  29212fb22338fa39  b593fe8650c0bfdf  b593fe8650c0bfdf
+gaussian_density_batch                     a753595b1d22508d  a753595b1d22508d  02fc4c147617e690  0430cfad35dc3db3
+gaussian_logpdf                            11976ad342a22e89  11976ad342a22e89  15b5f9417360ea6e  57b75b374cd417ef
+mixture_logpdf                             cba8862d006d57a5  cba8862d006d57a5  8eb5af0469b10912  c1cdc6879e68ae03
+mixture_logpdf of a grid                   eb30a817178aa462  eb30a817178aa462  6b4cb7519f488fef  0e22821ebcdc6984
+mdn_loss                                   09da1f3737bad43a  09da1f3737bad43a  e5d58fbe5bcbce7a  7d4bdd706b575336
+mdn_loss with pen                          abd54d4e51466afa  abd54d4e51466afa  d8b78991625569b1  b692e08abfaa117d
+mdn_loss with pen state                    7420d453c204c6c0  7420d453c204c6c0  813666167abc8129  d18b45184bce7e5d
+mdn_loss with floor                        87d353e0b1722d1e  c96306956134525e  5d6529b5b8ce3f74  40c64a6f83cb76d9
+pdf of a natural mixture                   f5c5ca96802a0ee5  f5c5ca96802a0ee5  7bdb6afdeaa0c589  48981e7c3be1abaf
+logpdf of a natural mixture                8a08e063f20ac89e  8a08e063f20ac89e  7a53234e6a75f0d4  4305c50f26674b76
+component_logpdf of a natural mixture      79e9cb01956d49a8  79e9cb01956d49a8  65008ad5c17a77f9  7abc6041d33da3c6
+responsibilities of a natural mixture      7d22df2043b482d4  7d22df2043b482d4  e157c2e48278ede7  0d9268299d2ac515
+score of a natural mixture                 9e96580f75433aa5  9e96580f75433aa5  7a05deba998171a8  f8f1e4eeb29f5f95
+mode of a natural mixture                  29212fb22338fa39  29212fb22338fa39  508dd937abbd9212  508dd937abbd9212
 sample of a natural mixture                69baae883b5eb2e6  69baae883b5eb2e6  111b2f4a6baec22c  111b2f4a6baec22c
-pdf of a raw mixture                       fc28dfe5322a14e5  fc28dfe5322a14e5  e72d42ce2670eeae  6aba027c2690f88f
-logpdf of a raw mixture                    0f551bc487adec56  0f551bc487adec56  a5f97de2cc5d6f79  9d8924e2b2fd5b60
-component_logpdf of a raw mixture          54cfc1c3d6ad2eb9  54cfc1c3d6ad2eb9  ac673b73bf016d3d  ea7aadc5d9f15049
-responsibilities of a raw mixture          3df49c4fac9a8cb4  3df49c4fac9a8cb4  c2ee4d665532fdc4  d77274e03659432e
-score of a raw mixture                     ec82707713332293  ec82707713332293  8da93cda9a0802fc  4b6dbfc97c815584
+pdf of a raw mixture                       fc28dfe5322a14e5  fc28dfe5322a14e5  f7eb325e5e7ade08  a405150ef4a5097d
+logpdf of a raw mixture                    0f551bc487adec56  0f551bc487adec56  e7120585b66ec293  3f448ea5d0b7bf1b
+component_logpdf of a raw mixture          54cfc1c3d6ad2eb9  54cfc1c3d6ad2eb9  7237d5120cd254c7  48dae3783bd0760d
+responsibilities of a raw mixture          3df49c4fac9a8cb4  3df49c4fac9a8cb4  a124dc51890366fb  600925f78a7688e1
+score of a raw mixture                     ec82707713332293  ec82707713332293  af73e06b5fd84c48  798de3cbf537f3f4
 mode of a raw mixture                      31fde4aea43a2e42  31fde4aea43a2e42  2de8262c96a15531  2de8262c96a15531
 sample of a raw mixture                    1749f10fd814f1e8  1749f10fd814f1e8  b4ea42ba7f63f89d  b4ea42ba7f63f89d
 mdn_sample                                 9b44c5967badd037  9b44c5967badd037  5893b555a2d08be1  5893b555a2d08be1
 mdn_sample with pen                        9ee2fb69ec405ef2  9ee2fb69ec405ef2  df19f037a9393c0a  df19f037a9393c0a
-mdn_sample with pen state                  6139fc181e932cc1  6139fc181e932cc1  4fc155c9fde8c149  4fc155c9fde8c149
+mdn_sample with pen state                  6139fc181e932cc1  6139fc181e932cc1  7297d507f4d57d53  7297d507f4d57d53
 """
 
 
@@ -112,6 +113,7 @@ def calls(dtype):
         "mdn_loss": lambda **k: cymdn.mdn_loss_and_gradient(raw[:, 3:], x, reduction="none", **k),
         "mdn_loss with pen": lambda **k: cymdn.mdn_loss_and_gradient(raw[:, 2:], x, pen, sample_weight=weight, **k),
         "mdn_loss with pen state": lambda **k: cymdn.mdn_loss_and_gradient(raw, x, pens, reduction="sum", **k),
+        "mdn_loss with floor": lambda **k: cymdn.mdn_loss_and_gradient(raw[:, 3:], x, stddev_floor=(0.1, 0.5), **k),
         **{
             f"{name} of a {kind} mixture": functools.partial(evaluate, mixture, name, x)
             for kind, mixture in (("natural", natural), ("raw", network))

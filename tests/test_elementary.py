@@ -101,7 +101,7 @@ SPECIAL = {
         *[(-1.0000000000000002, NAN), (-HUGE, NAN), (-INF, NAN), (INF, INF), (NAN, NAN), (HUGE, 709.782712893384)],
     ],
 }
-SPECIAL["one_minus_exp"] = [(0.0, -0.0), (-TINY, TINY), (-1e-300, 1e-300), (-40.0, 1.0), (-708.0, 1.0), (NAN, NAN)]
+SPECIAL["one_minus_exp"] = [(0.0, 0.0), (-TINY, TINY), (-1e-300, 1e-300), (-40.0, 1.0), (-708.0, 1.0), (NAN, NAN)]
 SPECIAL["exp_nonpositive"] = [(x, y) for x, y in SPECIAL["exp"] if not x > 0]
 
 

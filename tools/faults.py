@@ -10,7 +10,7 @@ function as it was. So a fault outlives every change but one of the function's n
 
 A function in Cython or C is renamed to `right` and followed by the wrong one; kernels.py compiles the result at -O1. A
 wrong function in Python is appended to its module. Then tests run on a copy of the package until one fails, which has
-to pass without the fault: `first` those that the fault's entry selects, hashes of results and the fuzzer last, so that
+to pass without the fault: `first` those that the fault's entry selects, hashes of results and the attack last, so that
 a property is reported where one notices.
 
 The interpreter needs the package, what the tests need, setuptools and Cython. Exits with 1 if a fault survives.
@@ -38,7 +38,8 @@ import kernels
 
 ROOT = Path(__file__).resolve().parents[1]
 LISTS = tomllib.loads(Path(__file__).with_suffix(".toml").read_text())
-SELECTIONS = ("not (golden or fuzz or torch or jax or dask)", "torch or jax or dask", "golden or fuzz")  # in this order
+# in this order
+SELECTIONS = ("not (golden or attack or torch or jax or dask)", "torch or jax or dask", "golden or attack")
 TIME_LIMIT = 1200  # seconds; a fault can make a loop endless
 
 # The parameters and the body of a function, after the name

@@ -1,0 +1,760 @@
+"""An attack on the contract. `python tests/attack.py --minutes 2 --seed 0`; `--case 123` makes one case again.
+
+Half of the time goes into random calls, half into a search for the worst errors (climb.py). Seed and number determine
+a case, which holds a call to the same call made otherwise: of arrays of any layout and dtype, with `out=` of any layout
+or over an argument, by any number of workers, of some of the rows, of the whole batch, without the gradient, in a
+thread that flushes denormals: the same bits, outputs written whole and nothing beside them, arguments as they were. A
+row that holds a NaN or is outside the domain is NaN, no other is; float32 is float64 rounded; what is beyond the dtype
+is inf, with gradient 0; errors are within the promise at any number of components; one thing wrong with a call, an
+object that lies about its shape or a generator that returns too little is an error that names the argument.
+
+The cases run in a process of their own, so that one that ends it, as a sanitizer does, is named too.
+"""
+
+import argparse
+import ctypes
+import math
+import multiprocessing
+import re
+import time
+import traceback
+import warnings
+from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+
+import climb
+import numpy as np
+from builds import running
+from checks import INF, NAN, assert_same_bits, flat
+from problems import LAYOUTS
+from reference import LONG
+
+import cymdn
+from cymdn import BivariateMixture
+
+SENTINEL = -1.25e30  # in outputs before a call
+OF_FEW_AXES = ("contiguous", "strided", "reversed_everywhere", "read_only", "byte_swapped", "misaligned")
+ROOM = 1 << 14  # bytes behind an argument that outputs may lie over
+FLOATS = (np.dtype(np.float32), np.dtype(np.float64))
+OTHERS = tuple(map(np.dtype, ("?", "i1", "u1", "i4", "u8", "f2")))
+COMPONENTS = (1, 1, 2, 2, 3, 3, 4, 5, 7, 8, 20, 100, 255, 256, 257, 300)  # about a block, and a vector register
+ROWS = (1, 1, 2, 3, 5, 6, 33, 85, 129, 257, 2049)  # about a block's rows, and a chunk
+
+NATURAL = {"x": (2,), "weights": ("M",), "mean": ("M", 2), "stddev": ("M", 2), "correlation": ("M",)}
+OBJECT = {"weights": ("M",), "means": ("M", 2), "stddevs": ("M", 2), "correlations": ("M",)}
+WRONG = {
+    "workers": (0, -10_000, 1.5, "2"),
+    "smooth_eps": (-1.0, NAN, INF, None),
+    "reduction": ("max", None, 1),
+    "pen_width": (2, None),
+    "size": (-1, 1.5, (2, -1)),
+    "rng": ("seed", -1, 1.5),
+    "bias": (-1.0, NAN),
+    "temperature": (-1.0, INF),
+}
+NOT_NUMBERS = (
+    lambda a: a.astype(complex),
+    lambda a: a.astype(object),
+    lambda a: a.astype("m8[s]"),
+    np.ma.masked_array,
+    lambda a: object(),
+    lambda a: [[1.0, 2.0], [3.0]],
+)
+WRONG_OUTPUTS = (
+    lambda a: np.zeros(a.shape, np.int64),
+    lambda a: np.zeros((*a.shape, 1), a.dtype),
+    lambda a: np.broadcast_to(np.zeros((), a.dtype), a.shape),  # read-only
+    lambda a: a.tolist(),
+)
+ODD = {
+    "x": (NAN, INF, -INF, 1.7e308, 1e200, 5e-324),
+    "mean": (NAN, INF, -1.7e308, 1e200, 5e-324),
+    "stddev": (NAN, INF, 0.0, -1.0, 1e308),
+    "correlation": (NAN, 1.0, -1.0, 1.5),
+    "weights": (NAN, INF, -1.0, 0.0, 5e-324),
+    "raw": (NAN, INF, -INF, 1.7e308, -1.7e308, 5e-324, 1e30, 745.0),
+    "pen": (NAN, INF, -0.1, 1.1, -0.0, 5e-324),
+    "sample_weight": (0.0, -0.0, 1e200),
+}
+
+
+def pick(rng, options):
+    options = list(options)
+    return options[rng.integers(len(options))]
+
+
+def chance(rng, probability):
+    return rng.random() < probability
+
+
+# Drawing calls
+
+
+class Call:
+    """A function, its arguments, what they end in after the batch, and what may be done to it."""
+
+    def __init__(self, function, arrays, cores, options, **about):
+        self.function, self.arrays, self.cores, self.options = function, arrays, cores, options
+        self.gradient = about.get("gradient", False)  # whether there is one behind the value
+        self.out = about.get("out", True)
+        self.by_rows = about.get("by_rows", True)
+        self.uncounted = about.get("uncounted", ())  # arrays that do not count for the dtype
+        self.wrong = about.get("wrong", ("workers",))  # options that can be refused
+        self.value_only = about.get("value_only")
+        self.refuses = about.get("refuses", False)  # what is NaN elsewhere
+
+    @property
+    def dtype(self):
+        return np.result_type(*(a for name, a in self.arrays.items() if name not in self.uncounted), np.float32)
+
+    @property
+    def batch(self):
+        return np.broadcast_shapes(*(a.shape[: a.ndim - len(self.cores[name])] for name, a in self.arrays.items()))
+
+    def plain(self):
+        """The arrays as the kernels see them."""
+        return {name: a.astype(np.float64 if name in self.uncounted else self.dtype) for name, a in self.arrays.items()}
+
+    def whole(self):
+        """The same with the whole batch each, as rows."""
+        batch = self.batch
+        full = {}
+        for name, a in self.plain().items():
+            core = a.shape[a.ndim - len(self.cores[name]) :]
+            full[name] = np.broadcast_to(a, batch + core).reshape(math.prod(batch), *core)
+        return full
+
+    def make(self, arrays, **more):
+        with warnings.catch_warnings(action="error"):
+            return flat(self.function(**arrays, **self.options, **more))
+
+
+def draw_sizes(rng, most):
+    m = pick(rng, COMPONENTS)
+    n = pick(rng, [rows for rows in ROWS if rows * m <= most or rows == 1])
+    return (0 if chance(rng, 0.02) else n), m
+
+
+def draw_batch(rng, n):
+    if n == 1 and chance(rng, 0.4):
+        return ()
+    factors = [d for d in (2, 3, 5) if n and n % d == 0]
+    return (pick(rng, factors), n // factors[-1]) if len(factors) == 1 and chance(rng, 0.5) else (n,)
+
+
+def spoilt(rng, arrays, probability=0.3):
+    """Put odd numbers at a few places."""
+    for name, a in arrays.items():
+        odd = ODD.get(name.removesuffix("s") if name.endswith("ions") or name in ("means", "stddevs") else name)
+        if a.size and odd and chance(rng, probability):
+            for _ in range(int(rng.integers(1, 4))):
+                a.reshape(-1)[rng.integers(a.size)] = pick(rng, odd)
+    return arrays
+
+
+def in_dtypes(rng, arrays):
+    """Convert: mostly to one float dtype, at times each to its own."""
+    one = pick(rng, FLOATS) if chance(rng, 0.8) else None
+    return {name: converted(a, one or pick(rng, FLOATS * 3 + OTHERS)) for name, a in arrays.items()}
+
+
+def converted(values, dtype):
+    if dtype.kind in "iu":
+        values = np.clip(np.nan_to_num(np.rint(values)), 0 if dtype.kind == "u" else -100, 100)
+    return np.ascontiguousarray(np.asarray(values).astype(dtype)).reshape(np.shape(values))
+
+
+def draw_natural(rng, n, m, batch, names=tuple(NATURAL)):
+    """Points and natural parameters; some for the whole batch."""
+    given = climb.split_natural(climb.draw_natural(rng, max(n, 1), m), m)
+    if chance(rng, 0.3):  # few numbers: ties, points on means
+        given["x"], given["mean"] = np.rint(given["x"].clip(-2, 2)), np.rint(given["mean"].clip(-2, 2))
+    arrays = {}
+    for name in names:
+        a = given[name]
+        arrays[name] = a[:1].reshape(a.shape[1:]) if chance(rng, 0.2) else a[:n].reshape(*batch, *a.shape[1:])
+    if all(a.ndim == len(NATURAL[name]) for name, a in arrays.items()):
+        arrays[names[-1]] = given[names[-1]][:n].reshape(*batch, *given[names[-1]].shape[1:])
+    return arrays
+
+
+def draw_mixture(rng):
+    (n, m), weighted, gradient = draw_sizes(rng, 2000), chance(rng, 0.6), chance(rng, 0.7)
+    names = tuple(NATURAL) if weighted else tuple(name for name in NATURAL if name != "weights")
+    arrays = in_dtypes(rng, spoilt(rng, draw_natural(rng, n, m, draw_batch(rng, n), names)))
+    name = "mixture_logpdf" if weighted else "gaussian_logpdf"
+    return Call(
+        getattr(cymdn, name + "_and_gradient" * gradient), arrays, {k: NATURAL[k] for k in names}, {},
+        gradient=gradient, value_only=getattr(cymdn, name) if gradient else None,
+    )  # fmt: skip
+
+
+def draw_density(rng):
+    n, m = draw_sizes(rng, 2000)
+    arrays = draw_natural(rng, n, m, (n,), ("x", "mean", "stddev", "correlation"))
+    arrays = {name: a if a.ndim > len(NATURAL[name]) else a[None] for name, a in arrays.items()}
+    arrays["x"], arrays["correlation"] = arrays["x"][:, None], arrays["correlation"][..., None]
+    options = {"smooth_eps": pick(rng, (1e-10, 0.0, 1e-3, 1)), "compute_derivatives": chance(rng, 0.7)}
+    return Call(
+        cymdn.gaussian_density_batch, in_dtypes(rng, spoilt(rng, arrays)),
+        {"x": (1, 2), "mean": ("M", 2), "stddev": ("M", 2), "correlation": ("M", 1)}, options,
+        out=False, wrong=("workers", "smooth_eps"),
+    )  # fmt: skip
+
+
+def draw_loss(rng):
+    (n, m), pens, gradient = draw_sizes(rng, 2000), pick(rng, (0, 1, 3)), chance(rng, 0.7)
+    batch, reduction = draw_batch(rng, n), pick(rng, ("none", "none", "sum", "mean"))
+    arrays = climb.split_raw(climb.draw_raw(rng, n, m, pens), m, pens)
+    if pens == 1:
+        arrays["pen"] = arrays["pen"][:, 0]
+    if chance(rng, 0.3) and pens:
+        arrays["pen"] = np.clip(rng.random(arrays["pen"].shape) * 1.2, 0, 1)
+    if chance(rng, 0.4):
+        arrays["sample_weight"] = rng.exponential(size=n)
+    arrays = spoilt(rng, {name: a.reshape((*batch, *a.shape[1:])) for name, a in arrays.items()})
+    arrays = in_dtypes(rng, arrays)
+    if "sample_weight" in arrays:
+        arrays["sample_weight"] = np.nan_to_num(arrays["sample_weight"])
+        if reduction == "mean" and not arrays["sample_weight"].any():
+            reduction = "sum"
+    return Call(
+        cymdn.mdn_loss_and_gradient if gradient else cymdn.mdn_loss, arrays,
+        {"raw": ("W",), "x": (2,), "pen": (3,) if pens == 3 else (), "sample_weight": ()}, {"reduction": reduction},
+        gradient=gradient, by_rows=reduction == "none", uncounted=("pen", "sample_weight"),
+        wrong=("workers", "reduction"), value_only=cymdn.mdn_loss if gradient else None,
+    )  # fmt: skip
+
+
+def draw_sample(rng):
+    (n, m), pens = draw_sizes(rng, 600), pick(rng, (0, 1, 3))
+    raw = climb.split_raw(climb.draw_raw(rng, n, m, pens), m, pens)["raw"].reshape(*draw_batch(rng, n), pens + 6 * m)
+    size = pick(rng, (None, 1, 3, (2, 3), (), 0))
+    options = {"pen": pens, "size": size, "rng": int(rng.integers(1 << 30)), **draw_sharpening(rng)}
+    return Call(
+        cymdn.mdn_sample, in_dtypes(rng, spoilt(rng, {"raw": raw})), {"raw": ("W",)}, options,
+        out=False, by_rows=False, wrong=("size", "rng", "bias", "temperature"),
+    )  # fmt: skip
+
+
+def draw_sharpening(rng):
+    return {} if chance(rng, 0.7) else {"bias": pick(rng, (0.0, 0.5, 3)), "temperature": pick(rng, (1, 0.1, 2.5))}
+
+
+OF_POINTS = ("logpdf", "pdf", "component_logpdf", "responsibilities", "score")
+METHODS = (*OF_POINTS, "line", "conditional", "marginal", "mean", "covariance", "parts", "sample", "mode")
+PARTS = ("weights", "means", "stddevs", "correlations", "covariances")
+
+
+def use_mixture(mixture, method, x=None, **options):
+    """What a method of a mixture returns; of one that returns a mixture in one dimension, what this says of itself."""
+    if method in OF_POINTS:
+        return getattr(mixture, method)(x, **options)
+    if method == "parts":
+        return tuple(getattr(mixture, part) for part in PARTS)
+    if method == "line":
+        line, at = mixture.marginal(0), np.asarray(x)[..., 1]
+        return line.logpdf(at), line.pdf(at), line.cdf(at)
+    if method in ("marginal", "conditional"):
+        line = mixture.marginal(0) if method == "marginal" else mixture.conditional(1, np.asarray(x)[..., 0])
+        return line.weights, line.means, line.stddevs, line.mean(), line.variance()
+    if method == "credible_level":
+        levels = mixture.credible_level([0.1, 0.5, 0.9])
+        assert (levels[..., 1:] <= levels[..., :-1]).all(), "a larger mass has a higher level"
+        return levels
+    return mixture.sample(3, rng=0) if method == "sample" else getattr(mixture, method)()
+
+
+def of_natural(method, weights, means, stddevs, correlations, **given):
+    return use_mixture(BivariateMixture(weights, means, stddevs, correlations), method, **given)
+
+
+def of_network(method, raw, pen=0, bias=0.0, temperature=1.0, **given):
+    mixture = BivariateMixture.from_network_output(raw, pen=pen, bias=bias, temperature=temperature)
+    return use_mixture(mixture, method, **given)
+
+
+def draw_object(rng):
+    method = "credible_level" if chance(rng, 0.01) else pick(rng, (*OF_POINTS, *METHODS))
+    (n, m), pens = draw_sizes(rng, {"mode": 30, "credible_level": 4}.get(method, 600)), pick(rng, (0, 1, 3))
+    batch, options = draw_batch(rng, n), {}
+    needs_x = method in (*OF_POINTS, "conditional", "line")
+    if chance(rng, 0.5):
+        given = draw_natural(rng, n, m, batch)
+        arrays = dict(zip(OBJECT, [given[name] for name in ("weights", "mean", "stddev", "correlation")], strict=True))
+        cores, function, x = OBJECT | {"x": (2,)}, partial(of_natural, method), given["x"]
+    else:
+        given = climb.split_raw(climb.draw_raw(rng, n, m, pens), m, pens)
+        arrays, x = {"raw": given["raw"].reshape(*batch, pens + 6 * m)}, given["x"].reshape(*batch, 2)
+        cores, function, options = (
+            {"raw": ("W",), "x": (2,)},
+            partial(of_network, method),
+            {"pen": pens, **draw_sharpening(rng)},
+        )
+    arrays = in_dtypes(rng, spoilt(rng, arrays | ({"x": x} if needs_x else {}), 0.1))
+    wrong = ("workers",) if method in OF_POINTS else ("bias", "temperature") if "pen" in options else ()
+    return Call(
+        function, arrays, cores, options, out=False, by_rows=method != "sample", wrong=wrong, refuses=True
+    )  # fmt: skip
+
+
+DRAWS = (draw_mixture, draw_mixture, draw_loss, draw_loss, draw_density, draw_sample, draw_object, draw_object)
+
+
+# What the contract says of a row
+
+
+def classes(call):
+    """Rows that must be NaN; those of finite numbers of the domain that must not; whether an object refuses them."""
+    given = {name.removesuffix("s") if name != "weights" else name: a for name, a in call.whole().items()}
+    with np.errstate(invalid="ignore"):
+        if "weights" in given:
+            excluded = given["weights"] == 0
+            for name, value in (("mean", 0.0), ("stddev", 1.0), ("correlation", 0.0)):
+                given[name] = np.where(
+                    excluded.reshape(excluded.shape + (1,) * (given[name].ndim - 2)), value, given[name]
+                )
+        density = call.function is cymdn.gaussian_density_batch
+        bad = {
+            "stddev": lambda a: ~(a >= 0) if density else ~(a > 0),
+            "correlation": lambda a: np.isnan(a) if density else ~(abs(a) < 1),
+            "weights": lambda a: ~(a >= 0),
+            "pen": lambda a: ~((a >= 0) & (a <= 1)),
+        }
+        n = len(next(iter(given.values())))
+        nan, finite, refused = np.zeros(n, bool), np.ones(n, bool), False
+        for name, a in given.items():
+            rows = a.reshape(n, math.prod(a.shape[1:]))
+            refused |= ~np.isfinite(rows).all() and name != "x"
+            nan |= bad.get(name, np.isnan)(rows).any(axis=1)
+            finite &= np.isfinite(rows).all(axis=1)
+        if "weights" in given:
+            finite &= (given["weights"] > 0).any(axis=1)
+    return nan, finite & ~nan, refused
+
+
+def check_plain(rng, call):
+    """The call of contiguous arrays of one dtype; None where it has to be refused."""
+    nan, finite, refused = classes(call)
+    try:
+        results = call.make(call.plain())
+    except ValueError as error:
+        refusal = str(error)
+        # 0 / 0 of no rows or no weight; objects refuse what elsewhere gives NaN
+        assert call.refuses or call.options.get("reduction") == "mean", f"refused: {refusal}"
+        odd = (
+            not finite.all()
+            or 0 in call.batch
+            or "weights" in str(error)
+            or not call.arrays.get("weights", np.ones(1)).all()
+        )
+        assert not call.refuses or odd, f"refused: {refusal}"
+        return None
+    assert all(r.dtype in (call.dtype, np.int64) for r in map(np.asarray, results)), "a result of another dtype"
+    assert not call.refuses or not refused, "not refused"
+    if len(nan) and call.by_rows and not call.refuses:
+        check_rows_of(call, [np.asarray(r).reshape(len(nan), -1) for r in results], nan, finite)
+    return results
+
+
+def check_rows_of(call, results, nan, finite):
+    weight = call.whole().get("sample_weight", np.ones(len(nan)))
+    value, stacked = results[0], np.concatenate(results, axis=1)
+    density, single = call.function is cymdn.gaussian_density_batch, call.arrays.keys().isdisjoint({"weights", "raw"})
+    assert not stacked[weight == 0].any(), "not 0 in a row of weight 0"
+    finite = finite & (weight < 1e3)
+    if not single:
+        assert np.isnan(stacked[nan & (weight > 0)]).all(), "not NaN in a row that has to be"
+    elif not density or len(value):
+        assert np.isnan(value[nan]).any(axis=1).all(), "not NaN in a row that has to be"
+    if not density:
+        assert not np.isnan(stacked[finite]).any(), "NaN for finite arguments"
+    if call.gradient and not single:
+        assert not stacked[np.isinf(value[:, 0]) & (weight < 1e3), 1:].any(), "not 0 beyond the dtype"
+    if call.dtype == np.float32 and not density:
+        doubles = np.asarray(call.make({k: a.astype(np.float64) for k, a in call.plain().items()})[0]).reshape(
+            value.shape
+        )
+        with np.errstate(over="ignore"):
+            assert_same_bits(value[finite], doubles.astype(np.float32)[finite])
+
+
+def check_sum(call):
+    """A sum or mean of losses against the losses of rows."""
+    if call.options.get("reduction") not in ("sum", "mean") or 0 in call.batch:
+        return
+    arrays, weight = call.plain(), np.asarray(call.arrays.get("sample_weight", np.ones(call.batch)), float)
+    total, *gradient = map(np.asarray, call.make(arrays))
+    rows, *row_gradient = map(np.asarray, flat(call.function(**arrays, reduction="none")))
+    divisor = math.fsum(weight.ravel()) if call.options["reduction"] == "mean" else 1.0
+    small = np.finfo(call.dtype).tiny
+    if np.isfinite(rows).all() and weight.max() < 1e100:
+        eps = 2.0**-52 if call.dtype == np.float64 else 2.0**-23
+        size = math.fsum(abs(rows.astype(float)).ravel()) / divisor
+        assert abs(float(total) - math.fsum(rows.astype(float).ravel()) / divisor) <= 8 * eps * size + small, (
+            "another sum"
+        )
+        for ours, theirs in zip(gradient, row_gradient, strict=True):
+            near = (
+                np.abs(ours.astype(float) - theirs.astype(float) / divisor)
+                <= 8 * eps * (abs(theirs) + weight[..., None]) / divisor + small
+            )
+            assert (near | ~np.isfinite(theirs)).all(), "another gradient of a sum"
+
+
+# The same call made otherwise
+
+
+def laid_out(values, layout):
+    if layout == "list":
+        return values.tolist()
+    if layout == "roomy":
+        memory = np.zeros(values.nbytes + ROOM, np.uint8)
+        array = memory[: values.nbytes].view(values.dtype).reshape(values.shape)
+        array[...] = values
+        return array
+    return LAYOUTS[layout](values)
+
+
+def memory_of(array):
+    """The whole memory that an array is a view of, as bytes."""
+    while isinstance(array.base, np.ndarray):
+        array = array.base
+    return np.frombuffer(array.base, np.uint8) if array.base is not None else array.ravel(order="K").view(np.uint8)
+
+
+def layouts_of(values):
+    return tuple(LAYOUTS) if values.ndim > 1 else OF_FEW_AXES if values.ndim else ("contiguous",)
+
+
+def draw_out(rng, call, expected, arguments):
+    """Return arrays to write to, some None; at times one in the memory of an argument."""
+    out = []
+    for a in expected:
+        names = [name for name in layouts_of(a) if name not in ("read_only", "subclass")]
+        given = laid_out(np.full(a.shape, SENTINEL, a.dtype), pick(rng, names))
+        out.append(None if chance(rng, 0.2) and len(expected) > 1 else given)
+    name, k = pick(rng, call.arrays), int(rng.integers(len(out)))
+    if chance(rng, 0.3) and expected[k].nbytes + 16 <= ROOM:
+        arguments[name] = laid_out(call.arrays[name], "roomy")
+        offset = pick(rng, (0, 1, expected[k].itemsize, 16))
+        memory = memory_of(arguments[name])[offset : offset + expected[k].nbytes]
+        out[k] = memory.view(expected[k].dtype).reshape(expected[k].shape)
+        return out, name
+    return out, None
+
+
+def check_otherwise(rng, call, expected):
+    """The same numbers in any layout and dtype, written to any array, by any number of workers: the same bits."""
+    expected = [np.asarray(a) for a in expected]
+    arguments = {
+        name: laid_out(
+            a, "list" if chance(rng, 0.05) and 0 < a.size < 200 and a.dtype == np.float64 else pick(rng, layouts_of(a))
+        )
+        for name, a in call.arrays.items()
+    }
+    more, out, over = {}, [], None
+    if "workers" in call.wrong and chance(rng, 0.6):
+        more["workers"] = pick(rng, (1, 2, 3, 7, -1))
+    if call.out and chance(rng, 0.7):
+        out, over = draw_out(rng, call, expected, arguments)
+        more["out"] = out[0] if len(out) == 1 else (out[0], tuple(out[1:])) if chance(rng, 0.5) else tuple(out)
+        if len(out) == 2:
+            more["out"] = tuple(out)
+    inputs = {name: a.tobytes() for name, a in arguments.items() if isinstance(a, np.ndarray) and name != over}
+    apart = [(a, memory_of(a).copy()) for a in out if a is not None and over is None]
+    threshold, running.WORKER_COMPONENTS = running.WORKER_COMPONENTS, pick(rng, (1, 10, 100))
+    try:
+        results = call.make(arguments, **more)
+    finally:
+        running.WORKER_COMPONENTS = threshold
+    for name, before in inputs.items():
+        assert arguments[name].tobytes() == before, "an argument was modified"
+    for result, array in zip(results, out or [None] * len(results), strict=True):
+        assert array is None or result is array, "not the array given as out"
+    for result, wanted in zip(results, expected, strict=True):
+        assert_same_bits(np.asarray(result, wanted.dtype), wanted)
+    for array, memory in apart:
+        array[...] = SENTINEL
+        assert (memory_of(array) == memory).all(), "written beside an output"
+
+
+def check_alone(rng, call, expected):
+    """Some rows alone, with their arguments in full; without the gradient; and where denormals are flushed."""
+    if call.value_only:
+        assert_same_bits(call.value_only(**call.plain(), **call.options), expected[0])
+    if not call.refuses and call.arrays.keys() <= {"raw", "x", "mean", "stddev", "correlation", "weights"}:
+        flushed = in_a_thread_that_flushes(lambda: call.make(call.plain()))
+        for result, wanted in zip(flushed, expected, strict=True):
+            assert_same_bits(np.asarray(result), np.asarray(wanted))
+    if not call.by_rows or 0 in call.batch:
+        return
+    batch, whole = call.batch, call.whole()
+    total = math.prod(batch)
+    rows = pick(rng, (rng.integers(total, size=1), np.arange(total)[::-1], rng.integers(total, size=min(total, 5))))
+    results = call.make({name: a[rows] for name, a in whole.items()})
+    for result, wanted in zip(results, map(np.asarray, expected), strict=True):
+        assert_same_bits(result, wanted.reshape(total, *wanted.shape[len(batch) :])[rows])
+
+
+def in_a_thread_that_flushes(function):
+    """Call in a thread whose processor flushes denormals, if that can be set here: the control word of glibc's x86."""
+    libm = ctypes.CDLL(None)
+
+    def run():
+        state = ctypes.create_string_buffer(64)
+        if hasattr(libm, "fesetenv") and running_on_x86() and libm.fegetenv(state) == 0:
+            control = int.from_bytes(state[28:32], "little") | 0x8040
+            state[28:32] = control.to_bytes(4, "little")
+            libm.fesetenv(state)
+        return function()
+
+    with ThreadPoolExecutor(1) as pool:
+        return pool.submit(run).result()
+
+
+def running_on_x86():
+    return cymdn._kernels.offered_level() > 0
+
+
+# Calls with one thing wrong
+
+
+def check_refusal(rng, call):
+    """Another type, option, output or shape: refused by name."""
+    kind, name, more = pick(rng, ("type", "option", "out", "shape")), pick(rng, call.arrays), {}
+    arguments = {key: np.ones_like(a) * 0.5 for key, a in call.arrays.items()}
+    blamed = [name]
+    if call.refuses and (kind == "shape" or (name == "x" and "workers" not in call.wrong)):
+        return
+    if kind == "option" and call.wrong:
+        option = pick(rng, call.wrong)
+        blamed, more = [option], {option: pick(rng, WRONG[option])}
+    elif kind == "out" and call.out:
+        good = [np.zeros(a.shape, a.dtype) for a in map(np.asarray, call.make(call.plain()))]
+        k = int(rng.integers(len(good)))
+        good[k] = pick(rng, WRONG_OUTPUTS)(good[k])
+        blamed, more = ["out"], {"out": good[0] if len(good) == 1 else tuple(good)}
+    elif kind == "shape":
+        shape = arguments[name].shape
+        arguments[name] = np.ones(
+            (*shape[:-1], shape[-1] + 1 if shape and len(call.cores[name]) else 7, 1)[: len(shape) or 1]
+        )
+        if len(call.cores[name]) == 0 or arguments[name].shape == shape or name in ("correlation", "raw"):
+            return
+        blamed = list(call.arrays)
+    else:
+        arguments[name] = pick(rng, NOT_NUMBERS)(np.ones(call.arrays[name].shape))
+    options = {key: value for key, value in call.options.items() if key not in more}
+    try:
+        call.function(**arguments, **options, **more)
+    except (TypeError, ValueError) as error:
+        message = str(error)
+        names = {"weights": "weights", **dict.fromkeys(blamed)}
+        assert re.match(rf"({'|'.join(names)})\b", message), f"refused, but not by the name of {blamed}: {message}"
+    else:
+        raise AssertionError(f"not refused: something is wrong with {blamed}")
+
+
+# Errors at any number of components
+
+
+def check_accuracy(rng):
+    """Rows of the domain against long double, at numbers of components that the search has no time for."""
+    name, m = pick(rng, climb.FUNCTIONS), pick(rng, (*COMPONENTS, 700, 5000))
+    function, dtype = climb.FUNCTIONS[name], pick(rng, FLOATS)
+    rows = function.draw(rng, max(1, min(60, 3000 // m)), m).astype(dtype)
+    rows = rows[climb.inside(function, rows, m)]
+    if len(rows):
+        worst = climb.errors(function, LONG, rows, m).max()
+        assert worst <= climb.LIMIT[dtype], f"{name}, M = {m}: {worst:.3g}, more than {climb.LIMIT[dtype]:.3g}"
+
+
+# Mixtures made otherwise
+
+
+def check_fit(rng):
+    """A fitted mixture is legal, the heaviest component first; what is not finite is refused; covariances come back."""
+    n, m = int(rng.integers(4, 40)), int(rng.integers(1, 4))
+    given = {
+        "points": rng.normal(size=(n, 2)) + 5 * rng.integers(0, 2, (n, 1)),
+        "sample_weight": rng.exponential(size=n),
+    }
+    given["points"] *= pick(rng, (1.0, 1e-100, 1e100))
+    name = pick(rng, (None, "points", "sample_weight"))
+    if name:
+        given[name][int(rng.integers(n))] = NAN
+    try:
+        mixture = BivariateMixture.fit(**given, n_components=m, rng=int(rng.integers(1 << 30)), restarts=1)
+    except ValueError as error:
+        message = str(error)
+        assert message.startswith(name or "nothing"), f"refused: {message}"
+        return
+    assert not name, "not refused"
+    weights, covariances = mixture.weights, mixture.covariances
+    assert abs(weights.sum() - 1) <= 2.0**-49, "weights of another sum than 1"
+    assert (np.diff(weights) <= 0).all(), "the heaviest is not first"
+    assert (mixture.stddevs > 0).all(), "a stddev that is not positive"
+    again = BivariateMixture.from_covariances(weights, mixture.means, covariances).covariances
+    size = np.sqrt(covariances[:, :1, :1] * covariances[:, 1:, 1:])
+    # roots, a quotient and products: some ten roundings
+    assert (abs(again - covariances) <= 2.0**-49 * np.maximum(size, abs(covariances))).all(), "other covariances"
+
+
+# Objects that lie
+
+
+class Liar(np.ndarray):
+    """An array that says it has another shape than it has."""
+
+    shape = property(lambda self: (100_000,))
+    size = property(lambda self: 100_000)
+    nbytes = property(lambda self: 800_000)
+    ndim = property(lambda self: 1)
+
+
+class Forged:
+    """An interface to memory that is not there."""
+
+    def __init__(self, shape):
+        self.__array_interface__ = {"shape": shape, "typestr": "<f8", "data": (8, False), "version": 3, "strides": (0,)}
+
+
+class Miser(np.random.Generator):
+    """A generator that returns too few numbers, others than asked for, or fails half-way."""
+
+    def __init__(self, kind):
+        super().__init__(np.random.PCG64(0))
+        self.kind, self.calls = kind, 0
+
+    def random(self, size=None, *_, **__):
+        return self.answer(size)
+
+    def standard_normal(self, size=None, *_, **__):
+        return self.answer(size)
+
+    def answer(self, size):
+        self.calls += 1
+        if self.kind == "raises" and self.calls > 1:
+            raise ValueError("rng: no more numbers")
+        wrong = {"few": np.zeros((1, 1, 1)), "none": None, "text": "0.5", "complex": np.ones(size, complex)}
+        return wrong.get(self.kind, np.full(size, 0.5))
+
+
+FORGED = ("out", "argument", "generator")
+
+
+def check_forged(rng):
+    """A right result or an error, and never memory that is not the arguments' or the result's."""
+    n = int(rng.integers(1, 40))
+    raw, x = rng.normal(size=(n, 6)), rng.normal(size=(n, 2))
+    kind = pick(rng, FORGED)
+    try:
+        if kind == "out":
+            out, wanted = np.zeros(pick(rng, (1, n))).view(Liar), cymdn.mdn_loss(raw, x, reduction="none")
+            cymdn.mdn_loss(raw, x, reduction="none", out=out)
+            assert_same_bits(out.view(np.ndarray), wanted)
+        elif kind == "argument":
+            wanted = cymdn.mdn_loss(raw, x, reduction="none")
+            assert_same_bits(cymdn.mdn_loss(raw.view(Liar), x.view(Liar), reduction="none"), wanted)
+        elif kind == "generator":
+            draws = cymdn.mdn_sample(
+                np.zeros((n, 6)), size=3, rng=Miser(pick(rng, ("few", "none", "text", "complex", "raises", "")))
+            )
+            assert len(np.unique(draws.x)) == 1, "points of other numbers than those given"
+        else:
+            mixture = BivariateMixture.__new__(BivariateMixture)
+            mixture.__setstate__(
+                pick(rng, ((np.zeros(5), False, np.dtype("f8")), (np.zeros(0), True, np.dtype("f4")), (), None, 3))
+            )
+            raise AssertionError("nonsense was taken as a state")
+    except (TypeError, ValueError, AttributeError, RuntimeError):
+        pass
+
+
+def check_case(seed, number):
+    """Make the calls of a case; AssertionError if anything is wrong."""
+    rng = np.random.default_rng([seed, number])
+    with np.errstate(all="ignore"):
+        if number % 10 == 0:
+            check_accuracy(rng)
+            return
+        if number % 10 == 1:
+            (check_forged if chance(rng, 0.8) else check_fit)(rng)
+            return
+        call = pick(rng, DRAWS)(rng)
+        check_case.last = call
+        if chance(rng, 0.15):
+            check_refusal(rng, call)
+            return
+        expected = check_plain(rng, call)
+        if expected is not None:
+            check_sum(call)
+            check_otherwise(rng, call, expected)
+            check_alone(rng, call, expected)
+
+
+# Running
+
+
+def describe(seed, number):
+    """Return what the last call was, and how to make it again."""
+    call = check_case.last
+    shapes = ", ".join(f"{name} {a.dtype}{list(a.shape)}" for name, a in call.arrays.items()) if call else ""
+    of = f"{call.function}: {shapes}, {call.options}" if call else "no call"
+    return f"{of}\nAgain: python tests/attack.py --seed {seed} --case {number}"
+
+
+def run(seed, numbers, seconds, current):
+    """Check cases until the time is over or one fails; return whether one did."""
+    end, made = time.monotonic() + seconds, Counter()
+    for number in numbers:
+        if time.monotonic() > end:
+            break
+        current.value, check_case.last = number, None
+        try:
+            check_case(seed, number)
+        except Exception:
+            traceback.print_exc()
+            print(f"\n{describe(seed, number)}", flush=True)
+            return True
+        made[getattr(check_case.last and check_case.last.function, "__name__", "others")] += 1
+    print(f"seed {seed}: {made.total()} cases, of {dict(made)}", flush=True)
+    return False
+
+
+def run_and_exit(given, numbers, current):
+    seconds = 60 * given.minutes
+    failed = not given.search_only and run(given.seed, numbers, seconds / (1 if given.calls_only else 2), current)
+    current.value = -1
+    if given.case is None and not given.calls_only:
+        minutes = given.minutes / (1 if given.search_only else 2)
+        failed |= climb.search(given.seed, minutes, given.function, given.components, given.dtype) > 0
+    raise SystemExit(failed)
+
+
+def main():
+    parser = argparse.ArgumentParser(description="Attack the contract of cymdn.")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--minutes", type=float, default=2.0)
+    parser.add_argument("--case", type=int, help="check this one alone")
+    parser.add_argument("--calls-only", action="store_true")
+    parser.add_argument("--search-only", action="store_true")
+    parser.add_argument("--function", action="append", default=[], choices=climb.FUNCTIONS, help="to be searched")
+    parser.add_argument("--components", type=int, nargs="+", default=[1, 2, 3, 5], help="to be searched")
+    parser.add_argument("--dtype", nargs="+", default=["float64", "float32"], help="to be searched")
+    given = parser.parse_args()
+    numbers = range(2**62) if given.case is None else range(given.case, given.case + 1)
+    context = multiprocessing.get_context("spawn")
+    current = context.Value("q", -1)
+    process = context.Process(target=run_and_exit, args=(given, numbers, current))
+    process.start()
+    process.join()
+    if process.exitcode not in (0, 1):
+        print(f"Ended by {process.exitcode} in: python tests/attack.py --seed {given.seed} --case {current.value}")
+    raise SystemExit(process.exitcode != 0)
+
+
+if __name__ == "__main__":
+    main()
