@@ -19,6 +19,9 @@ from cymdn import _distribution_kernels
 FloatArray: TypeAlias = NDArray[np.floating[Any]]
 """float32 or float64."""
 
+Floor: TypeAlias = float | Sequence[float] | NDArray[Any] | None
+"""A floor of the stddevs: a number, or one for each coordinate."""
+
 P = ParamSpec("P")
 R = TypeVar("R")
 T = TypeVar("T")

@@ -14,17 +14,20 @@ from cymdn._arrays import (
     FLOAT64,
     Checked,
     FloatArray,
+    Floor,
     check_arguments,
     check_each,
+    check_floor,
     check_size,
     methods_in_ieee_arithmetic,
 )
 from cymdn._layout import MEAN, PARAMETERS, RAW, Pens, check_pens, components_of, pack, planes
-from cymdn._parameters import SMALLEST_STDDEV, SUM_TOLERANCE, Natural, Parameters, Unconstrained
+from cymdn._parameters import SMALLEST_STDDEV, SUM_TOLERANCE, Natural, Parameters, Unconstrained, floored
 from cymdn._running import check_done, check_workers, run_over_batch
 from cymdn._sampling import (
     Seed,
     Sharpening,
+    Temperature,
     check_rng,
     check_sharpening,
     draw,
@@ -124,14 +127,21 @@ class BivariateMixture:
 
     @classmethod
     def from_network_output(
-        cls, raw: ArrayLike, *, pen: Pens = 0, bias: float = 0.0, temperature: float = 1.0
+        cls,
+        raw: ArrayLike,
+        *,
+        pen: Pens = 0,
+        bias: float = 0.0,
+        temperature: Temperature = 1.0,
+        stddev_floor: Floor = None,
     ) -> "BivariateMixture":
         r"""Make a batch of mixtures from raw network output.
 
         Parameters
         ----------
         raw : array_like, shape (..., P + 6 M)
-            Raw output of the network, as in `mdn_loss`; finite.
+            Raw output of the network, as in `mdn_loss`; finite, but for components of logit -inf, which are absent
+            whatever else they hold.
         pen : {0, 1, 3}, optional
             The number P of pen logits, which the mixture leaves out.
         bias, temperature : float, optional
@@ -158,12 +168,22 @@ class BivariateMixture:
         check_pens(pen)
         checked = check_arguments(RAW, (raw,))
         (array,) = checked.arrays
-        components_of(array.shape, pen)
-        _check_finite("raw", array)
-        parameters = array[..., pen:].astype(np.float64)
+        components = components_of(array.shape, pen)
+        absent = array[..., pen : pen + components] == -np.inf
+        in_absent = np.concatenate([np.zeros_like(array[..., :pen], bool), *[absent] * PARAMETERS], axis=-1)
+        check_each("raw", array, np.isfinite(array) | in_absent, "finite numbers, or -inf for a mixture logit")
+        check_each("raw", array, ~absent.all(axis=-1), "a mixture logit above -inf")
+        parameters = np.where(in_absent, 0.0, array)[..., pen:].astype(np.float64)
+        logits, _, _, log_stddev0, log_stddev1, a = planes(parameters)
+        logits[absent] = -np.inf
+        floor = check_floor(stddev_floor)
+        if floor != (0.0, 0.0):
+            log_stddev0[...], log_stddev1[...], a[...] = floored(log_stddev0, log_stddev1, a, floor)
         sharpening = check_sharpening(bias, temperature)
+        if not np.isfinite(sharpening).all():  # a greedy draw has no density
+            name, value = ("bias", bias) if bias == np.inf else ("temperature", temperature)
+            raise ValueError(f"{name}: expected finite numbers, of temperatures above 0, got {value}")
         if sharpening != Sharpening():
-            logits, _, _, log_stddev0, log_stddev1, _ = planes(parameters)
             with np.errstate(over="ignore"):
                 logits -= logits.max(axis=-1, keepdims=True)  # first, so that no product overflows to inf - inf
                 logits *= sharpening.logits

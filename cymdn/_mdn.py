@@ -1,6 +1,5 @@
 """Network head: the loss of a mixture density network from its raw output. Check, allocate, call, return."""
 
-from collections.abc import Sequence
 from math import copysign, frexp, fsum, inf, isnan, ldexp, prod
 from typing import Any, Literal, NamedTuple, TypeAlias
 
@@ -12,6 +11,7 @@ from cymdn._arrays import (
     FLOAT32,
     FLOAT64,
     FloatArray,
+    Floor,
     Output,
     Shape,
     check_each,
@@ -31,7 +31,6 @@ from cymdn._running import check_workers, is_one_call, piece_of, run, scratch, s
 
 Reduction: TypeAlias = Literal["none", "sum", "mean"]
 Out: TypeAlias = FloatArray | tuple[Any, ...] | None
-Floor: TypeAlias = float | Sequence[float] | NDArray[Any] | None
 
 PIECE = 8 * _builds.CHUNK  # rows whose pens and weights are converted together, at most
 SMALL = 2.0**-600  # times the largest weight, and that times most losses, it is a number

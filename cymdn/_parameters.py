@@ -6,6 +6,7 @@ from typing import ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
+from cymdn import _portable
 from cymdn._layout import CORRELATION, MEAN, PARAMETERS, STDDEV, WEIGHT, planes
 from cymdn._univariate import normalised
 
@@ -146,3 +147,10 @@ class Unconstrained(Parameters):
         logits = self.plane(WEIGHT)
         rest = self.packed[..., self.n_components :]
         return bool((logits < np.inf).all() and (logits.max(axis=-1) > -np.inf).all() and np.isfinite(rest).all())
+
+
+def floored(log_stddev0: Doubles, log_stddev1: Doubles, a: Doubles, floor: tuple[float, float]) -> tuple[Doubles, ...]:
+    """Return log stddevs and atanh correlations of components convolved with N(0, diag(floor^2))."""
+    with np.errstate(over="ignore", divide="ignore", under="ignore"):
+        component, _ = _portable.floored(np, _portable.components(np, log_stddev0, log_stddev1, a), floor)
+        return component.log_s0, component.log_s1, np.arcsinh(component.r * component.kappa)

@@ -37,10 +37,10 @@ def rows(
     def bounded(value: Any, bound: float = largest) -> Any:
         return xp.clip(value, -bound, bound)
 
-    c = _components(xp, log_s0, log_s1, a)
+    c = components(xp, log_s0, log_s1, a)
     through = None
     if floor != (0.0, 0.0):
-        c, through = _floored(xp, c, floor)
+        c, through = floored(xp, c, floor)
     u = bounded((x[..., :1] - mean0) * c.root0 * c.root0, far)
     v = bounded((x[..., 1:] - mean1) * c.root1 * c.root1, far)
     k0 = bounded(c.kappa * (u - c.t * v) + c.cross * v, far)
@@ -83,7 +83,7 @@ def rows(
     return loss, xp.where(usual, gradient, fallback), xp.where(usual, x_gradient, fallback)
 
 
-class _Components(NamedTuple):
+class Components(NamedTuple):
     """Components before they meet a point. 1 / sigma is the square of `root`: in range where sigma is not."""
 
     log_s0: Any
@@ -97,7 +97,8 @@ class _Components(NamedTuple):
     log_kappa: Any
 
 
-def _components(xp: Any, log_s0: Any, log_s1: Any, a: Any) -> _Components:
+def components(xp: Any, log_s0: Any, log_s1: Any, a: Any) -> Components:
+    """Return what the points do not change."""
     exponent = EXPONENT[xp.finfo(a.dtype).bits]
     root0, root1 = (xp.exp(-0.5 * xp.clip(log_s, -2 * exponent, 2 * exponent)) for log_s in (log_s0, log_s1))
     inner_a = xp.clip(a, -exponent, exponent)
@@ -106,10 +107,10 @@ def _components(xp: Any, log_s0: Any, log_s1: Any, a: Any) -> _Components:
     r, kappa = xp.tanh(a), 0.5 * (growing + falling)
     t = xp.sign(a) * (xp.abs(a) > 0.55)
     cross = xp.where(t == 0, -kappa * r, xp.where(a > 0, falling, -growing))
-    return _Components(log_s0, log_s1, root0, root1, r, t, kappa, cross, xp.log(kappa) + xp.abs(a - inner_a))
+    return Components(log_s0, log_s1, root0, root1, r, t, kappa, cross, xp.log(kappa) + xp.abs(a - inner_a))
 
 
-class _Through(NamedTuple):
+class Through(NamedTuple):
     """Factors of the derivatives of what a floor makes of log stddevs and atanh correlation."""
 
     kept0: Any
@@ -119,7 +120,7 @@ class _Through(NamedTuple):
     turned: Any
 
 
-def _floored(xp: Any, c: _Components, floor: tuple[float, float]) -> tuple[_Components, _Through]:
+def floored(xp: Any, c: Components, floor: tuple[float, float]) -> tuple[Components, Through]:
     """Return components convolved with N(0, diag(floor^2)), by the formulas of _bivariate.pxd."""
     info = xp.finfo(c.r.dtype)
     tiny, far = float(info.tiny), float(info.max) ** 0.4
@@ -146,8 +147,8 @@ def _floored(xp: Any, c: _Components, floor: tuple[float, float]) -> tuple[_Comp
     t = xp.sign(r) * (xp.abs(r) > 0.5)
     cross = xp.where(t == 0, -kappa * r, t * (root / (1.0 + t * r)))
     (log_s0, root0), (log_s1, root1) = floored0, floored1
-    floored = _Components(log_s0, log_s1, root0, root1, r, t, kappa, cross, -0.5 * xp.log(q))
-    through = _Through(c0, c1, lost0 / q * c.r, lost1 / q * c.r, (inverse * kappa) * (inverse * kappa))
+    floored = Components(log_s0, log_s1, root0, root1, r, t, kappa, cross, -0.5 * xp.log(q))
+    through = Through(c0, c1, lost0 / q * c.r, lost1 / q * c.r, (inverse * kappa) * (inverse * kappa))
     return floored, through
 
 

@@ -4,43 +4,19 @@
 """
 
 import math
-from typing import Any, NamedTuple
+from typing import Any
 
-from cymdn._arrays import check_nonnegative
 from cymdn._layout import planes
 from cymdn._portable import EXPONENT, constant, sigmoid
-
-Temperature = float | tuple[float, float]
-
-
-class Sharpening(NamedTuple):
-    """What bias and temperature do: factors of logits, None for the most likely one; a term of log stddevs, or None."""
-
-    logits: float | None
-    pen_logits: float | None
-    log_stddev: float | None
+from cymdn._sampling import Sharpening
 
 
-def check_tempering(bias: float, temperature: Temperature) -> Sharpening:
-    """Return what bias and temperature do, a number or a pair: of the weights, of the spread."""
-    b = check_nonnegative("bias", bias)
-    pair = temperature if isinstance(temperature, tuple) else (temperature, temperature)
-    if len(pair) != 2:
-        raise ValueError(f"temperature: expected a number or a pair, got {len(pair)} numbers")
-    of_weights, of_spread = (check_nonnegative("temperature", number) for number in pair)
-    return Sharpening(
-        (1.0 + b) / of_weights if of_weights else None,
-        1.0 / of_weights if of_weights else None,
-        0.5 * math.log(of_spread) - b if of_spread else None,
-    )
-
-
-def scores(xp: Any, logits: Any, factor: float | None, exponential: Any) -> Any:
+def scores(xp: Any, logits: Any, factor: float, exponential: Any) -> Any:
     """Return numbers whose argmax over the last axis is a draw from softmax(factor logits); NaN where that is none.
 
     exponential: numbers from the standard exponential distribution, of the shape of the result; None for the mode.
     """
-    factor = 1.0 if factor is None else _within_range(xp, logits, factor)
+    factor = 1.0 if factor == math.inf else _within_range(xp, logits, factor)
     # factors below 1 before the difference, which may overflow, others after it: no 0 * inf, no inf - inf
     logits = constant(logits) * min(factor, 1.0)
     logits = (logits - xp.amax(logits, -1, keepdims=True)) * max(factor, 1.0)
@@ -52,10 +28,10 @@ def scores(xp: Any, logits: Any, factor: float | None, exponential: Any) -> Any:
     )
 
 
-def ends(xp: Any, logit: Any, factor: float | None, uniform: Any) -> Any:
+def ends(xp: Any, logit: Any, factor: float, uniform: Any) -> Any:
     """Return 1 where a stroke ends and 0 elsewhere, by numbers in [0, 1); NaN where the logit is."""
     logit = constant(logit)
-    drawn = logit > 0 if factor is None else uniform > sigmoid(xp, -logit * _within_range(xp, logit, factor))
+    drawn = logit > 0 if factor == math.inf else uniform > sigmoid(xp, -logit * _within_range(xp, logit, factor))
     return xp.where(xp.isnan(logit), math.nan, drawn * xp.ones_like(logit))
 
 
@@ -65,13 +41,16 @@ def _within_range(xp: Any, logits: Any, factor: float) -> float:
     return min(max(factor, float(limits.tiny)), float(limits.max))
 
 
-def points(xp: Any, raw: Any, pens: int, component: Any, normal: Any, sharpening: Sharpening) -> Any:
-    """Return points (..., 2) of the components (...), -1 for none, by standard normal numbers (..., 2)."""
+def points(xp: Any, raw: Any, pens: int, component: Any, normal: Any, sharpening: Sharpening, noise: Any = None) -> Any:
+    """Return points (..., 2) of the components (...), -1 for none, by standard normal numbers (..., 2).
+
+    noise (..., 2): normal numbers of the floor's standard deviations, or None.
+    """
     take = getattr(xp, "take_along_axis", None) or xp.take_along_dim
     index = xp.clip(component, 0, None)[..., None]
     mean0, mean1, log_s0, log_s1, a = (take(plane, index, -1)[..., 0] for plane in planes(raw[..., pens:])[1:])
     x = xp.stack([mean0, mean1], -1)
-    if sharpening.log_stddev is not None:
+    if sharpening.log_stddev > -math.inf:
         exponent = EXPONENT[xp.finfo(raw.dtype).bits]
         inner_a = xp.clip(a, -exponent, exponent)
         r, sech = xp.tanh(a), 2.0 / (xp.exp(inner_a) + xp.exp(-inner_a))
@@ -80,4 +59,5 @@ def points(xp: Any, raw: Any, pens: int, component: Any, normal: Any, sharpening
         log_s = xp.stack([log_s0, log_s1], -1) + sharpening.log_stddev
         root = xp.exp(0.5 * xp.clip(log_s, -2 * exponent, 2 * exponent))
         x = x + number * root * root
+        x = x if noise is None else x + noise * math.exp(sharpening.log_stddev)
     return xp.where(component[..., None] < 0, math.nan, x)

@@ -11,15 +11,17 @@ from cymdn import _distribution_kernels
 from cymdn._arrays import (
     FLOAT64,
     FloatArray,
+    Floor,
     are_plain,
     check_arguments,
+    check_floor,
     check_nonnegative,
-    check_positive,
     check_size,
     in_ieee_arithmetic,
 )
 from cymdn._layout import PARAMETERS, RAW, Pens, check_pens, components_of
 
+Temperature: TypeAlias = float | tuple[float, float]
 Seed: TypeAlias = Any
 """A NumPy Generator, or what `numpy.random.default_rng` makes one of."""
 
@@ -45,7 +47,10 @@ class MdnSample(NamedTuple):
 
 
 class Sharpening(NamedTuple):
-    """What bias and temperature do to raw output: factors of logits, a term of log standard deviations."""
+    """What bias and temperature do to raw output: factors of logits, a term of log standard deviations.
+
+    Factors of inf, which leave the largest logit, and a term of -inf, which leaves the mean, are for draws alone.
+    """
 
     logits: float = 1.0
     pen_logits: float = 1.0
@@ -53,6 +58,7 @@ class Sharpening(NamedTuple):
 
 
 NEUTRAL = Sharpening()
+LARGEST = sys.float_info.max
 
 
 @in_ieee_arithmetic
@@ -61,7 +67,8 @@ def mdn_sample(
     *,
     pen: Pens = 0,
     bias: float = 0.0,
-    temperature: float = 1.0,
+    temperature: Temperature = 1.0,
+    stddev_floor: Floor = None,
     size: int | tuple[int, ...] | None = None,
     rng: Seed = None,
 ) -> MdnSample:
@@ -76,10 +83,15 @@ def mdn_sample(
     bias : float, optional
         Probability bias b >= 0 of Graves ([1]_, eq. 61 and 62): standard deviations become
         :math:`\exp(\hat\sigma - b)`, mixture logits are multiplied by 1 + b. 0 draws from the network's own
-        distribution, larger numbers give neater, more likely points. Pens are drawn without bias.
-    temperature : float, optional
-        Temperature T > 0 of sketch-rnn ([2]_, section 3.3): mixture and pen logits are divided by T, variances
-        multiplied by T.
+        distribution, larger numbers give neater, more likely points, inf the mean of the heaviest component. Pens are
+        drawn without bias.
+    temperature : float or pair of floats, optional
+        Temperature T >= 0 of sketch-rnn ([2]_, section 3.3): mixture and pen logits are divided by T, variances
+        multiplied by T. A pair is the temperature of the logits and that of the variances. 0 is greedy: the mean of the
+        heaviest component, the likeliest pen.
+    stddev_floor : float or pair of floats, optional
+        As in `mdn_loss`: draws from the mixture that is convolved with N(0, diag(f0^2, f1^2)), to which bias and
+        temperature are applied afterwards.
     size : int or tuple of int, optional
         Axes to put before those of `raw`: so many draws from each row.
     rng : numpy.random.Generator or seed, optional
@@ -143,10 +155,10 @@ def mdn_sample(
     # one step at a time, the checks of an array that needs none take longer than the draw
     array: Any = raw if are_plain((raw,)) else check_arguments(RAW, (raw,)).arrays[0]
     components_of(array.shape, pen)
-    sharpening = check_sharpening(bias, temperature)
+    sharpening, floor = check_sharpening(bias, temperature), check_floor(stddev_floor)
     shape = check_size("size", size, array.shape[:-1])
     rows = array if array.ndim == 2 else array.reshape(math.prod(array.shape[:-1]), array.shape[-1])
-    x, pens, component = draw(rows, pen, True, sharpening, shape, check_rng(rng))
+    x, pens, component = draw(rows, pen, True, sharpening, shape, check_rng(rng), floor)
     return MdnSample(x, None if pens is None else pens[()], component[()])
 
 
@@ -157,6 +169,7 @@ def draw(
     sharpening: Sharpening,
     shape: tuple[int, ...],
     rng: np.random.Generator,
+    floor: tuple[float, float] = (0.0, 0.0),
 ) -> tuple[FloatArray, FloatArray | None, NDArray[np.int64]]:
     """Draw from rows of packed parameters (n, P + 6 M), to arrays whose first axes are `shape`, ending in the batch."""
     n, m = len(rows), (rows.shape[1] - pens) // PARAMETERS
@@ -165,7 +178,7 @@ def draw(
     if not component.size:
         return x, pen, component
     scratch = np.empty((_distribution_kernels.DRAW_PLANES, m))
-    options = (pens, unconstrained, *sharpening)
+    options = _Options(pens, unconstrained, sharpening, floor)
     # (draws, n, ...)
     flat = (
         x.reshape(-1, n, 2),
@@ -183,26 +196,51 @@ def draw(
     return x, pen, component
 
 
+class _Options(NamedTuple):
+    pens: int
+    unconstrained: bool
+    sharpening: Sharpening
+    floor: tuple[float, float]
+
+
 def _draw_piece(
     rows: FloatArray,
     m: int,
-    options: tuple[Any, ...],
+    options: _Options,
     scratch: NDArray[np.float64],
     outputs: tuple[Any, ...],
     rng: np.random.Generator,
 ) -> None:
     s, n = outputs[2].shape
-    uniform, normal = rng.random((s, n, 2 if options[0] else 1)), rng.standard_normal((s, n, 2))
+    pens, unconstrained, sharpening, floor = options
+    chance = [rng.random((s, n, 2 if pens else 1)), rng.standard_normal((s, n, 2))]
+    chance += [rng.standard_normal((s, n, 2))] if floor != (0.0, 0.0) else []
     # the kernel checks the buffers of whatever a generator returns
-    if not (type(uniform) is type(normal) is np.ndarray and uniform.dtype == normal.dtype == FLOAT64):
+    if not all(type(numbers) is np.ndarray and numbers.dtype == FLOAT64 for numbers in chance):
         raise TypeError(f"rng: expected arrays of float64 from random and standard_normal of {type(rng).__name__}")
-    pens, *others = options
+    uniform, normal, *noise = chance
+    uniform, normal, factors = _without_chance(uniform, normal, sharpening)
     x, pen, component = outputs
     kernel: Any = _distribution_kernels.draw
-    if not kernel(s, n, m, rows, pens, *others, uniform, normal, scratch, x, pen, component):
+    done = kernel(s, n, m, rows, pens, unconstrained, *factors, uniform, normal, scratch, x, pen, component)
+    if not done or any(numbers.shape != x.shape for numbers in noise):
         raise ValueError(
             f"rng: expected arrays of the shapes asked for from random and standard_normal of {type(rng).__name__}"
         )
+    for numbers in noise:
+        with np.errstate(over="ignore"):
+            x += np.exp(sharpening.log_stddev) * np.multiply(floor, numbers)
+
+
+def _without_chance(uniform: Any, normal: Any, sharpening: Sharpening) -> tuple[Any, Any, Sharpening]:
+    """Return the numbers and the factors to draw by: finite ones, and no chance where they are not."""
+    logits, pen_logits, log_stddev = sharpening
+    if max(logits, pen_logits, -log_stddev) == math.inf:
+        # by a number of 0 the kernel takes the first component that has a weight
+        uniform = uniform * [float(factor < math.inf) for factor in (logits, pen_logits)[: uniform.shape[-1]]]
+        normal = normal * float(log_stddev > -math.inf)
+    # finite factors: their product with a difference of 0 must be 0
+    return uniform, normal, Sharpening(min(logits, LARGEST), min(pen_logits, LARGEST), log_stddev)
 
 
 def check_rng(rng: Seed) -> np.random.Generator:
@@ -217,10 +255,18 @@ def check_rng(rng: Seed) -> np.random.Generator:
         raise ValueError(f"rng: expected a numpy.random.Generator, a seed or None, got {rng!r} ({error})") from None
 
 
-def check_sharpening(bias: float, temperature: float) -> Sharpening:
-    """Return what bias and temperature do."""
+def check_sharpening(bias: float, temperature: Temperature) -> Sharpening:
+    """Return what bias and temperature do, the latter a number or a pair: of the logits, of the variances."""
     if type(bias) is float and type(temperature) is float and bias == 0.0 and temperature == 1.0:
         return NEUTRAL
-    b, t = check_nonnegative("bias", bias), check_positive("temperature", temperature)
-    # finite factors: their product with a difference of 0 must be 0
-    return Sharpening(min((1.0 + b) / t, sys.float_info.max), min(1.0 / t, sys.float_info.max), 0.5 * math.log(t) - b)
+    b = math.inf if type(bias) is float and bias == math.inf else check_nonnegative("bias", bias)
+    pair = temperature if isinstance(temperature, tuple) else (temperature, temperature)
+    if len(pair) != 2:
+        raise ValueError(f"temperature: expected a number or a pair, got {len(pair)} numbers")
+    of_logits, of_variances = (check_nonnegative("temperature", number) for number in pair)
+    # factors that are not asked to be infinite are not: ties stay ties
+    return Sharpening(
+        min((1.0 + b) / of_logits, LARGEST) if of_logits and b < math.inf else math.inf,
+        min(1.0 / of_logits, LARGEST) if of_logits else math.inf,
+        0.5 * math.log(of_variances) - b if of_variances else -math.inf,
+    )

@@ -1,5 +1,6 @@
 """The loss of a mixture density network as a JAX function: jit, grad and vmap go through it. Needs the extra `jax`."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial, reduce
@@ -11,10 +12,10 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from cymdn import _mdn, _portable, _portable_draws
-from cymdn._arrays import check_floor, check_numbers, check_size
+from cymdn._arrays import Floor, check_floor, check_numbers, check_size
 from cymdn._layout import Pens, check_pens, components_of
-from cymdn._mdn import Floor, Reduction
-from cymdn._sampling import MdnSample
+from cymdn._mdn import Reduction
+from cymdn._sampling import MdnSample, Temperature, check_sharpening
 
 try:
     import jax
@@ -148,7 +149,8 @@ def mdn_sample(
     *,
     pen: Pens = 0,
     bias: float = 0.0,
-    temperature: _portable_draws.Temperature = 1.0,
+    temperature: Temperature = 1.0,
+    stddev_floor: Floor = None,
     size: int | tuple[int, ...] | None = None,
     reparameterized: bool = False,
 ) -> MdnSample:
@@ -168,6 +170,8 @@ def mdn_sample(
         Temperature T >= 0 of sketch-rnn: mixture and pen logits are divided by T, variances multiplied by T. A pair is
         the temperature of the logits and that of the variances. 0 is greedy: the mean of the heaviest component, the
         likeliest pen.
+    stddev_floor : float or pair of floats, optional
+        As in `cymdn.mdn_sample`.
     size : int or tuple of int, optional
         Axes to put before those of `raw`: so many draws from each row.
     reparameterized : bool, optional
@@ -211,19 +215,23 @@ def mdn_sample(
     check_pens(pen)
     raw = _as_floats("raw", raw)
     components = components_of(raw.shape, pen)
-    sharpening = _portable_draws.check_tempering(bias, temperature)
+    sharpening, floor = check_sharpening(bias, temperature), check_floor(stddev_floor)
     shape = (*check_size("size", size), *raw.shape[:-1])
     raw = jnp.broadcast_to(raw if reparameterized else jax.lax.stop_gradient(raw), (*shape, raw.shape[-1]))
     for_component, for_point, for_pen = jax.random.split(key, 3)
 
-    def draw(key: Array, logits: Array, factor: float | None) -> Array:
-        noise = None if factor is None else jax.random.exponential(key, logits.shape, logits.dtype)
+    def draw(key: Array, logits: Array, factor: float) -> Array:
+        noise = None if factor == math.inf else jax.random.exponential(key, logits.shape, logits.dtype)
         scores = _portable_draws.scores(jnp, logits, factor, noise)
         return jnp.where(jnp.isnan(scores).any(-1), -1, jnp.argmax(scores, -1))
 
     component = draw(for_component, raw[..., pen : pen + components], sharpening.logits)
     normal = jax.random.normal(for_point, (*shape, 2), raw.dtype)
-    x = _portable_draws.points(jnp, raw, pen, component, normal, sharpening)
+    noise = None
+    if floor != (0.0, 0.0):
+        for_noise = jax.random.fold_in(for_point, 1)
+        noise = jax.random.normal(for_noise, normal.shape, raw.dtype) * jnp.asarray(floor, raw.dtype)
+    x = _portable_draws.points(jnp, raw, pen, component, normal, sharpening, noise)
     pens = None
     if pen == 1:
         uniform = jax.random.uniform(for_pen, shape, raw.dtype)

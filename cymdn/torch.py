@@ -17,10 +17,10 @@ from typing import Any
 import numpy as np
 
 from cymdn import BivariateMixture, _builds, _mdn, _portable, _portable_draws
-from cymdn._arrays import check_count, check_floor, check_size
+from cymdn._arrays import Floor, check_count, check_floor, check_size
 from cymdn._layout import PARAMETERS, Pens, check_pens, components_of
-from cymdn._mdn import Floor, Reduction
-from cymdn._sampling import MdnSample
+from cymdn._mdn import Reduction
+from cymdn._sampling import MdnSample, Temperature, check_sharpening
 
 try:
     import torch
@@ -198,7 +198,8 @@ def mdn_sample(
     *,
     pen: Pens = 0,
     bias: float = 0.0,
-    temperature: _portable_draws.Temperature = 1.0,
+    temperature: Temperature = 1.0,
+    stddev_floor: Floor = None,
     size: int | tuple[int, ...] | None = None,
     generator: torch.Generator | None = None,
     reparameterized: bool = False,
@@ -217,6 +218,8 @@ def mdn_sample(
         Temperature T >= 0 of sketch-rnn: mixture and pen logits are divided by T, variances multiplied by T. A pair is
         the temperature of the logits and that of the variances. 0 is greedy: the mean of the heaviest component, the
         likeliest pen.
+    stddev_floor : float or pair of floats, optional
+        As in `cymdn.mdn_sample`.
     size : int or tuple of int, optional
         Axes to put before those of `raw`: so many draws from each row.
     generator : torch.Generator, optional
@@ -262,12 +265,12 @@ def mdn_sample(
     check_pens(pen)
     raw = _for_arithmetic("raw", raw)
     components = components_of(tuple(raw.shape), pen)
-    sharpening = _portable_draws.check_tempering(bias, temperature)
+    sharpening, floor = check_sharpening(bias, temperature), check_floor(stddev_floor)
     shape = (*check_size("size", size), *raw.shape[:-1])
     raw = raw.expand(*shape, raw.shape[-1]) if reparameterized else raw.detach().expand(*shape, raw.shape[-1])
 
-    def draw(logits: Tensor, factor: float | None) -> Tensor:
-        noise = None if factor is None else torch.empty_like(logits, memory_format=torch.contiguous_format)
+    def draw(logits: Tensor, factor: float) -> Tensor:
+        noise = None if factor == math.inf else torch.empty_like(logits, memory_format=torch.contiguous_format)
         scores = _portable_draws.scores(
             torch, logits, factor, None if noise is None else noise.exponential_(generator=generator)
         )
@@ -275,7 +278,10 @@ def mdn_sample(
 
     component = draw(raw[..., pen : pen + components], sharpening.logits)
     options: Any = {"generator": generator, "dtype": raw.dtype, "device": raw.device}
-    x = _portable_draws.points(torch, raw, pen, component, torch.randn((*shape, 2), **options), sharpening)
+    normal, noise = torch.randn((*shape, 2), **options), None
+    if floor != (0.0, 0.0):
+        noise = torch.randn((*shape, 2), **options) * torch.tensor(floor, dtype=raw.dtype, device=raw.device)
+    x = _portable_draws.points(torch, raw, pen, component, normal, sharpening, noise)
     pens = None
     if pen == 1:
         pens = _portable_draws.ends(torch, raw[..., 0], sharpening.pen_logits, torch.rand(shape, **options))

@@ -396,19 +396,25 @@ SHARPENING = {
     "pen": PENS,
     "bias": {
         "negative": (-0.5, r"expected a finite number >= 0, got -0.5$"),
-        "inf": (INF, r"expected a finite number >= 0, got inf$"),
         "NaN": (NAN, r"expected a finite number >= 0, got nan$"),
         "None": (None, r"expected a real number, got NoneType$"),
         "an array": (np.zeros(2), r"expected a real number, got ndarray$"),
     },
     "temperature": {
-        "0": (0.0, r"expected a finite number > 0, got 0.0$"),
-        "integer 0": (0, r"expected a finite number > 0, got 0$"),
+        "three": ((1.0, 1.0, 1.0), r"expected a number or a pair, got 3 numbers$"),
+        "one of a pair negative": ((1.0, -1.0), r"expected a finite number >= 0, got -1.0$"),
         "inf": (INF, r"expected a finite number >= 0, got inf$"),
         "NaN": (NAN, r"expected a finite number .*, got nan$"),
         "None": (None, r"expected a real number, got NoneType$"),
         "text": ("1", r"expected a real number, got '1'$"),
     },
+}
+FLOORS = {
+    "negative": (-0.1, r"expected numbers from 0 to 1e\+300, got -0.1 at index \(0,\)$"),
+    "NaN in part": ((1.0, NAN), r"expected numbers from 0 to 1e\+300, got nan at index \(1,\)$"),
+    "inf": (INF, r"expected numbers from 0 to 1e\+300, got inf at index \(0,\)$"),
+    "three": ((1.0, 1.0, 1.0), r"expected a number or a pair of numbers, got shape \(3,\)$"),
+    "text": ("1", r"expected an array of real numbers"),
 }
 SIZES = {
     "negative": (-1, r"expected an integer of at least 0, got -1$"),
@@ -475,8 +481,13 @@ BAD = {
             repr(bad): (bad, f"expected one of 'none', 'sum', 'mean', got {re.escape(repr(bad))}$")
             for bad in ("average", "Mean", "", None, 1)
         },
+        "stddev_floor": FLOORS,
+        "n_components": {
+            "0": (0, r"expected an integer of at least 1, got 0$"),
+            "a fraction": (2.5, r"expected an integer, got float$"),
+        },
     },
-    "mdn_sample": {"raw": RAWS, **SHARPENING, "size": SIZES, "rng": RNGS | FORGED},
+    "mdn_sample": {"raw": RAWS, **SHARPENING, "stddev_floor": FLOORS, "size": SIZES, "rng": RNGS | FORGED},
     "BivariateMixture": {
         "weights": {
             "negative": (at((1, 0), -0.25), r".*>= 0, got -0.25 at index \(1, 0\)$"),
@@ -513,8 +524,13 @@ BAD = {
             "inf": (at((1, 2, 7), INF), FINITE.format(r"inf at index \(1, 2, 7\)$")),
             **RAWS,
             "of objects": (np.array([None] * 6), r".*dtype object$"),
+            "without a component": (
+                at((1, 2, slice(0, 2)), -INF),
+                r"expected a mixture logit above -inf.* at index \(1, 2\)$",
+            ),
         },
         **SHARPENING,
+        "stddev_floor": FLOORS,
     },
     "from_covariances": {
         "covariances": {
@@ -720,6 +736,6 @@ def test_a_row_that_no_mixture_can_be_made_of_is_named(plane):
     raw = network_output(2, (2, 3), 1)
     planes(raw, 1)[plane][1, 2, 1] = NAN
     with pytest.raises(
-        ValueError, match=rf"^raw: expected finite numbers, got nan at index \(1, 2, {2 + 2 * plane}\)$"
+        ValueError, match=rf"^raw: expected finite numbers, .*, got nan at index \(1, 2, {2 + 2 * plane}\)$"
     ):
         BivariateMixture.from_network_output(raw, pen=1)

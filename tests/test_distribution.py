@@ -700,3 +700,31 @@ def test_sharpening_that_excludes_a_component_without_width_gives_no_nan(x):
     assert_all_numbers(sharpened, x)
     np.testing.assert_array_equal(sharpened.responsibilities(x), [0, 0, 1])
     assert mdn_sample(raw, **sharpening, rng=0).component == 2
+
+
+# What raw output may hold besides
+
+
+def test_a_mixture_under_a_floor_has_the_density_of_the_loss():
+    raw, x = network_output(3, (200,)), np.random.default_rng(0).normal(size=(200, 2))
+    raw[:50, 9:15] = -700.0  # sigma of 1e-304
+    mixture = BivariateMixture.from_network_output(raw, stddev_floor=(0.3, 1e-3))
+    loss = mdn_loss(raw, x, stddev_floor=(0.3, 1e-3), reduction="none")
+    # two log stddevs and an atanh correlation are rounded once more: by an eps each, of up to 10 in distances of 1e6
+    np.testing.assert_allclose(mixture.logpdf(x), -loss, rtol=1e-14, atol=1e-14)
+    assert (mixture.stddevs >= [0.3, 1e-3]).all()
+
+
+def test_a_component_of_logit_minus_infinity_is_absent_whatever_it_holds():
+    raw, x = network_output(3, (5,)), np.random.default_rng(0).normal(size=(5, 2))
+    absent = np.arange(18).reshape(6, 3)[:, 1]
+    expected = BivariateMixture.from_network_output(np.delete(raw, absent, axis=-1))
+    raw[:, absent] = np.nan
+    raw[:, 1] = -np.inf
+    mixture = BivariateMixture.from_network_output(raw, temperature=1.0)
+    np.testing.assert_array_equal(mixture.weights[:, [0, 2]], expected.weights)
+    np.testing.assert_array_equal(mixture.weights[:, 1], 0)
+    np.testing.assert_allclose(mixture.logpdf(x), expected.logpdf(x), rtol=4 * EPS, atol=0)
+    for name in ("mean", "covariance", "mode"):
+        np.testing.assert_allclose(getattr(mixture, name)(), getattr(expected, name)(), rtol=1e-12, atol=1e-12)
+    assert pickle.loads(pickle.dumps(mixture)).n_components == 3

@@ -22,7 +22,7 @@ ARROWS = {
         "BivariateMixture", "_arrays", "_builds", "_layout", "_mdn", "_portable", "_portable_draws", "_sampling",
     },
     "jax": {"_arrays", "_layout", "_mdn", "_portable", "_portable_draws", "_sampling"},
-    "_portable_draws": {"_arrays", "_layout", "_portable"},
+    "_portable_draws": {"_layout", "_portable", "_sampling"},
     "_portable": {"_layout"},
     "_distribution": {
         "_arrays",
@@ -43,7 +43,7 @@ ARROWS = {
     "_mixture": {"_arrays", "_running"},
     "_mdn": {"_arrays", "_builds", "_layout", "_running"},
     "_running": {"_arrays", "_builds"},
-    "_parameters": {"_layout", "_univariate"},
+    "_parameters": {"_layout", "_portable", "_univariate"},
     "_layout": {"_arrays"},
     "_builds": {"__version__", "_kernels"},
     "_arrays": {"_distribution_kernels"},
@@ -75,7 +75,7 @@ ARROWS = {
     "_arithmetic": set(),
 }  # fmt: skip
 
-OPTIONAL = {"jax", "torch"}  # modules that `import cymdn` leaves alone: each needs more than NumPy
+OPTIONAL = {"activations", "jax", "torch"}  # modules that `import cymdn` leaves alone
 
 
 def imports_of(path):

@@ -9,7 +9,7 @@ import builds
 import numpy as np
 import pytest
 from builds import PIECE
-from checks import FALSE_ALARM, assert_same_bits, each_dtype
+from checks import FALSE_ALARM, INF, assert_same_bits, each_dtype
 from problems import Told, each_layout, network_output, parameters, planes, softmax
 from scipy import stats
 
@@ -390,14 +390,45 @@ def test_bias_and_temperature_however_large_give_no_nan(pens, bias, temperature)
     assert_drawn(mdn_sample(network_output(3, (50,), pens), pen=pens, bias=bias, temperature=temperature, rng=62))
 
 
-def test_a_tiny_temperature_draws_the_mean_of_the_likeliest_component():
-    raw = network_output(3, (50,))
+@each_dtype
+@pytest.mark.parametrize("keywords", [{"temperature": 1e-300}, {"temperature": 0.0}, {"bias": INF}], ids=str)
+def test_a_greedy_draw_is_the_mean_of_the_heaviest_component(keywords, dtype):
+    raw = network_output(3, (50,)).astype(dtype)
     logits, mean0, mean1, *_ = planes(raw)
-    x, _, component = mdn_sample(raw, temperature=1e-300, rng=63)
+    x, _, component = mdn_sample(raw, stddev_floor=0.5, rng=63, **keywords)
     best = logits.argmax(axis=-1)[:, None]
     np.testing.assert_array_equal(component, best[:, 0])
     means = np.concatenate([np.take_along_axis(mean, best, -1) for mean in (mean0, mean1)], axis=-1)
-    np.testing.assert_array_equal(x, means)  # sigma is 1e-150 of itself
+    np.testing.assert_array_equal(x, means)  # sigma is 1e-150 of itself, or 0
+
+
+def test_a_greedy_draw_takes_the_likeliest_pen_and_the_first_of_equals():
+    raw = network_output(3, (50,), 3)
+    x, pen, _ = mdn_sample(raw, pen=3, temperature=0.0)
+    np.testing.assert_array_equal(pen.argmax(axis=-1), raw[:, :3].argmax(axis=-1))
+    x, pen, component = mdn_sample(np.zeros(1 + 12), pen=1, temperature=0.0, size=100)
+    assert not np.concatenate([x.ravel(), pen, component]).any()
+
+
+def test_logits_and_variances_may_have_temperatures_of_their_own():
+    raw = network_output(3, seed=9)
+    drawn = mdn_sample(raw, temperature=(0.0, 4.0), size=20_000, rng=1)
+    heaviest = planes(raw)[0].argmax()
+    assert (drawn.component == heaviest).all()
+    mixture = BivariateMixture.from_network_output(raw[heaviest::3], temperature=(1.0, 4.0))
+    assert_uniform(rosenblatt(mixture, drawn.x, 0))
+    drawn = mdn_sample(raw, temperature=(2.0, 0.0), size=20_000, rng=2)
+    assert_frequencies(drawn.component, softmax(planes(raw)[0] / 2.0))
+    np.testing.assert_array_equal(drawn.x, np.stack([planes(raw)[1], planes(raw)[2]], -1)[drawn.component])
+
+
+@pytest.mark.parametrize("keywords", [{}, {"bias": 0.7, "temperature": 0.5}], ids=str)
+def test_draws_under_a_floor_follow_the_density_of_the_floored_mixture(keywords):
+    raw = network_output(3, seed=10)
+    floored = BivariateMixture.from_network_output(raw, stddev_floor=(0.5, 0.1), **keywords)
+    sample = mdn_sample(raw, stddev_floor=(0.5, 0.1), size=40_000, rng=33, **keywords)
+    assert_frequencies(sample.component, floored.weights)
+    assert_uniform(rosenblatt(floored, sample.x, 0))
 
 
 def test_equal_logits_stay_equal_at_any_sharpness():
