@@ -242,7 +242,7 @@ def check_size(name: str, value: object, batch_shape: Shape = ()) -> Shape:
     axes = tuple(check_count(name, axis, 0) for axis in (value if isinstance(value, tuple) else (value,)))
     shape = (*axes, *batch_shape)
     # a size of 0 may have others beside it that no array can have
-    if len(shape) > MOST_AXES or math.prod(axis for axis in shape if axis) > MOST_NUMBERS:
+    if len(shape) > MOST_AXES or math.prod([axis for axis in shape if axis]) > MOST_NUMBERS:
         raise ValueError(
             f"{name}: expected at most {MOST_AXES} axes and 2**58 draws with those of the batch, got {value}"
         )

@@ -29,7 +29,7 @@ times these. The terms, with C = 1 / (1 - r^2):
 log sigma is an argument and exact: u = offset exp(-log sigma) is off by the rounding of exp alone, so that neither
 |log sigma| eps is granted to u nor |a| eps to 1 - r^2. A responsibility, or another share of 1, below 2^-940 counts as
 that: digits go where denormal numbers begin. Its error in whole, for terms of 10^15 and more, where distances tie in
-float64 and any component may take the place of any other, is exp(8 eps terms) - 1 times the share, at most 1.
+float64 and any component may take the place of any other, is exp(9 eps terms) - 1 times the share, at most 1.
 
 Arguments are arrays of real numbers with an axis of components where there is one, and one of the two coordinates after
 it; leading axes broadcast. What is outside the domain is not looked at: it gives anything.
