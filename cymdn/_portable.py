@@ -148,7 +148,7 @@ def floored(xp: Any, c: Components, floor: tuple[float, float]) -> tuple[Compone
     cross = xp.where(t == 0, -kappa * r, t * (root / (1.0 + t * r)))
     (log_s0, root0), (log_s1, root1) = floored0, floored1
     floored = Components(log_s0, log_s1, root0, root1, r, t, kappa, cross, -0.5 * xp.log(q))
-    through = Through(c0, c1, lost0 / q * c.r, lost1 / q * c.r, (inverse * kappa) * (inverse * kappa))
+    through = Through(c0, c1, lost0 / q * c.r, lost1 / q * c.r, inverse / q * inverse)
     return floored, through
 
 
