@@ -202,16 +202,18 @@ def check_nonnegative(name: str, value: object) -> float:
     return checked
 
 
-def check_floor(value: object) -> tuple[float, float]:
+def check_floor(value: Floor) -> tuple[float, float]:
     """Return a floor of the stddevs, a number or a pair, as a pair; (0, 0) is none."""
     if value is None:
         return (0.0, 0.0)
-    array = check_numbers("stddev_floor", value)  # type: ignore[arg-type]
-    if array.shape not in ((), (2,)):
-        raise ValueError(f"stddev_floor: expected a number or a pair of numbers, got shape {array.shape}")
-    pair = np.broadcast_to(array, 2)
-    check_each("stddev_floor", pair, (pair >= 0) & (pair <= LARGEST_FLOOR), f"numbers from 0 to {LARGEST_FLOOR}")
-    return float(pair[0]), float(pair[1])
+    given = value.tolist() if isinstance(value, np.ndarray) else value
+    numbers = given if isinstance(given, (tuple, list)) else (given, given)
+    if len(numbers) != 2:
+        raise ValueError(f"stddev_floor: expected a number or a pair of numbers, got {len(numbers)} numbers")
+    first, second = (check_nonnegative("stddev_floor", number) for number in numbers)
+    if max(first, second) > LARGEST_FLOOR:
+        raise ValueError(f"stddev_floor: expected numbers of at most {LARGEST_FLOOR}, got {max(first, second)}")
+    return first, second
 
 
 def check_positive(name: str, value: object) -> float:

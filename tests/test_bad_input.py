@@ -410,11 +410,12 @@ SHARPENING = {
     },
 }
 FLOORS = {
-    "negative": (-0.1, r"expected numbers from 0 to 1e\+300, got -0.1 at index \(0,\)$"),
-    "NaN in part": ((1.0, NAN), r"expected numbers from 0 to 1e\+300, got nan at index \(1,\)$"),
-    "inf": (INF, r"expected numbers from 0 to 1e\+300, got inf at index \(0,\)$"),
-    "three": ((1.0, 1.0, 1.0), r"expected a number or a pair of numbers, got shape \(3,\)$"),
-    "text": ("1", r"expected an array of real numbers"),
+    "negative": (-0.1, r"expected a finite number >= 0, got -0.1$"),
+    "NaN in part": ((1.0, NAN), r"expected a finite number >= 0, got nan$"),
+    "inf": (INF, r"expected a finite number >= 0, got inf$"),
+    "huge": (np.array([0.0, 1e301]), r"expected numbers of at most 1e\+300, got 1e\+301$"),
+    "three": ([1.0, 1.0, 1.0], r"expected a number or a pair of numbers, got 3 numbers$"),
+    "text": ("1", r"expected a real number, got '1'$"),
 }
 SIZES = {
     "negative": (-1, r"expected an integer of at least 0, got -1$"),
