@@ -145,7 +145,9 @@ class BivariateMixture:
         pen : {0, 1, 3}, optional
             The number P of pen logits, which the mixture leaves out.
         bias, temperature : float, optional
-            As in `mdn_sample`.
+            As in `mdn_sample`, but finite and above 0: a greedy draw has no density.
+        stddev_floor : float or pair of floats, optional
+            As in `mdn_loss`: each component is convolved with N(0, diag(f0^2, f1^2)), before bias and temperature act.
 
         Returns
         -------
@@ -156,7 +158,7 @@ class BivariateMixture:
         Raises
         ------
         TypeError, ValueError
-            As `mdn_sample` does; and where `raw` is not finite.
+            As `mdn_sample` does; and where `raw` is not finite, or all components of a row are absent.
 
         Examples
         --------

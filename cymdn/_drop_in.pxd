@@ -38,7 +38,7 @@ cdef struct DropIn:
     Py_ssize_t count     # of components in the block
 
 
-# Where offsets are so large that their squares may overflow, factors on the way may be inf where others are 0. The loops
+# Where offsets are so large that squares may overflow, factors on the way may be inf where others are 0. The loops
 # say so, and run again with these bounded: a branch a block instead of work for each component.
 
 

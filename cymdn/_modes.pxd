@@ -183,7 +183,7 @@ cdef inline void meet(const View *w, Place *p) noexcept nogil:
 
 
 cdef inline bint gather(const Search *s, Place *p) noexcept nogil:
-    """Move a surveyed place to where the product of all components that matter there is largest; whether these are three.
+    """Move a surveyed place to where the product of components that matter there is largest; whether these are three.
 
     Where long components cross two by two, in the corners of a small triangle, the highest point may be amid them.
     """
