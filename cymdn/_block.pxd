@@ -213,11 +213,11 @@ cdef inline void exponentiate(Py_ssize_t count, double_out plane) noexcept nogil
         plane[k] = elementary.exp(plane[k])
 
 
-cdef inline void scale_rows(Py_ssize_t rows, const Rows *w, double_out values) noexcept nogil:
+cdef inline void scale_rows(Py_ssize_t rows, const double *live, const double *scale, double_out values) noexcept nogil:
     # 0 of a row without derivatives, whatever it holds
     cdef Py_ssize_t i
     for i in range(rows):
-        values[i] = 0.0 if w.live[i] == 0.0 else w.weight[i] * values[i]
+        values[i] = 0.0 if live[i] == 0.0 else scale[i] * values[i]
 
 
 # Preparing components

@@ -13,6 +13,7 @@ COLLAPSED = 1e-3  # of the spread of x: a standard deviation that only repeated 
 SATURATED = (9.0, 18.0)  # atanh correlations at which 1 - r^2 is gone from float32 and from float64
 DEAD = 1e-4  # largest weight in any row of a component that is of no use
 GROUPS = ("logits", "mean", "log_stddev", "atanh_correlation")
+ROUNDING = 1e-6  # of a pen, as in the kernels
 FIRST = 3  # of a list, to be printed
 
 
@@ -171,7 +172,7 @@ def diagnose(
     pen_shape, weight_shape = (None if array is None else array.shape for array in (target, weight))
     batch_shape, pens, components = check_layout(raw_array.shape, x_array.shape, pen_shape, weight_shape)
     if weight is not None:
-        check_weights(weight)
+        check_weights("sample_weight", weight)
         raw_array, x_array = raw_array[weight > 0], x_array[weight > 0]
         target = None if target is None else target[weight > 0]
     losses, gradient = mdn_loss_and_gradient(raw_array, x_array, target, reduction="none")
@@ -209,7 +210,7 @@ def _outside(target: NDArray[Any] | None, rows: int) -> NDArray[np.bool_]:
     """Return which rows have a pen that is no probability."""
     if target is None:
         return np.zeros(rows, np.bool_)
-    inside = (target >= 0) & (target <= 1)
+    inside = (target >= -ROUNDING) & (target <= 1 + ROUNDING)
     return ~np.asarray(inside.reshape(rows, -1).all(-1))
 
 

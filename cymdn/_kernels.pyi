@@ -81,6 +81,7 @@ def mdn_loss(
     x: FloatArray,
     pen: NDArray[np.float64] | None,
     sample_weight: NDArray[np.float64] | None,
+    pen_weight: NDArray[np.float64] | None,
     scale: float,
     floor0: float,
     floor1: float,

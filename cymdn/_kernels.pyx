@@ -275,6 +275,7 @@ def mdn_loss(
     x,                    # (n, 2)
     pen,                  # (n, pens), float64, or None: no pen
     sample_weight,        # (n,), float64, or None: 1
+    pen_weight,           # (n,), float64, or None: sample_weight
     double scale,         # of the gradient
     double floor0,        # of the stddevs; both 0: none
     double floor1,
@@ -307,6 +308,8 @@ def mdn_loss(
         give_pairs(&held, x_gradient_out, n, 0, p.x_gradient)
         if sample_weight is not None:
             hold_each(&held, sample_weight, sizeof(double), n, 0, 0, &h.weight)
+        if pen_weight is not None:
+            hold_each(&held, pen_weight, sizeof(double), n, 0, 0, &h.pen_weight)
         if sums_out is not None:
             hold(&held, sums_out, sizeof(double), PyBUF_WRITABLE, (n + CHUNK - 1) // CHUNK, 0, 0, &sums)
         held.fit = held.fit and (n == 1 or p.x[0].row > 0)

@@ -53,6 +53,7 @@ class _Problem(NamedTuple):
     x: FloatArray  # (n, 2)
     pen: NDArray[Any] | None  # (n, P), of any real dtype, as is
     sample_weight: NDArray[Any] | None  # (n,)
+    pen_weight: NDArray[Any] | None  # (n,)
     batch_shape: tuple[int, ...]
     raw_shape: tuple[int, ...]
     components: int
@@ -67,6 +68,7 @@ def mdn_loss(
     pen: ArrayLike | None = None,
     *,
     sample_weight: ArrayLike | None = None,
+    pen_weight: ArrayLike | None = None,
     stddev_floor: Floor = None,
     n_components: int | None = None,
     reduction: Reduction = "mean",
@@ -88,6 +90,9 @@ def mdn_loss(
         predicted as softmax of the pen logits.
     sample_weight : array_like, shape (...), optional
         Weights of the rows, finite and >= 0. A row of weight 0 is skipped, whatever it holds: masks are weights.
+    pen_weight : float or array_like of shape (...), optional
+        Weights v of the pens' terms, where they are not those of the points: a row's loss is then w l + v p, with the
+        loss l of its point and p of its pen.
     stddev_floor : float or pair of floats, optional
         Standard deviation f >= 0 of an error of the points, or one for each coordinate: every component is convolved
         with N(0, diag(f0^2, f1^2)). The loss is then bounded below, by log(2 pi f0 f1): no component gains by
@@ -95,7 +100,8 @@ def mdn_loss(
     n_components : int, optional
         The number M, if it is to be checked against the width of `raw`.
     reduction : {"mean", "sum", "none"}
-        With losses l and weights w of the rows (1 without `sample_weight`): sum(w l) / sum(w), sum(w l), or w l.
+        With losses l and weights w of the rows (1 without `sample_weight`): sum(w l) / sum(w), sum(w l), or w l. With
+        `pen_weight` the numerator is sum(w l + v p), and the "mean" divides it by sum(w) all the same.
     out : ndarray, optional
         Where to write the result; of its shape and dtype, in any layout. It may overlap an argument.
     workers : int, optional
@@ -113,8 +119,9 @@ def mdn_loss(
     TypeError
         An array is not of real numbers of at most 64 bits, or is masked; `out` has another dtype than the result.
     ValueError
-        A shape does not fit; a `sample_weight` or `stddev_floor` is negative or not finite; `reduction` is none of the
-        three; it is "mean" and there are no rows, or their total weight is 0.
+        A shape does not fit; a `sample_weight`, `pen_weight` or `stddev_floor` is negative or not finite; there is a
+        `pen_weight` and no `pen`; `reduction` is none of the three; it is "mean" and there are no rows, or their total
+        weight is 0.
 
     See Also
     --------
@@ -128,7 +135,7 @@ def mdn_loss(
     in all code that followed, it is 1 / (1 + exp(-logit)). Three pen states are those of [2]_, section 3.2.
 
     Finite arguments never give NaN. A loss beyond the range of the dtype is inf. A NaN in a row gives NaN for that row
-    and touches no other. A `pen` outside [0, 1] makes its row NaN.
+    and touches no other. A `pen` outside [0, 1] makes its row NaN, but for roundings: 1 + 1e-6 counts as 1.
 
     A loss can be negative: it is the logarithm of a density, which exceeds 1 where the standard deviations are small.
 
@@ -147,11 +154,13 @@ def mdn_loss(
     np.float64(2.531024)
     """
     floor = check_floor(stddev_floor)
-    if out is None and sample_weight is None and n_components is None and reduction == "mean":
+    if out is None and sample_weight is pen_weight is n_components is None and reduction == "mean":
         done = _mean_of_plain_arrays(raw, x, pen, floor, workers, gradient=False)
         if done:
             return done[0]
-    (loss,) = _checked_loss(raw, x, pen, sample_weight, floor, n_components, reduction, out, workers, gradient=False)
+    (loss,) = _checked_loss(
+        raw, x, pen, sample_weight, pen_weight, floor, n_components, reduction, out, workers, gradient=False
+    )
     return loss if out is not None else loss[()]
 
 
@@ -161,6 +170,7 @@ def mdn_loss_and_gradient(
     pen: ArrayLike | None = None,
     *,
     sample_weight: ArrayLike | None = None,
+    pen_weight: ArrayLike | None = None,
     stddev_floor: Floor = None,
     n_components: int | None = None,
     reduction: Reduction = "mean",
@@ -171,7 +181,7 @@ def mdn_loss_and_gradient(
 
     Parameters
     ----------
-    raw, x, pen, sample_weight, stddev_floor, n_components, reduction
+    raw, x, pen, sample_weight, pen_weight, stddev_floor, n_components, reduction
         As in `mdn_loss`.
     out : tuple of ndarray, optional
         Where to write loss and gradient; None for one of them allocates it.
@@ -210,12 +220,12 @@ def mdn_loss_and_gradient(
     3.8379 [[ 0. -2.  0. -3.  1.  0.]]
     """
     floor = check_floor(stddev_floor)
-    if out is None and sample_weight is None and n_components is None and reduction == "mean":
+    if out is None and sample_weight is pen_weight is n_components is None and reduction == "mean":
         done = _mean_of_plain_arrays(raw, x, pen, floor, workers, gradient=True)
         if done and done[1] is not None:
             return done[0], done[1]
     loss, gradient = _checked_loss(
-        raw, x, pen, sample_weight, floor, n_components, reduction, out, workers, gradient=True
+        raw, x, pen, sample_weight, pen_weight, floor, n_components, reduction, out, workers, gradient=True
     )
     return loss if out is not None else loss[()], gradient
 
@@ -226,6 +236,7 @@ def _checked_loss(
     x: ArrayLike,
     pen: ArrayLike | None,
     sample_weight: ArrayLike | None,
+    pen_weight: ArrayLike | None,
     floor: tuple[float, float],
     n_components: int | None,
     reduction: Reduction,
@@ -235,7 +246,7 @@ def _checked_loss(
     gradient: bool,
 ) -> list[FloatArray]:
     workers = check_workers(workers)
-    problem = _check_problem(raw, x, pen, sample_weight, floor, n_components, reduction)
+    problem = _check_problem(raw, x, pen, sample_weight, pen_weight, floor, n_components, reduction)
     outputs = _allocate(problem, reduction, out, gradient=gradient)
     _run(problem, reduction, outputs, workers)
     return deliver(outputs)
@@ -250,10 +261,11 @@ def loss_and_gradients(
     reduction: Reduction,
     workers: int | None,
     out: Out = None,
+    pen_weight: ArrayLike | None = None,
     stddev_floor: Floor = None,
 ) -> tuple[FloatArray, FloatArray, FloatArray]:
     """Return what `mdn_loss_and_gradient` does, and the gradient with respect to x, for frameworks."""
-    problem = _check_problem(raw, x, pen, sample_weight, check_floor(stddev_floor), None, reduction)
+    problem = _check_problem(raw, x, pen, sample_weight, pen_weight, check_floor(stddev_floor), None, reduction)
     outputs = _allocate(problem, reduction, out, gradient=True)
     x_gradient = np.empty((*problem.batch_shape, 2), problem.raw.dtype)
     _run(problem, reduction, outputs, check_workers(workers), x_gradient)
@@ -297,7 +309,7 @@ def _mean_of_plain_arrays(
     memory = scratch(components)
     try:
         done = _builds.kernels.mdn_loss(
-            rows, components, raw, x, pen, None, 1.0 / rows, *floor, memory, None, sums, gradient_out
+            rows, components, raw, x, pen, None, None, 1.0 / rows, *floor, memory, None, sums, gradient_out
         )
     except ValueError:  # of the buffers: another layout
         return None
@@ -326,6 +338,7 @@ def _check_problem(
     x: ArrayLike,
     pen: ArrayLike | None,
     sample_weight: ArrayLike | None,
+    pen_weight: ArrayLike | None,
     floor: tuple[float, float],
     n_components: int | None,
     reduction: Reduction,
@@ -334,23 +347,23 @@ def _check_problem(
     raw_array, x_array = check_numeric(["raw", "x"], (raw, x))
     targets = None if pen is None else check_numbers("pen", pen)
     weight = None if sample_weight is None else check_numbers("sample_weight", sample_weight)
-    sizes = check_layout(
-        raw_array.shape,
-        x_array.shape,
-        None if targets is None else targets.shape,
-        None if weight is None else weight.shape,
-        n_components,
-    )
+    of_pens = None if pen_weight is None else check_numbers("pen_weight", pen_weight)
+    shapes = (None if array is None else array.shape for array in (targets, weight, of_pens))
+    sizes = check_layout(raw_array.shape, x_array.shape, *shapes, n_components=n_components)
     raw_array, x_array = convert((raw_array, x_array))
     rows = prod(sizes.batch_shape)
     if weight is not None:
-        check_weights(weight)
+        check_weights("sample_weight", weight)
         weight = weight.reshape(rows)  # before it is summed: the order of a sum is that of the rows, not of the memory
+    if of_pens is not None:
+        check_weights("pen_weight", of_pens)
+        of_pens = np.broadcast_to(of_pens, sizes.batch_shape).reshape(rows)
     return _Problem(
         raw_array.reshape(rows, raw_array.shape[-1]),
         x_array.reshape(rows, 2),
         None if targets is None else targets.reshape(rows, sizes.pens),
         weight,
+        of_pens,
         sizes.batch_shape,
         raw_array.shape,
         sizes.components,
@@ -366,7 +379,13 @@ def check_reduction(reduction: object) -> None:
 
 
 def check_layout(
-    raw: Shape, x: Shape, pen: Shape | None, sample_weight: Shape | None, n_components: int | None = None
+    raw: Shape,
+    x: Shape,
+    pen: Shape | None,
+    sample_weight: Shape | None,
+    pen_weight: Shape | None = None,
+    *,
+    n_components: int | None = None,
 ) -> Sizes:
     """Check the shapes of arguments against each other; nothing but shapes need be known."""
     (batch_shape, _), _, _ = check_shapes({**RAW, "x": (2,)}, (raw, x))
@@ -377,14 +396,18 @@ def check_layout(
         check_shape("pen", pen, (*batch_shape, 3) if pens == 3 else batch_shape)
     if sample_weight is not None:
         check_shape("sample_weight", sample_weight, batch_shape)
+    if pen_weight is not None and pen is None:
+        raise ValueError("pen_weight: expected None where there is no pen")
+    if pen_weight:  # of more than one number
+        check_shape("pen_weight", pen_weight, batch_shape)
     return Sizes(batch_shape, pens, components_of(raw, pens, n_components))
 
 
-def check_weights(weight: NDArray[Any]) -> None:
+def check_weights(name: str, weight: NDArray[Any]) -> None:
     """Check the values of weights."""
     # a NaN fails both comparisons; no temporary array as long as all is well
     if weight.size and not (weight.min() >= 0 and weight.max() < inf):
-        check_each("sample_weight", weight, np.isfinite(weight) & (weight >= 0), "finite numbers >= 0")
+        check_each(name, weight, np.isfinite(weight) & (weight >= 0), "finite numbers >= 0")
 
 
 def factor_and_divisor(rows: int, weight: NDArray[Any] | None) -> tuple[float, float]:
@@ -414,7 +437,7 @@ def _allocate(problem: _Problem, reduction: Reduction, out: Out, *, gradient: bo
     names, shapes = ["loss"], [loss_shape]
     if gradient:
         names, shapes = ["loss", "gradient"], [loss_shape, problem.raw_shape]
-    inputs = [array for array in problem[:4] if array is not None]
+    inputs = [array for array in problem[:5] if array is not None]
     return check_outputs(names, shapes, problem.raw.dtype, out, inputs)
 
 
@@ -442,6 +465,7 @@ def _run(
             problem.x[rows],
             None if problem.pen is None else doubles(problem.pen[rows]),
             _weights(problem.sample_weight, rows, problem.weight_factor),
+            _weights(problem.pen_weight, rows, problem.weight_factor),
             1.0 / problem.divisor,
             *problem.floor,
             memory,
@@ -457,7 +481,8 @@ def _run(
     run(call, problem.components, parts, min(PIECE, piece_of(problem.components, _builds.CHUNK)))
     if sums is None:
         return
-    if reduction == "sum" and problem.sample_weight is not None and problem.divisor == 1.0 and isnan(_total(sums)):
+    weighted = problem.sample_weight is not None or problem.pen_weight is not None
+    if reduction == "sum" and weighted and problem.divisor == 1.0 and isnan(_total(sums)):
         # weighted losses beyond float64, of both signs: once more, in units in which they are not; NaN if one is
         units = problem._replace(weight_factor=SMALL, divisor=SMALL)
         _run(units, reduction, outputs[:1], workers)

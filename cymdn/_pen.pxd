@@ -1,6 +1,6 @@
 """The pen's cross-entropy and its derivatives: one logit (end of stroke), or three (states of sketch-rnn).
 
-A target outside [0, 1] gives NaN, as a component outside its domain does.
+A target outside [0, 1] by more than rounding gives NaN, as a component outside its domain does.
 """
 
 from libc.math cimport fabs
@@ -8,13 +8,33 @@ from libc.math cimport fabs
 from cymdn cimport _bivariate as bivariate
 from cymdn cimport _elementary as elementary
 from cymdn._block cimport PLANE
+from cymdn._columns cimport double_out
 from cymdn._elementary cimport fma
+
+cdef extern from *:
+    """
+    #define CYMDN_ROUNDING 1e-6 /* of a target, a float32 sum of three */
+    """
+    const double ROUNDING "CYMDN_ROUNDING"
 
 cdef struct Pens:
     double[3][PLANE] logit
     double[3][PLANE] target
     double[PLANE] loss
     double[3][PLANE] slope  # derivatives of the loss with respect to the logits
+    double[PLANE] weight    # of the pen's term
+    double[PLANE] scale     # of its gradient
+    double[PLANE] live      # 0: a pen without derivatives
+
+
+cdef inline void round_targets(Py_ssize_t rows, double_out targets) noexcept nogil:
+    # what a few roundings have put outside [0, 1] is taken as the bound
+    cdef Py_ssize_t i
+    cdef double target
+    for i in range(rows):
+        target = targets[i]
+        target = 0.0 if (target < 0.0 and target >= -ROUNDING) else target
+        targets[i] = 1.0 if (target > 1.0 and target <= 1.0 + ROUNDING) else target
 
 
 cdef inline double target_or_nan(double target) noexcept nogil:

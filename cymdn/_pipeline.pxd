@@ -52,7 +52,8 @@ cdef struct Head:
     Column[3] logit
     Column[3] target
     Column[3] gradient
-    Column weight               # of the rows; NULL: 1
+    Column weight               # of the rows, or of their points; NULL: 1
+    Column pen_weight           # of their pens; NULL: the same
     double scale                # of the gradient
     double *sums                # of the losses of each CHUNK of rows; NULL: losses of rows
     Pens *pen
@@ -354,6 +355,7 @@ cdef inline void score_pens(const Head *h, const Place *at) noexcept nogil:
     for k in range(h.pens):
         read(&h.logit[k], at, h.pen.logit[k])
         read(&h.target[k], at, h.pen.target[k])
+        _pen.round_targets(at.rows, h.pen.target[k])
     if h.pens == 0:
         _block.set_plane(at.rows, 0.0, h.pen.loss)
     elif h.pens == 1:
@@ -362,31 +364,51 @@ cdef inline void score_pens(const Head *h, const Place *at) noexcept nogil:
         _pen.categorical(at.rows, h.pen)
 
 
+cdef inline double weighted(double weight, double loss) noexcept nogil:
+    # a term of weight 0 is skipped, whatever it is
+    return 0.0 if weight == 0.0 else weight * loss
+
+
+cdef inline bint is_infinite(double loss, bint single) noexcept nogil:
+    return rounded(loss, single) == INFINITY
+
+
 cdef inline void scale_loss(const Problem *p, const Head *h, Py_ssize_t rows) noexcept nogil:
     # `value`: weighted losses of rows; the rows' scales are those of the loss's gradient
     cdef Py_ssize_t j
-    cdef double loss, scale, weight
-    cdef bint single = p.x[0].single
+    cdef double loss, point, scale, weight, pen_weight
+    cdef bint beyond, single = p.x[0].single, apart = h.pen_weight.first != NULL
     cdef Rows *w = p.rows
     for j in range(rows):
         weight = w.weight[j]
-        loss = h.pen.loss[j] - w.value[j]
-        loss = INFINITY if rounded(loss, single) == INFINITY else loss
+        if apart:
+            pen_weight = h.pen.weight[j]
+            point = -w.value[j]
+            loss = weighted(weight, point) + weighted(pen_weight, h.pen.loss[j])
+            beyond = (weight != 0.0 and is_infinite(point, single)) or is_infinite(loss * h.scale, single)
+            beyond = beyond or (pen_weight != 0.0 and is_infinite(h.pen.loss[j], single))
+            w.value[j] = INFINITY if beyond and loss * 0.0 != 0.0 else loss
+        else:
+            pen_weight = weight
+            loss = h.pen.loss[j] - w.value[j]
+            loss = INFINITY if is_infinite(loss, single) else loss
+            beyond = loss == INFINITY or is_infinite(weight * h.scale * loss, single)
+            w.value[j] = weighted(weight, loss)
         scale = weight * h.scale if loss == loss else loss
-        w.live[j] = 0.0 if weight == 0.0 or loss == INFINITY or rounded(scale * loss, single) == INFINITY else 1.0
-        w.weight[j] = scale
+        w.live[j] = 0.0 if weight == 0.0 or beyond else 1.0
+        h.pen.live[j] = 0.0 if pen_weight == 0.0 or beyond else 1.0
+        h.pen.scale[j] = pen_weight * h.scale if loss == loss else loss
         if fabs(scale) > HUGE and w.live[j] != 0.0:  # what is 0 must stay it: scaled when all is multiplied
             w.live[j] = scale
             scale = 1.0
         w.scale[j] = -scale / w.total[j]
         w.weight_scale[j] = scale / w.weights[j]
-        w.value[j] = 0.0 if weight == 0.0 else weight * loss
 
 
 cdef inline void write_pen_gradient(const Problem *p, const Head *h, const Place *at) noexcept nogil:
     cdef Py_ssize_t k
     for k in range(h.pens):
-        _block.scale_rows(at.rows, p.rows, h.pen.slope[k])
+        _block.scale_rows(at.rows, h.pen.live, h.pen.scale, h.pen.slope[k])
         write(&h.gradient[k], at, h.pen.slope[k])
 
 
@@ -426,6 +448,8 @@ cdef inline void losses(const Problem *p, const Head *h) noexcept nogil:
             _block.set_plane(rows, 1.0, p.rows.weight)
         else:
             read(&h.weight, &at, p.rows.weight)
+        if h.pen_weight.first != NULL:
+            read(&h.pen_weight, &at, h.pen.weight)
         scale_loss(p, h, rows)
         write(&p.value, &at, p.rows.value)
         if p.derivatives:
