@@ -257,12 +257,13 @@ def loss_and_gradients(
     raw: ArrayLike,
     x: ArrayLike,
     pen: ArrayLike | None,
+    *,
     sample_weight: ArrayLike | None,
+    pen_weight: ArrayLike | None,
+    stddev_floor: Floor,
     reduction: Reduction,
     workers: int | None,
     out: Out = None,
-    pen_weight: ArrayLike | None = None,
-    stddev_floor: Floor = None,
 ) -> tuple[FloatArray, FloatArray, FloatArray]:
     """Return what `mdn_loss_and_gradient` does, and the gradient with respect to x, for frameworks."""
     problem = _check_problem(raw, x, pen, sample_weight, pen_weight, check_floor(stddev_floor), None, reduction)

@@ -385,9 +385,11 @@ cdef inline void scale_loss(const Problem *p, const Head *h, Py_ssize_t rows) no
             pen_weight = h.pen.weight[j]
             point = -w.value[j]
             loss = weighted(weight, point) + weighted(pen_weight, h.pen.loss[j])
-            beyond = (weight != 0.0 and is_infinite(point, single)) or is_infinite(loss * h.scale, single)
-            beyond = beyond or (pen_weight != 0.0 and is_infinite(h.pen.loss[j], single))
-            w.value[j] = INFINITY if beyond and loss * 0.0 != 0.0 else loss
+            if is_infinite(weighted(weight, point), single) or is_infinite(weighted(pen_weight, h.pen.loss[j]), single):
+                if point == point and h.pen.loss[j] == h.pen.loss[j]:
+                    loss = INFINITY  # not inf - inf
+            beyond = is_infinite(loss, single) or is_infinite(loss * h.scale, single)
+            w.value[j] = loss
         else:
             pen_weight = weight
             loss = h.pen.loss[j] - w.value[j]

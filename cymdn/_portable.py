@@ -19,15 +19,23 @@ LOG_TWO_PI = math.log(2 * math.pi)
 # By the bits of the dtype. exp of `EXPONENT` and its reciprocal are normal numbers; offsets of `FAR` sigma have an
 # infinite square, yet a finite multiple
 EXPONENT = {32: 87.0, 64: 708.0}
+ROUNDING = 1e-6  # that a pen may lie outside [0, 1]
 FAR = {32: 1e30, 64: 1e300}
 
 
 def rows(
-    xp: Any, raw: Any, x: Any, pen: Any = None, derivatives: bool = True, floor: tuple[float, float] = (0.0, 0.0)
+    xp: Any,
+    raw: Any,
+    x: Any,
+    pen: Any = None,
+    derivatives: bool = True,
+    floor: tuple[float, float] = (0.0, 0.0),
+    weights: tuple[Any, Any] | None = None,
 ) -> tuple[Any, Any, Any]:
     """Return losses (...) of rows, and their gradients with respect to raw (..., P + 6 M) and x (..., 2), or None.
 
     Shapes are those of `cymdn.mdn_loss`. All arrays have one dtype, float32 or float64. `floor` is that of the stddevs.
+    `weights` (...) are those of the points' terms and of the pens', where they are not the same.
     """
     info = xp.finfo(raw.dtype)
     largest, far = float(info.max), FAR[info.bits]
@@ -51,10 +59,16 @@ def rows(
     s = log_scale - (0.5 * u * u + 0.5 * k1 * k1)
     top = constant(xp.clip(xp.amax(s, -1, keepdims=True), -largest, None))
     power, weight = xp.exp(s - top), xp.exp(z)
-    total, weights = xp.sum(power, -1, keepdims=True), xp.sum(weight, -1, keepdims=True)
-    loss = LOG_TWO_PI - (top + (xp.log(total) - xp.log(weights)))[..., 0]
+    total, total_weight = xp.sum(power, -1, keepdims=True), xp.sum(weight, -1, keepdims=True)
+    loss = LOG_TWO_PI - (top + (xp.log(total) - xp.log(total_weight)))[..., 0]
     pen_loss, pen_gradient = _pens(xp, raw[..., :pens], pen)
-    loss = loss + pen_loss
+    if weights is None:
+        loss = loss + pen_loss
+    else:
+        terms = [product(xp, *pair) for pair in zip(weights, (loss, pen_loss), strict=True)]
+        infinite = (terms[0] == math.inf) | (terms[1] == math.inf)
+        # not inf - inf; NaN stays NaN
+        loss = xp.where(infinite & (loss == loss) & (pen_loss == pen_loss), math.inf, terms[0] + terms[1])
     if not derivatives:
         return loss, None, None
 
@@ -73,9 +87,13 @@ def rows(
         d_log_s0 = kept0 * (kept0 * d_log_s0 + kept1 * (turned0 * d_a))
         d_log_s1 = kept1 * (kept1 * d_log_s1 + kept0 * (turned1 * d_a))
         d_a = kept0 * (kept1 * (turned * d_a))
-    gradient = xp.concatenate([*pen_gradient, weight / weights - g, -d_mean0, -d_mean1, -d_log_s0, -d_log_s1, -d_a], -1)
+    of_points = [weight / total_weight - g, -d_mean0, -d_mean1, -d_log_s0, -d_log_s1, -d_a]
     pairs = (part0, c.root0), (part1, c.root1)
     x_gradient = xp.stack([_sum_of_products(xp, *pair, largest) for pair in pairs], -1)
+    if weights is not None:
+        pen_gradient = [scale(xp, part, weights[1]) for part in pen_gradient]
+        of_points, x_gradient = [scale(xp, part, weights[0]) for part in of_points], scale(xp, x_gradient, weights[0])
+    gradient = xp.concatenate([*pen_gradient, *of_points], -1)
     # the gradient of an infinite loss is 0, that of NaN is NaN
     column = constant(loss)[..., None]
     fallback = xp.where(column == math.inf, 0.0, math.nan)
@@ -165,6 +183,8 @@ def _pens(xp: Any, logits: Any, pen: Any) -> tuple[Any, list[Any]]:
     """Return cross-entropies of pens, and a list of their gradients (..., P)."""
     if pen is None:
         return 0.0, []
+    bound = xp.clip(pen, 0.0, 1.0)
+    pen = xp.where(xp.abs(pen - bound) <= ROUNDING, bound, pen)
     target = xp.where((pen >= 0) & (pen <= 1), pen, math.nan)
     if logits.shape[-1] == 1:
         logit = logits[..., 0]
@@ -192,6 +212,15 @@ def row_factors(xp: Any, sample_weight: Any, reduction: str) -> Any:
         return xp.where(xp.isnan(weight).any(), math.nan, weight)
     weight = weight / xp.amax(weight)  # without this their sum may overflow
     return weight / xp.sum(weight)
+
+
+def factors_apart(xp: Any, sample_weight: Any, pen_weight: Any, reduction: str) -> tuple[Any, Any]:
+    """Return what the terms of points and of pens are multiplied by; NaN where a weight is none."""
+    factors, own = row_factors(xp, sample_weight, reduction), row_factors(xp, pen_weight, "none")
+    if reduction != "mean":
+        return factors, own
+    largest = xp.amax(sample_weight)
+    return factors, own / largest / xp.sum(sample_weight / largest)
 
 
 def live_factors(xp: Any, factors: Any, losses: Any) -> Any:

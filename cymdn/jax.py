@@ -1,12 +1,12 @@
 """The loss of a mixture density network as a JAX function: jit, grad and vmap go through it. Needs the extra `jax`."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial, reduce
 from math import prod
 from operator import or_
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -42,6 +42,7 @@ def mdn_loss(
     pen: Array | ArrayLike | None = None,
     *,
     sample_weight: Array | ArrayLike | None = None,
+    pen_weight: Array | ArrayLike | None = None,
     stddev_floor: Floor = None,
     n_components: int | None = None,
     reduction: Reduction = "mean",
@@ -63,6 +64,8 @@ def mdn_loss(
     sample_weight : array, shape (...), optional
         Weights of the rows, finite and >= 0. A row of weight 0 is skipped, whatever it holds: masks are weights.
         Floats, integers or bool.
+    pen_weight : array, shape (...), or number, optional
+        Weights of the pens' terms, as in `cymdn.mdn_loss`.
     stddev_floor : float or pair of floats, optional
         Standard deviation of an error of the points, as in `cymdn.mdn_loss`; static under `jax.jit`.
     n_components : int, optional
@@ -135,11 +138,15 @@ def mdn_loss(
     raw, x = _as_floats("raw", raw), _as_floats("x", x)
     pen = None if pen is None else _as_numbers("pen", pen)
     sample_weight = None if sample_weight is None else _as_numbers("sample_weight", sample_weight)
-    pen_shape, weight_shape = (None if array is None else array.shape for array in (pen, sample_weight))
-    sizes = _mdn.check_layout(raw.shape, x.shape, pen_shape, weight_shape, n_components)
+    pen_weight = None if pen_weight is None else _as_numbers("pen_weight", pen_weight)
+    targets = pen, sample_weight, pen_weight
+    shapes = (None if array is None else array.shape for array in targets)
+    sizes = _mdn.check_layout(raw.shape, x.shape, *shapes, n_components=n_components)
+    if pen_weight is not None:
+        targets = pen, sample_weight, jnp.broadcast_to(pen_weight, sizes.batch_shape)
     if reduction == "mean":
         _mdn.factor_and_divisor(prod(sizes.batch_shape), None)
-    loss: Array = _loss_of_checked(_Static(reduction, check_floor(stddev_floor), *sizes), raw, x, pen, sample_weight)
+    loss: Array = _loss_of_checked(_Static(reduction, check_floor(stddev_floor), *sizes), raw, x, targets)
     return loss
 
 
@@ -275,6 +282,10 @@ def _as_numbers(name: str, value: Array | ArrayLike) -> Array:
     return array
 
 
+Targets: TypeAlias = tuple["Array | None", "Array | None", "Array | None"]
+"""Pens, weights of the rows, or of their points, and weights of their pens."""
+
+
 class _Static(NamedTuple):
     """What is known of a problem when it is traced, besides its arrays."""
 
@@ -287,10 +298,10 @@ class _Static(NamedTuple):
 
 
 @partial(jax.jit, static_argnums=0)
-def _loss_of_checked(static: _Static, raw: Array, x: Array, pen: Array | None, sample_weight: Array | None) -> Array:
+def _loss_of_checked(static: _Static, raw: Array, x: Array, targets: Targets) -> Array:
     dtype = jnp.promote_types(raw.dtype, x.dtype)
-    raw, x = _vary_alike([raw.astype(dtype), x.astype(dtype)], [raw, x, pen, sample_weight])
-    return _loss(static, raw, x, pen, sample_weight)
+    raw, x = _vary_alike([raw.astype(dtype), x.astype(dtype)], [raw, x, *targets])
+    return _loss(static, raw, x, targets)
 
 
 def _vary_alike(arrays: Sequence[Array], examples: Sequence[Array | None]) -> list[Array]:
@@ -307,17 +318,17 @@ def _vary_alike(arrays: Sequence[Array], examples: Sequence[Array | None]) -> li
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(0,))
-def _loss(static: _Static, raw: Array, x: Array, pen: Array | None, sample_weight: Array | None) -> Array:
-    (loss,) = _evaluate(static, raw, x, pen, sample_weight, gradients=False)
+def _loss(static: _Static, raw: Array, x: Array, targets: Targets) -> Array:
+    (loss,) = _evaluate(static, raw, x, targets, gradients=False)
     return loss
 
 
-def _forward(static: _Static, raw: Any, x: Any, pen: Any, sample_weight: Any) -> tuple[Array, tuple[Array, ...]]:
+def _forward(static: _Static, raw: Any, x: Any, targets: Any) -> tuple[Array, tuple[Array, ...]]:
     """Loss and gradients; each argument knows whether it depends on what is differentiated."""
-    _check_constant(*(argument is not None and argument.perturbed for argument in (pen, sample_weight)))
+    _check_constant(argument is not None and argument.perturbed for argument in targets)
     static = static._replace(x_wanted=x.perturbed)
-    values = (None if argument is None else argument.value for argument in (raw, x, pen, sample_weight))
-    loss, *gradients = _loss_and_gradients(static, *values)
+    values = tuple(None if argument is None else argument.value for argument in targets)
+    loss, *gradients = _loss_and_gradients(static, raw.value, x.value, values)
     # JAX keeps one structure of what is saved for all combinations of perturbed arguments: always two arrays
     return loss, (gradients[0], gradients[1] if x.perturbed else jnp.zeros_like(x.value))
 
@@ -326,9 +337,9 @@ def _backward(
     static: _Static, gradients: tuple[Array, ...], upstream: Array | SymbolicZero
 ) -> tuple[Array | None, ...]:
     if isinstance(upstream, SymbolicZero):
-        return None, None, None, None
+        return None, None, None
     raw_gradient, x_gradient = (_portable.scale(jnp, gradient, upstream) for gradient in gradients)
-    return raw_gradient, x_gradient, None, None
+    return raw_gradient, x_gradient, None
 
 
 _loss.defvjp(_forward, _backward, symbolic_zeros=True)
@@ -338,21 +349,19 @@ _loss.defvjp(_forward, _backward, symbolic_zeros=True)
 
 
 @partial(jax.custom_jvp, nondiff_argnums=(0,))
-def _loss_and_gradients(
-    static: _Static, raw: Array, x: Array, pen: Array | None, sample_weight: Array | None
-) -> list[Array]:
-    return _evaluate(static, raw, x, pen, sample_weight, gradients=True)
+def _loss_and_gradients(static: _Static, raw: Array, x: Array, targets: Targets) -> list[Array]:
+    return _evaluate(static, raw, x, targets, gradients=True)
 
 
 def _tangents(static: _Static, primals: Sequence[Any], tangents: Sequence[Any]) -> tuple[list[Array], list[Array]]:
-    raw, x, pen, sample_weight = primals
-    of_raw, of_x, *others = tangents
-    _check_constant(*(tangent is not None and not isinstance(tangent, SymbolicZero) for tangent in others))
+    raw, x, targets = primals
+    of_raw, of_x, of_targets = tangents
+    _check_constant(tangent is not None and not isinstance(tangent, SymbolicZero) for tangent in of_targets)
     of_raw, of_x = (
         jnp.zeros_like(primal) if isinstance(tangent, SymbolicZero) else tangent
         for primal, tangent in ((raw, of_raw), (x, of_x))
     )
-    outputs = _loss_and_gradients(static._replace(x_wanted=True), raw, x, pen, sample_weight)
+    outputs = _loss_and_gradients(static._replace(x_wanted=True), raw, x, targets)
     # plain products, for what is transposed has to be linear in the tangents; finite ones, for inf * 0 is NaN
     largest = jnp.finfo(raw.dtype).max
     finite = (jnp.clip(gradient, -largest, largest) for gradient in outputs[1:])
@@ -360,7 +369,7 @@ def _tangents(static: _Static, primals: Sequence[Any], tangents: Sequence[Any]) 
     slope = slope if static.reduction == "none" else jnp.sum(slope)
 
     def gradients(raw: Array, x: Array) -> list[Array]:
-        return _evaluate_portably(static, raw, x, pen, sample_weight, gradients=True)[1:]
+        return _evaluate_portably(static, raw, x, targets, gradients=True)[1:]
 
     _, second = jax.jvp(gradients, (raw, x), (of_raw, of_x))
     return outputs[: 2 + static.x_wanted], [slope, *second]
@@ -369,35 +378,34 @@ def _tangents(static: _Static, primals: Sequence[Any], tangents: Sequence[Any]) 
 _loss_and_gradients.defjvp(_tangents, symbolic_zeros=True)
 
 
-def _check_constant(pen: bool, sample_weight: bool) -> None:
+def _check_constant(differentiated: Iterable[bool]) -> None:
     """Refuse derivatives with respect to arguments that have none."""
-    if pen:
-        raise TypeError("pen: has no derivative here; pass jax.lax.stop_gradient(pen)")
-    if sample_weight:
-        raise TypeError(
-            "sample_weight: has no derivative here; pass jax.lax.stop_gradient(sample_weight), or multiply the losses "
-            'of reduction="none" by it'
-        )
+    for name, wanted in zip(("pen", "sample_weight", "pen_weight"), differentiated, strict=True):
+        if wanted:
+            instead = ', or multiply the losses of reduction="none" by it' if name == "sample_weight" else ""
+            raise TypeError(f"{name}: has no derivative here; pass jax.lax.stop_gradient({name}){instead}")
 
 
 # The numbers: loss, gradient with respect to raw, and to x if wanted
 
 
-def _evaluate(
-    static: _Static, raw: Array, x: Array, pen: Array | None, sample_weight: Array | None, *, gradients: bool
-) -> list[Array]:
+def _evaluate(static: _Static, raw: Array, x: Array, targets: Targets, *, gradients: bool) -> list[Array]:
     portably = partial(_evaluate_portably, static, gradients=gradients)
     if prod(static.batch_shape) < FEW:
-        return portably(raw, x, pen, sample_weight)
+        return portably(raw, x, targets)
     by_kernels = partial(_evaluate_by_kernels, static, gradients=gradients)
-    outputs: list[Array] = jax.lax.platform_dependent(raw, x, pen, sample_weight, cpu=by_kernels, default=portably)
+    outputs: list[Array] = jax.lax.platform_dependent(raw, x, targets, cpu=by_kernels, default=portably)
     return outputs
 
 
-def _evaluate_portably(
-    static: _Static, raw: Array, x: Array, pen: Array | None, sample_weight: Array | None, *, gradients: bool
-) -> list[Array]:
-    pen, weight = (None if array is None else array.astype(raw.dtype) for array in (pen, sample_weight))
+def _evaluate_portably(static: _Static, raw: Array, x: Array, targets: Targets, *, gradients: bool) -> list[Array]:
+    pen, weight, pen_weight = (None if array is None else array.astype(raw.dtype) for array in targets)
+    if pen_weight is not None:
+        weight = jnp.ones_like(pen_weight) if weight is None else weight
+        weights = _portable.factors_apart(jnp, weight, pen_weight, static.reduction)
+        losses, *of_rows = _portable.rows(jnp, raw, x, pen, gradients, static.floor, weights)
+        loss = losses if static.reduction == "none" else jnp.sum(losses)
+        return [loss, *of_rows[: 1 + static.x_wanted]] if gradients else [loss]
     weight = _lifted(weight) if weight is not None and static.reduction == "mean" else weight
     losses, *of_rows = _portable.rows(jnp, raw, x, pen, gradients, static.floor)
     loss = _portable.reduce_losses(jnp, losses, weight, static.reduction)
@@ -417,14 +425,12 @@ def _lifted(weight: Array) -> Array:
     return jnp.where(jnp.max(weight, initial=0.0) < 1, lifted, weight)
 
 
-def _evaluate_by_kernels(
-    static: _Static, raw: Array, x: Array, pen: Array | None, sample_weight: Array | None, *, gradients: bool
-) -> list[Array]:
+def _evaluate_by_kernels(static: _Static, raw: Array, x: Array, targets: Targets, *, gradients: bool) -> list[Array]:
     loss_shape = static.batch_shape if static.reduction == "none" else ()
     shapes = [loss_shape, raw.shape, x.shape][: 1 + (1 + static.x_wanted) * gradients]
     results = [jax.ShapeDtypeStruct(shape, raw.dtype) for shape in shapes]
     callback = _Callback(static.reduction, static.floor, static.batch_shape)
-    arrays = buffer_callback(callback, results, vmap_method="expand_dims")(raw, x, pen, sample_weight)
+    arrays = buffer_callback(callback, results, vmap_method="expand_dims")(raw, x, *targets)
     return _vary_alike(arrays, [raw])
 
 
@@ -446,7 +452,7 @@ class _Callback:
         # vmap puts its axes first, of size 1 in an argument that it does not map
         mapped = loss.shape[: loss.ndim - len(self.batch_shape)] if self.reduction == "none" else loss.shape
         arrays = [None if buffer is None else _stretch(np.asarray(buffer), mapped) for buffer in inputs]
-        if mapped and self._is_row_by_row(weighted=arrays[-1] is not None):
+        if mapped and self._is_row_by_row(weighted=arrays[3] is not None):
             results[0] = loss.reshape(*mapped, *self.batch_shape)
             _score("none", self.floor, arrays, results)
             return
@@ -476,11 +482,13 @@ def _score(
         _fill(reduction, floor, arrays, results)
     except ValueError:
         # Shapes fit: it is the weights' values. What JAX does after an exception in a callback is undefined.
-        *others, weight = arrays
+        *others, weight, pen_weight = arrays
         bad: Any = ...
-        if weight is not None and reduction == "none":
-            bad = ~(np.isfinite(weight) & (weight >= 0))
-            _fill(reduction, floor, [*others, np.where(bad, 0, weight)], results)
+        if reduction == "none":
+            weights = [None if a is None else np.asarray(a) for a in (weight, pen_weight)]
+            bad = reduce(or_, (~(np.isfinite(a) & (a >= 0)) for a in weights if a is not None))
+            weights = [None if a is None else np.where(bad, 0, a) for a in weights]
+            _fill(reduction, floor, [*others, *weights], results)
         for result in results:
             result[bad] = np.nan
 
@@ -491,8 +499,15 @@ def _fill(
     arrays: Sequence[NDArray[Any] | None],
     results: Sequence[NDArray[Any]],
 ) -> None:
-    arguments: Sequence[Any] = arrays[:-1]
-    keywords: Any = {"sample_weight": arrays[-1], "stddev_floor": floor, "reduction": reduction, "workers": -1}
+    arguments: Any
+    *arguments, weight, pen_weight = arrays
+    keywords: Any = {
+        "sample_weight": weight,
+        "pen_weight": pen_weight,
+        "stddev_floor": floor,
+        "reduction": reduction,
+        "workers": -1,
+    }
     if len(results) == 1:
         loss = results[0]
         loss[...] = _mdn.mdn_loss(*arguments, **keywords)

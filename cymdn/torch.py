@@ -12,12 +12,12 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from operator import index
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 
 from cymdn import BivariateMixture, _builds, _mdn, _portable, _portable_draws
-from cymdn._arrays import Floor, check_count, check_floor, check_size
+from cymdn._arrays import Floor, check_count, check_floor, check_nonnegative, check_size
 from cymdn._layout import PARAMETERS, Pens, check_pens, components_of
 from cymdn._mdn import Reduction
 from cymdn._sampling import MdnSample, Temperature, check_sharpening
@@ -34,6 +34,9 @@ except ModuleNotFoundError as _error:
 __all__ = ["MDNHead", "MDNLoss", "mdn_loss", "mdn_sample"]
 
 FLOATS = (torch.float32, torch.float64)
+Targets: TypeAlias = tuple[Tensor | None, Tensor | None, Tensor | None]
+"""Pens, weights of the rows, or of their points, and weights of their pens."""
+
 HALVES = (torch.float16, torch.bfloat16)
 INTEGERS = (torch.bool, torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)
 
@@ -44,6 +47,7 @@ def mdn_loss(
     pen: Tensor | None = None,
     *,
     sample_weight: Tensor | None = None,
+    pen_weight: Tensor | float | None = None,
     stddev_floor: Floor = None,
     n_components: int | None = None,
     reduction: Reduction = "mean",
@@ -64,6 +68,8 @@ def mdn_loss(
     sample_weight : Tensor, shape (...), optional
         Weights of the rows, finite and >= 0, of any real dtype. A row of weight 0 is skipped, whatever it holds: masks
         are weights.
+    pen_weight : Tensor, shape (...), or float, optional
+        Weights of the pens' terms, as in `cymdn.mdn_loss`.
     stddev_floor : float or pair of floats, optional
         Standard deviation of an error of the points, as in `cymdn.mdn_loss`.
     n_components : int, optional
@@ -134,10 +140,14 @@ def mdn_loss(
     raw = _for_arithmetic("raw", raw)
     x = _for_arithmetic("x", x, raw)
     pen, sample_weight = _target("pen", pen, raw), _target("sample_weight", sample_weight, raw)
+    own = _target("pen_weight", _pen_weights(pen_weight, raw), raw)
+    if own is not None and pen is None:
+        raise ValueError("pen_weight: expected None where there is no pen")
+    own = own if own is None or own.ndim else own.expand(raw.shape[:-1])
     if n_components is not None:
         pens = 0 if pen is None else 1 if pen.ndim < x.ndim else 3
         components_of(tuple(raw.shape), pens, n_components)
-    return _loss(raw, x, pen, sample_weight, reduction, check_floor(stddev_floor))
+    return _loss(raw, x, (pen, sample_weight, own), reduction, check_floor(stddev_floor))
 
 
 class MDNLoss(nn.Module):
@@ -181,11 +191,17 @@ class MDNLoss(nn.Module):
         self.stddev_floor = None if stddev_floor is None else check_floor(stddev_floor)
 
     def forward(
-        self, raw: Tensor, x: Tensor, pen: Tensor | None = None, *, sample_weight: Tensor | None = None
+        self,
+        raw: Tensor,
+        x: Tensor,
+        pen: Tensor | None = None,
+        *,
+        sample_weight: Tensor | None = None,
+        pen_weight: Tensor | float | None = None,
     ) -> Tensor:
         """Return the loss of raw output at points, as `mdn_loss` does."""
-        keywords: Any = {"stddev_floor": self.stddev_floor, "reduction": self.reduction}
-        return mdn_loss(raw, x, pen, sample_weight=sample_weight, **keywords)
+        weights: Any = {"sample_weight": sample_weight, "pen_weight": pen_weight}
+        return mdn_loss(raw, x, pen, **weights, stddev_floor=self.stddev_floor, reduction=self.reduction)
 
     def extra_repr(self) -> str:
         """Return what stands between the parentheses of the module's repr."""
@@ -412,12 +428,13 @@ class MDNHead(nn.Module):
         pen: Tensor | None = None,
         *,
         sample_weight: Tensor | None = None,
+        pen_weight: Tensor | float | None = None,
         stddev_floor: Floor = None,
         reduction: Reduction = "mean",
     ) -> Tensor:
         """Return `mdn_loss` of points x and pens for input h."""
-        keywords: Any = {"stddev_floor": stddev_floor, "reduction": reduction}
-        return mdn_loss(self(h), x, pen, sample_weight=sample_weight, **keywords)
+        weights: Any = {"sample_weight": sample_weight, "pen_weight": pen_weight}
+        return mdn_loss(self(h), x, pen, **weights, stddev_floor=stddev_floor, reduction=reduction)
 
     def sample(self, h: Tensor, **keywords: Any) -> MdnSample:
         """Return `mdn_sample` for input h, with its keywords but `pen`."""
@@ -474,36 +491,40 @@ def _target(name: str, value: Tensor | None, raw: Tensor) -> Tensor | None:
     return value
 
 
-def _loss(
-    raw: Tensor,
-    x: Tensor,
-    pen: Tensor | None,
-    weight: Tensor | None,
-    reduction: Reduction,
-    floor: tuple[float, float],
-) -> Tensor:
-    """Return the loss of checked tensors on one device; of one dtype, but for pen and weight."""
+def _pen_weights(value: object, raw: Tensor) -> Any:
+    """Return a number as a tensor, anything else as it is."""
+    if value is None or isinstance(value, Tensor):
+        return value
+    return torch.tensor(check_nonnegative("pen_weight", value), dtype=raw.dtype, device=raw.device)
+
+
+def _loss(raw: Tensor, x: Tensor, targets: Targets, reduction: Reduction, floor: tuple[float, float]) -> Tensor:
+    """Return the loss of checked tensors on one device; of one dtype, but for the targets."""
     compiling = torch.compiler.is_compiling()
     if _has_kernels(raw):
         call = _Call(reduction, floor, *_wants_gradients(raw, x))
         if compiling:
             if any(forward_ad.unpack_dual(tensor).tangent is not None for tensor in (raw, x)):
                 raise NotImplementedError("mdn_loss: there is no forward mode in compiled graphs of the CPU")
-            return _operate(raw, x, pen, weight, call)[0]
+            return _operate(raw, x, *targets, call)[0]
         try:
-            return _EagerLoss.apply(raw, x, pen, weight, call)[0]
+            return _EagerLoss.apply(raw, x, *targets, call)[0]
         except RuntimeError:  # torch.func asks for a Function with setup_context; another error comes again
-            return _Loss.apply(raw, x, pen, weight, call)[0]
+            return _Loss.apply(raw, x, *targets, call)[0]
     # the width is a constant of every graph; TorchDynamo cannot divide a symbolic one
     shape = *raw.shape[:-1], *map(index, raw.shape[-1:])
-    pen_shape, weight_shape = (None if t is None else tuple(t.shape) for t in (pen, weight))
-    _mdn.check_layout(shape, tuple(x.shape), pen_shape, weight_shape)
+    pen_shape, weight_shape, own_shape = (None if t is None else tuple(t.shape) for t in targets)
+    _mdn.check_layout(shape, tuple(x.shape), pen_shape, weight_shape, own_shape)
     if reduction == "mean" and math.prod(shape[:-1]) == 0:
         _mdn.factor_and_divisor(0, None)  # which refuses; float() would fix a symbolic size
-    pen, weight = (None if t is None else t.to(raw.dtype) for t in (pen, weight))
+    pen, weight, own = (None if t is None else t.to(raw.dtype) for t in targets)
     function, call = _CompiledLoss if compiling else _Loss, _Call("none", floor, *_wants_gradients(raw, x))
-    losses = function.apply(raw, x, pen, None, call)[0]
-    return _portable.reduce_losses(torch, losses, weight, reduction)
+    if own is None:
+        losses = function.apply(raw, x, pen, None, None, call)[0]
+        return _portable.reduce_losses(torch, losses, weight, reduction)
+    weight = torch.ones_like(own) if weight is None else weight
+    losses = function.apply(raw, x, pen, *_portable.factors_apart(torch, weight, own, reduction), call)[0]
+    return losses if reduction == "none" else losses.sum()
 
 
 def _wants_gradients(raw: Tensor, x: Tensor) -> tuple[bool, bool]:
@@ -528,7 +549,8 @@ class _Call:
 class _Loss(torch.autograd.Function):
     """The loss, and the gradients that are kept for the backward pass: empty where they are not wanted.
 
-    On the CPU all is reduced by the kernels; elsewhere the reduction is always "none", without weights.
+    On the CPU all is reduced by the kernels; elsewhere the reduction is always "none", and there are weights only where
+    pens have their own: both are factors of the reduced loss then.
     """
 
     @staticmethod
@@ -537,22 +559,24 @@ class _Loss(torch.autograd.Function):
         x: Tensor,
         pen: Tensor | None,
         weight: Tensor | None,
+        pen_weight: Tensor | None,
         call: _Call,
     ) -> tuple[Tensor, Tensor, Tensor]:
         if _has_kernels(raw):
-            return (_calculate if _is_plain(raw, x) else _operate)(raw, x, pen, weight, call)
+            return (_calculate if _is_plain(raw, x) else _operate)(raw, x, pen, weight, pen_weight, call)
         wanted = call.raw_wanted or call.x_wanted
-        loss, gradient, x_gradient = _portable.rows(torch, raw, x, pen, wanted, call.floor)
+        weights = None if weight is None or pen_weight is None else (weight, pen_weight)
+        loss, gradient, x_gradient = _portable.rows(torch, raw, x, pen, wanted, call.floor, weights)
         return loss, *((gradient, x_gradient) if wanted else (raw.new_empty(0), raw.new_empty(0)))
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
-        raw, x, pen, weight, ctx.call = inputs
+        raw, x, *targets, ctx.call = inputs
         gradients = output[1:]
         ctx.save_for_backward(raw, x, *gradients)
         ctx.save_for_forward(raw, x, *gradients)
         # not saved: only second derivatives need them, and a buffer of masks may have other contents before backward
-        ctx.targets = pen, weight
+        ctx.targets = targets
         ctx.versions = list(map(_version, ctx.targets))
         ctx.mark_non_differentiable(*gradients)
         ctx.set_materialize_grads(False)  # else zeros would be made, as many as there are in the gradients
@@ -560,7 +584,7 @@ class _Loss(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, upstream: Tensor | None, *_: None) -> tuple[Tensor | None, ...]:
         if upstream is None:
-            return (None,) * 5
+            return (None,) * 6
         needs = ctx.needs_input_grad[:2]
         raw, x, gradient, x_gradient = ctx.saved_tensors
         there = gradient.shape == raw.shape, x_gradient.shape == x.shape
@@ -570,12 +594,12 @@ class _Loss(torch.autograd.Function):
             _scale(of_rows, upstream) if need else None
             for need, of_rows in zip(needs, (gradient, x_gradient), strict=True)
         )
-        return *scaled, None, None, None
+        return *scaled, None, None, None, None
 
     @staticmethod
     def jvp(ctx: Any, raw_tangent: Tensor | None, x_tangent: Tensor | None, *others: Any) -> tuple[Any, ...]:
-        if any(tangent is not None for tangent in others[:2]):
-            raise NotImplementedError("mdn_loss: there is no derivative with respect to pen or sample_weight")
+        if any(tangent is not None for tangent in others[:3]):
+            raise NotImplementedError("mdn_loss: there is no derivative with respect to pen or weights")
         ctx.call.jvps += 1
         if ctx.call.jvps > 1:  # seen with PyTorch 2.13: its issue 197867
             raise NotImplementedError(
@@ -617,14 +641,15 @@ class _Gradients(torch.autograd.Function):
         x: Tensor,
         pen: Tensor | None,
         factors: Tensor,
+        pen_factors: Tensor | None,
         gradient: Tensor,
         x_gradient: Tensor,
         floor: tuple[float, float],
     ) -> tuple[Tensor, Tensor]:
         there = gradient.shape == raw.shape, x_gradient.shape == x.shape
         if not all(there):
-            of_rows = _gradients_of_rows(raw, x, pen, floor)
-            computed = [_portable.scale(torch, rows, factors) for rows in of_rows]
+            of_rows = _gradients_of_rows(raw, x, pen, factors, pen_factors, floor)
+            computed = _scaled_together(of_rows, factors, pen_factors)
         return (
             gradient.clone() if there[0] else computed[0],
             x_gradient.clone() if there[1] else computed[1],
@@ -632,14 +657,14 @@ class _Gradients(torch.autograd.Function):
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
-        ctx.save_for_backward(*inputs[:4])
-        ctx.save_for_forward(*inputs[:4])
-        ctx.floor = inputs[6]
+        ctx.save_for_backward(*inputs[:5])
+        ctx.save_for_forward(*inputs[:5])
+        ctx.floor = inputs[7]
         ctx.set_materialize_grads(False)
 
     @staticmethod
     def backward(ctx: Any, *upstream: Tensor | None) -> tuple[Tensor | None, ...]:
-        return *_hessian_times(ctx.floor, *ctx.saved_tensors, *upstream), None, None, None, None, None
+        return *_hessian_times(ctx.floor, *ctx.saved_tensors, *upstream), *[None] * 6
 
     @staticmethod
     def jvp(ctx: Any, *tangents: Tensor | None) -> tuple[Tensor, Tensor]:
@@ -651,19 +676,33 @@ class _Gradients(torch.autograd.Function):
         return _Gradients.apply(*_to_front(tensors, in_dims, info.batch_size), floor), (0, 0)
 
 
-def _gradients_of_rows(raw: Tensor, x: Tensor, pen: Tensor | None, floor: tuple[float, float]) -> tuple[Tensor, Tensor]:
-    _, *gradients = _portable.rows(torch, raw, x, None if pen is None else pen.to(raw.dtype), True, floor)
-    return gradients[0], gradients[1]
+def _gradients_of_rows(
+    raw: Tensor, x: Tensor, pen: Tensor | None, factors: Tensor, pen_factors: Tensor | None, floor: tuple[float, float]
+) -> list[Tensor]:
+    """Return the gradients of rows, scaled by their factors where pens have their own."""
+    weights = None if pen_factors is None else (factors, pen_factors)
+    _, *gradients = _portable.rows(torch, raw, x, None if pen is None else pen.to(raw.dtype), True, floor, weights)
+    return gradients
+
+
+def _scaled_together(gradients: Sequence[Tensor], factors: Tensor, pen_factors: Tensor | None) -> list[Tensor]:
+    """Scale rows of gradients by their factors, unless `_gradients_of_rows` has."""
+    if pen_factors is not None:
+        return list(gradients)
+    return [_portable.scale(torch, rows, factors) for rows in gradients]
 
 
 def _differentiable_gradients(ctx: Any) -> tuple[Tensor, Tensor]:
     raw, x, *gradients = ctx.saved_tensors
-    pen, weight = ctx.targets
+    pen, weight, pen_weight = ctx.targets
     if ctx.versions != list(map(_version, ctx.targets)):
-        raise RuntimeError("mdn_loss: pen or sample_weight was modified in place before it was differentiated again")
+        raise RuntimeError("mdn_loss: pen or weights were modified in place before the loss was differentiated again")
     weight = torch.ones_like(raw[..., 0]).detach() if weight is None else weight.to(raw.dtype)
-    factors = _portable.row_factors(torch, weight, ctx.call.reduction)
-    return _Gradients.apply(raw, x, pen, factors, *gradients, ctx.call.floor)
+    if pen_weight is None:
+        factors = _portable.row_factors(torch, weight, ctx.call.reduction), None
+    else:
+        factors = _portable.factors_apart(torch, weight, pen_weight.to(raw.dtype), ctx.call.reduction)
+    return _Gradients.apply(raw, x, pen, *factors, *gradients, ctx.call.floor)
 
 
 def _version(tensor: Tensor | None) -> int | None:
@@ -677,16 +716,18 @@ def _hessian_times(
     x: Tensor,
     pen: Tensor | None,
     factors: Tensor,
+    pen_factors: Tensor | None,
     raw_part: Tensor | None,
     x_part: Tensor | None,
 ) -> tuple[Tensor, Tensor]:
     """Return the second derivatives of each row's weighted loss, times a vector for raw and one for x."""
-    product = torch.func.vjp(lambda raw, x: _gradients_of_rows(raw, x, pen, floor), raw, x)[1]
+    rest = pen, factors, pen_factors, floor
+    product = torch.func.vjp(lambda raw, x: tuple(_gradients_of_rows(raw, x, *rest)), raw, x)[1]
     vector = (
         torch.zeros_like(like) if part is None else part
         for part, like in zip((raw_part, x_part), (raw, x), strict=True)
     )
-    first, second = (_portable.scale(torch, rows, factors) for rows in product(tuple(vector)))
+    first, second = _scaled_together(product(tuple(vector)), factors, pen_factors)
     return first, second
 
 
@@ -713,17 +754,17 @@ def _scale(gradient: Tensor, upstream: Tensor) -> Tensor:
 
 def _mapped(function: Any, info: Any, in_dims: tuple[Any, ...], *arguments: Any) -> tuple[Any, Any]:
     """Take a mapped axis for one more axis of rows; where each slice is reduced, call one by one."""
-    *tensors, weight = _to_front(arguments[:4], in_dims, info.batch_size)
-    call, size = arguments[4], info.batch_size
+    *tensors, weight, pen_weight = _to_front(arguments[:5], in_dims, info.batch_size)
+    call, size = arguments[5], info.batch_size
     wanted = _wants_gradients(*tensors[:2])  # a mapped tensor does not tell, what it is mapped from does
     one_row = math.prod(tensors[0].shape[1:-1]) == 1 and (weight is None or call.reduction != "mean")
     if call.reduction == "none" or one_row:
         calls = [_Call("none", call.floor, *wanted)]
-        loss, *gradients = function(*tensors, weight, *calls)
+        loss, *gradients = function(*tensors, weight, pen_weight, *calls)
         outputs = loss if call.reduction == "none" else loss.reshape(size), *gradients
     else:
         calls = [_Call(call.reduction, call.floor, *wanted) for _ in range(size)]
-        slices = [[None if t is None else t[i] for t in (*tensors, weight)] for i in range(size)]
+        slices = [[None if t is None else t[i] for t in (*tensors, weight, pen_weight)] for i in range(size)]
         results = [function(*parts, part) for parts, part in zip(slices, calls, strict=True)]
         outputs = tuple(map(torch.stack, zip(*results, strict=True)))
     call.jvps += max(part.jvps for part in calls)
@@ -751,13 +792,16 @@ def _is_plain(*tensors: Tensor) -> bool:
 
 
 def _calculate(
-    raw: Tensor, x: Tensor, pen: Tensor | None, weight: Tensor | None, call: _Call
+    raw: Tensor, x: Tensor, pen: Tensor | None, weight: Tensor | None, pen_weight: Tensor | None, call: _Call
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Return the loss and the gradients that are wanted."""
     # the same memory; forced, for a tensor may require grad or carry a minus sign that is yet to be applied
-    arrays: list[Any] = [None if tensor is None else tensor.numpy(force=True) for tensor in (raw, x, pen, weight)]
+    tensors = raw, x, pen, weight, pen_weight
+    arrays: Any
+    *arrays, weights, own = [None if tensor is None else tensor.numpy(force=True) for tensor in tensors]
     keywords: Any = {
-        "sample_weight": arrays.pop(),
+        "sample_weight": weights,
+        "pen_weight": own,
         "stddev_floor": call.floor,
         "reduction": call.reduction,
         "workers": min(torch.get_num_threads(), _builds.cpu_count()),
@@ -776,15 +820,23 @@ def _calculate(
 # The operators of graphs. What they return must be new memory, and may not depend on whether a tensor requires grad.
 
 
-ARGUMENTS = "Tensor raw, Tensor x, Tensor? pen, Tensor? sample_weight, str reduction, float[2] floor"
+ARGUMENTS = (
+    "Tensor raw, Tensor x, Tensor? pen, Tensor? sample_weight, Tensor? pen_weight, str reduction, float[2] floor"
+)
 CPU: Any = {"mutates_args": (), "device_types": "cpu"}
 
 
 @torch.library.custom_op("cymdn::mdn_loss", schema=f"({ARGUMENTS}) -> Tensor", **CPU)
 def _loss_operator(
-    raw: Tensor, x: Tensor, pen: Tensor | None, weight: Tensor | None, reduction: Reduction, floor: Sequence[float]
+    raw: Tensor,
+    x: Tensor,
+    pen: Tensor | None,
+    weight: Tensor | None,
+    pen_weight: Tensor | None,
+    reduction: Reduction,
+    floor: Sequence[float],
 ) -> Tensor:
-    return _calculate(raw, x, pen, weight, _Call(reduction, _pair(floor), False, False))[0]
+    return _calculate(raw, x, pen, weight, pen_weight, _Call(reduction, _pair(floor), False, False))[0]
 
 
 @torch.library.custom_op(
@@ -797,11 +849,12 @@ def _gradient_operator(
     x: Tensor,
     pen: Tensor | None,
     weight: Tensor | None,
+    pen_weight: Tensor | None,
     reduction: Reduction,
     floor: Sequence[float],
     x_wanted: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    return _calculate(raw, x, pen, weight, _Call(reduction, _pair(floor), True, x_wanted))
+    return _calculate(raw, x, pen, weight, pen_weight, _Call(reduction, _pair(floor), True, x_wanted))
 
 
 @torch.library.custom_op(
@@ -818,12 +871,13 @@ def _pair(numbers: Sequence[float]) -> tuple[float, float]:
 
 
 def _operate(
-    raw: Tensor, x: Tensor, pen: Tensor | None, weight: Tensor | None, call: _Call
+    raw: Tensor, x: Tensor, pen: Tensor | None, weight: Tensor | None, pen_weight: Tensor | None, call: _Call
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Do what `_calculate` does, by operators that can be traced."""
+    arguments = raw, x, pen, weight, pen_weight, call.reduction, call.floor
     if call.raw_wanted or call.x_wanted:
-        return _gradient_operator(raw, x, pen, weight, call.reduction, call.floor, call.x_wanted)
-    return _loss_operator(raw, x, pen, weight, call.reduction, call.floor), raw.new_empty(0), raw.new_empty(0)
+        return _gradient_operator(*arguments, call.x_wanted)
+    return _loss_operator(*arguments), raw.new_empty(0), raw.new_empty(0)
 
 
 # Shapes and dtypes alone
@@ -831,7 +885,13 @@ def _operate(
 
 @_loss_operator.register_fake
 def _(
-    raw: Tensor, x: Tensor, pen: Tensor | None, weight: Tensor | None, reduction: Reduction, floor: Sequence[float]
+    raw: Tensor,
+    x: Tensor,
+    pen: Tensor | None,
+    weight: Tensor | None,
+    pen_weight: Tensor | None,
+    reduction: Reduction,
+    floor: Sequence[float],
 ) -> Tensor:
     return raw.new_empty(raw.shape[:-1] if reduction == "none" else ())
 
@@ -842,6 +902,7 @@ def _(
     x: Tensor,
     pen: Tensor | None,
     weight: Tensor | None,
+    pen_weight: Tensor | None,
     reduction: Reduction,
     floor: Sequence[float],
     x_wanted: bool,
@@ -871,7 +932,7 @@ def _backward(ctx: Any, upstream: Tensor | None, *_: None) -> tuple[Tensor | Non
         _scale_operator(gradient, upstream, loss) if need and upstream is not None else None
         for need, gradient in zip(ctx.needs_input_grad[:2], gradients, strict=True)
     )
-    return *scaled, None, None, None, None, None
+    return *scaled, *[None] * 6
 
 
 def _no_derivative(*_: Any) -> None:
@@ -910,10 +971,11 @@ class _CompiledLoss(torch.autograd.Function):
         raw: Tensor,
         x: Tensor,
         pen: Tensor | None,
-        weight: None,
+        weight: Tensor | None,
+        pen_weight: Tensor | None,
         call: _Call,
     ) -> tuple[Tensor, Tensor, Tensor]:
-        outputs = _Loss.forward(raw, x, pen, weight, call)
+        outputs = _Loss.forward(raw, x, pen, weight, pen_weight, call)
         ctx.save_for_backward(*outputs[1:])
         ctx.mark_non_differentiable(*outputs[1:])
         ctx.set_materialize_grads(False)
@@ -925,4 +987,4 @@ class _CompiledLoss(torch.autograd.Function):
             _portable.scale(torch, gradient, upstream) if need else None
             for need, gradient in zip(ctx.needs_input_grad[:2], ctx.saved_tensors, strict=True)
         )
-        return *scaled, None, None, None
+        return *scaled, None, None, None, None

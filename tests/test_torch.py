@@ -568,7 +568,7 @@ def test_opcheck_passes(reduction, pen, dtype):
         (cymdn_torch._gradient_operator, (raw, x), (True,)),
         (cymdn_torch._gradient_operator, (raw, x.detach()), (False,)),
     ):
-        passed = torch.library.opcheck(operator, (*tensors, targets, weights((4,)), reduction, [0.5, 0.0], *more))
+        passed = torch.library.opcheck(operator, (*tensors, targets, weights((4,)), None, reduction, [0.5, 0.0], *more))
         assert len(passed) == 4
         assert set(passed.values()) == {"SUCCESS"}
     for upstream in (torch.tensor(2.0), torch.tensor([1.0, 0.0, INF, -1.0])):
