@@ -365,7 +365,7 @@ def _tangents(static: _Static, primals: Sequence[Any], tangents: Sequence[Any]) 
     # plain products, for what is transposed has to be linear in the tangents; finite ones, for inf * 0 is NaN
     largest = jnp.finfo(raw.dtype).max
     finite = (jnp.clip(gradient, -largest, largest) for gradient in outputs[1:])
-    slope = sum(jnp.sum(gradient * of, -1) for gradient, of in zip(finite, (of_raw, of_x), strict=True))
+    slope: Any = sum(jnp.sum(gradient * of, -1) for gradient, of in zip(finite, (of_raw, of_x), strict=True))
     slope = slope if static.reduction == "none" else jnp.sum(slope)
 
     def gradients(raw: Array, x: Array) -> list[Array]:

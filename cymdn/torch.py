@@ -367,7 +367,8 @@ class MDNHead(nn.Module):
     def __init__(self, in_features: int, n_components: int, pen: Pens = 0) -> None:
         super().__init__()
         check_pens(pen)
-        self.n_components, self.pen = check_count("n_components", n_components, 1), pen
+        self.n_components = check_count("n_components", n_components, 1)
+        self.pen: Pens = pen
         width = pen + PARAMETERS * self.n_components
         self.linear = nn.Linear(check_count("in_features", in_features, 1), width)
         self.register_buffer("offset", torch.zeros(width))
@@ -567,7 +568,7 @@ class _Loss(torch.autograd.Function):
         wanted = call.raw_wanted or call.x_wanted
         weights = None if weight is None or pen_weight is None else (weight, pen_weight)
         loss, gradient, x_gradient = _portable.rows(torch, raw, x, pen, wanted, call.floor, weights)
-        return loss, *((gradient, x_gradient) if wanted else (raw.new_empty(0), raw.new_empty(0)))
+        return (loss, gradient, x_gradient) if wanted else (loss, raw.new_empty(0), raw.new_empty(0))
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
@@ -608,7 +609,7 @@ class _Loss(torch.autograd.Function):
                 "torch.func.hessian does"
             )
         gradients = _differentiable_gradients(ctx)
-        tangent = sum(
+        tangent: Any = sum(
             _portable.product(torch, gradient, direction).sum(-1)
             for gradient, direction in zip(gradients, (raw_tangent, x_tangent), strict=True)
             if direction is not None
@@ -647,6 +648,7 @@ class _Gradients(torch.autograd.Function):
         floor: tuple[float, float],
     ) -> tuple[Tensor, Tensor]:
         there = gradient.shape == raw.shape, x_gradient.shape == x.shape
+        computed: list[Tensor] = []
         if not all(there):
             of_rows = _gradients_of_rows(raw, x, pen, factors, pen_factors, floor)
             computed = _scaled_together(of_rows, factors, pen_factors)

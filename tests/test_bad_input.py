@@ -483,6 +483,10 @@ BAD = {
             for bad in ("average", "Mean", "", None, 1)
         },
         "stddev_floor": FLOORS,
+        "pen_weight": {
+            "negative": (-1.0, r"expected finite numbers >= 0, got -1.0 at index \(\)$"),
+            "of another shape": (np.ones(5), r"expected shape \(.*\), got \(5,\)$"),
+        },
         "n_components": {
             "0": (0, r"expected an integer of at least 1, got 0$"),
             "a fraction": (2.5, r"expected an integer, got float$"),

@@ -622,6 +622,68 @@ def test_gradient_is_that_of_the_reduced_loss(weighted):
         np.testing.assert_allclose(gradient, rows / divisor, rtol=8 * EPS[np.float64], atol=1e-16)
 
 
+@each_dtype
+@each_reduction
+@pytest.mark.parametrize("pen", ["bernoulli", "categorical"])
+def test_pens_may_have_weights_of_their_own(pen, reduction, dtype):
+    raw, x, targets = loss_problem((40,), 3, pen, dtype)
+    pens, rng = PENS[pen], np.random.default_rng(3)
+    w, v = rng.uniform(0, 2, 40), rng.uniform(0, 2, 40)
+    w[:10] = v[5:15] = 0
+    wide = raw.astype(np.float64), x.astype(np.float64)
+    both, of_both = mdn_loss_and_gradient(*wide, targets, reduction="none")
+    points, of_points = mdn_loss_and_gradient(wide[0][:, pens:], wide[1], reduction="none")
+    raw[:5, pens:], raw[10:15, 0] = NAN, NAN  # of what is skipped
+    raw[5:10, 0], raw[:5, 0] = wide[0][5:10, 0], wide[0][:5, 0]
+    x[:10] = INF
+    losses, gradients = np.zeros(40), np.zeros_like(of_both)
+    losses[w > 0] += (w * points)[w > 0]
+    losses[v > 0] += (v * (both - points))[v > 0]
+    gradients[:, pens:], gradients[:, :pens] = w[:, None] * of_points, v[:, None] * of_both[:, :pens]
+    total = w.sum() if reduction == "mean" else 1.0
+    expected = losses if reduction == "none" else losses.sum() / total
+    # pens' losses are differences here, of up to 1e3
+    close = {"rtol": 2 * EPS[dtype], "atol": 1e-12}
+    for keywords in ({"workers": 1}, {"workers": 2}):
+        keywords |= {"sample_weight": w, "pen_weight": v, "reduction": reduction}
+        loss, gradient = mdn_loss_and_gradient(raw, x, targets, **keywords)
+        np.testing.assert_allclose(loss, expected, **close)
+        np.testing.assert_allclose(gradient, gradients / total, **close)
+        assert_same_bits(mdn_loss(raw, x, targets, **keywords), loss)
+    # a number for all; the same weights
+    weights = {"sample_weight": v, "reduction": reduction}
+    np.testing.assert_allclose(
+        mdn_loss(*wide, targets, pen_weight=v, **weights), mdn_loss(*wide, targets, **weights), rtol=1e-13, atol=1e-13
+    )
+    assert_same_bits(
+        mdn_loss(*wide, targets, pen_weight=2, **weights),
+        mdn_loss(*wide, targets, pen_weight=np.full(40, 2), **weights),
+    )
+
+
+def test_what_pens_weigh_is_no_part_of_what_the_mean_divides_by():
+    raw, x, pen = np.zeros((3, 7)), np.zeros((3, 2)), np.ones(3)
+    point, of_pen = np.log(2 * np.pi), np.log(2)
+    np.testing.assert_allclose(mdn_loss(raw, x, pen, pen_weight=5), point + 5 * of_pen, rtol=1e-15)
+    np.testing.assert_allclose(mdn_loss(raw, x, pen, sample_weight=[2, 0, 0], pen_weight=5), point + 7.5 * of_pen)
+    with pytest.raises(ValueError, match=r'"mean" over rows of total weight 0'):
+        mdn_loss(raw, x, pen, sample_weight=[0, 0, 0], pen_weight=1)
+    with pytest.raises(ValueError, match=r"^pen_weight: expected None where there is no pen"):
+        mdn_loss(raw[:, 1:], x, pen_weight=1)
+
+
+@each_dtype
+def test_a_pen_that_is_rounded_beyond_a_bound_counts_as_the_bound(dtype):
+    raw, x = np.full((4, 7), 0.5, dtype), np.zeros((4, 2), dtype)
+    got = mdn_loss_and_gradient(raw, x, [1 + 1e-6, -1e-6, 1 + 2e-6, -2e-6], reduction="none")
+    assert_same_bits([a[:2] for a in got], mdn_loss_and_gradient(raw[:2], x[:2], [1, 0], reduction="none"))
+    assert np.isnan(got[0][2:]).all()
+    raw, states = np.full((2, 9), 0.5, dtype), np.array([[1 + 1e-7, -1e-7, 0.0], [1 + 1e-4, -1e-4, 0.0]])
+    got = mdn_loss(raw, x[:2], states, reduction="none")
+    assert_same_bits(got[0], mdn_loss(raw[:1], x[:1], [[1, 0, 0]], reduction="none")[0])
+    assert np.isnan(got[1])
+
+
 @pytest.mark.parametrize("weight", [None, np.zeros(0)])
 def test_sum_of_no_rows_and_of_rows_without_weight_is_0_and_none_of_them_empty(weight):
     loss, gradient = mdn_loss_and_gradient(np.zeros((0, 6)), np.zeros((0, 2)), sample_weight=weight, reduction="sum")

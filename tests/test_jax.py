@@ -522,6 +522,9 @@ def derivatives(loss, reduction):
 DERIVATIVES = [(name, "mean") for name in derivatives(ours, "mean")] + [("hessian", "none"), ("hessian", "sum")]
 
 
+OF_KERNELS = [("hessian", "mean"), ("hessian", "none"), ("grad of grad", "mean"), ("vmap of hessian", "mean")]
+
+
 @cache
 def derivative_by(loss, name, reduction):
     with jax.enable_x64(True):
@@ -531,6 +534,8 @@ def derivative_by(loss, name, reduction):
 
 @pytest.mark.parametrize(("name", "reduction"), DERIVATIVES)
 def test_derivative_is_that_of_the_formulas(name, reduction, path):
+    if path == "kernels" and (name, reduction) not in OF_KERNELS:
+        pytest.skip("second derivatives are those of the operations everywhere")
     got, expected = derivative_by.__wrapped__(ours, name, reduction), derivative_by(by_hand, name, reduction)
     for one, other in zip(got, expected, strict=True):
         assert other.any()
