@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from cymdn._arrays import FLOAT32, Shape, check_numbers
+from cymdn._arrays import FLOAT32, Floor, Shape, check_floor, check_numbers
 from cymdn._layout import planes
 from cymdn._mdn import check_layout, check_weights, mdn_loss_and_gradient
 
@@ -107,7 +107,7 @@ class Diagnosis(NamedTuple):
         for collapse in self.collapsed[:FIRST]:
             found.append(
                 f"component {collapse.component} has collapsed onto {_pair(collapse.point)}, stddevs "
-                f"{_pair(collapse.stddevs)}, {collapse.rows} rows: add noise to x (questions)"
+                f"{_pair(collapse.stddevs)}, {collapse.rows} rows: set a stddev_floor (questions)"
             )
         if any(self.saturated):
             found.append(
@@ -121,7 +121,12 @@ class Diagnosis(NamedTuple):
 
 
 def diagnose(
-    raw: ArrayLike, x: ArrayLike, pen: ArrayLike | None = None, *, sample_weight: ArrayLike | None = None
+    raw: ArrayLike,
+    x: ArrayLike,
+    pen: ArrayLike | None = None,
+    *,
+    sample_weight: ArrayLike | None = None,
+    stddev_floor: Floor = None,
 ) -> Diagnosis:
     """Look at raw network output and its points: what makes the loss NaN, what keeps it from falling.
 
@@ -129,6 +134,8 @@ def diagnose(
     ----------
     raw, x, pen, sample_weight : array_like
         As in `mdn_loss`; tensors of PyTorch on any device, too. Rows of weight 0 do not count.
+    stddev_floor : float or pair of floats, optional
+        As in `mdn_loss`; standard deviations are those under the floor then.
 
     Returns
     -------
@@ -164,7 +171,7 @@ def diagnose(
     components in use: 2.0 of 2 on average
     gradients a row: logits 0.71, mean 1, log_stddev 1.8, atanh_correlation 0.71
     the heaviest 1 % of rows has 2% of the loss above the median, the first row (239,)
-    - component 0 has collapsed onto (0, 0), stddevs (6.1e-06, 6.1e-06), 500 rows: add noise to x (questions)
+    - component 0 has collapsed onto (0, 0), stddevs (6.1e-06, 6.1e-06), 500 rows: set a stddev_floor (questions)
     """
     raw_array, x_array = check_numbers("raw", _detached(raw)), check_numbers("x", _detached(x))
     target = None if pen is None else check_numbers("pen", _detached(pen))
@@ -175,7 +182,8 @@ def diagnose(
         check_weights("sample_weight", weight)
         raw_array, x_array = raw_array[weight > 0], x_array[weight > 0]
         target = None if target is None else target[weight > 0]
-    losses, gradient = mdn_loss_and_gradient(raw_array, x_array, target, reduction="none")
+    floor = check_floor(stddev_floor)
+    losses, gradient = mdn_loss_and_gradient(raw_array, x_array, target, stddev_floor=floor, reduction="none")
     if not losses.size:
         raise ValueError("raw: expected a row of a weight above 0, got none")
     index = None if weight is None else np.flatnonzero(weight)
@@ -202,7 +210,7 @@ def diagnose(
         heaviest=tuple(map(at, heaviest)),
         heaviest_share=share,
         gradient_norms=_norms(good_gradient, pens),
-        **_of_components(good_raw, good_x, good_gradient, pens),
+        **_of_components(good_raw, good_x, good_gradient, pens, floor),
     )
 
 
@@ -214,7 +222,9 @@ def _outside(target: NDArray[Any] | None, rows: int) -> NDArray[np.bool_]:
     return ~np.asarray(inside.reshape(rows, -1).all(-1))
 
 
-def _of_components(raw: NDArray[Any], x: NDArray[Any], gradient: NDArray[Any], pens: int) -> dict[str, Any]:
+def _of_components(
+    raw: NDArray[Any], x: NDArray[Any], gradient: NDArray[Any], pens: int, floor: tuple[float, float]
+) -> dict[str, Any]:
     """Return the fields that the components of rows with a finite loss decide."""
     if not len(raw):
         nothing, names = (np.nan, np.nan), ("spread", "smallest_stddevs", "largest_stddevs", "saturated")
@@ -226,14 +236,14 @@ def _of_components(raw: NDArray[Any], x: NDArray[Any], gradient: NDArray[Any], p
     powers = np.exp(logits - logits.max(-1, keepdims=True))
     weights = powers / powers.sum(-1, keepdims=True)
     with np.errstate(over="ignore", divide="ignore"):
-        smallest_stddevs = _pair_of(np.exp([plane.min() for plane in planes(smallest)[3:5]]))
-        largest_stddevs = _pair_of(np.exp([plane.max() for plane in planes(largest)[3:5]]))
+        smallest_stddevs = _pair_of(np.hypot(np.exp([plane.min() for plane in planes(smallest)[3:5]]), floor))
+        largest_stddevs = _pair_of(np.hypot(np.exp([plane.max() for plane in planes(largest)[3:5]]), floor))
         threshold = np.log(COLLAPSED) + np.log(spread)
         narrow = (np.log(smallest_stddevs) < threshold).any()
     collapsed: tuple[Collapse, ...] = ()
     if narrow:
         shares = weights - planes(gradient[:, pens:])[0]
-        collapsed = _collapses(x, shares.argmax(-1), log_stddevs, threshold)
+        collapsed = _collapses(x, shares.argmax(-1), log_stddevs, threshold, floor)
     saturated = (0.0, 0.0)
     if max(-planes(smallest)[5].min(), planes(largest)[5].max()) > SATURATED[0]:
         saturated = _pair_of([np.mean(np.abs(a) > limit) for limit in SATURATED])
@@ -263,17 +273,23 @@ def _heaviest(loss: NDArray[Any], finite: int) -> tuple[list[int], float]:
 
 
 def _collapses(
-    x: NDArray[Any], leader: NDArray[Any], log_stddevs: list[NDArray[Any]], threshold: NDArray[Any]
+    x: NDArray[Any],
+    leader: NDArray[Any],
+    log_stddevs: list[NDArray[Any]],
+    threshold: NDArray[Any],
+    floor: tuple[float, float],
 ) -> tuple[Collapse, ...]:
     """Return the repeated points that their leading component answers with next to no stddev."""
     of_leader = np.stack([np.take_along_axis(log_s, leader[:, None], -1)[:, 0] for log_s in log_stddevs], -1)
-    rows = np.flatnonzero((of_leader < threshold).any(-1))
+    stddevs = np.hypot(np.exp(of_leader.astype(np.float64)), floor)
+    with np.errstate(divide="ignore"):
+        rows = np.flatnonzero((np.log(stddevs) < threshold).any(-1))
     places = np.column_stack([leader[rows], x[rows]])
     unique, first, counts = np.unique(places, axis=0, return_index=True, return_counts=True)
     order = [k for k in np.argsort(-counts, kind="stable") if counts[k] > 1]
-    stddevs = np.exp(of_leader[rows[first]].astype(np.float64))
     return tuple(
-        Collapse(int(unique[k, 0]), _pair_of(unique[k, 1:]), int(counts[k]), _pair_of(stddevs[k])) for k in order
+        Collapse(int(unique[k, 0]), _pair_of(unique[k, 1:]), int(counts[k]), _pair_of(stddevs[rows[first[k]]]))
+        for k in order
     )
 
 
