@@ -5,6 +5,7 @@ import importlib.util
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 from checks import run_python
 
@@ -17,6 +18,13 @@ def example(name):
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
+
+
+def test_the_floor_of_pixels_bounds_the_loss_from_below():
+    losses, found = example("pixels").train(1.0, 20)
+    assert losses.shape == (2, 3)
+    assert (losses[:, 1:] > np.log(2 * np.pi)).all()
+    assert min(found.smallest_stddevs) >= 1.0
 
 
 def test_old_faithful_reaches_the_known_maximum(monkeypatch, tmp_path, capsys):
