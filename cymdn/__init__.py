@@ -8,6 +8,7 @@ The layers, each importing only from those below it:
     _gaussian, _mixture, _mdn, _sampling   the levels of the API: check, allocate, call, return; their documentation
     _running              runs kernels: workers, scratch memory, batches that broadcast
     _builds               the builds of the kernels, and which is used
+    _portable             the loss in operations that frameworks share
     _layout               the order of raw network output, and of other code's
     _arrays               converts arrays, checks shapes, raises
     _kernels.pyx          loops over components and points; allocates nothing, raises nothing
