@@ -258,11 +258,11 @@ def loss_and_gradients(
     x: ArrayLike,
     pen: ArrayLike | None,
     *,
-    sample_weight: ArrayLike | None,
-    pen_weight: ArrayLike | None,
-    stddev_floor: Floor,
-    reduction: Reduction,
-    workers: int | None,
+    sample_weight: ArrayLike | None = None,
+    pen_weight: ArrayLike | None = None,
+    stddev_floor: Floor = None,
+    reduction: Reduction = "mean",
+    workers: int | None = None,
     out: Out = None,
 ) -> tuple[FloatArray, FloatArray, FloatArray]:
     """Return what `mdn_loss_and_gradient` does, and the gradient with respect to x, for frameworks."""

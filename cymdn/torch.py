@@ -952,7 +952,7 @@ _scale_operator.register_autograd(_no_derivative)
 @_loss_operator.register_vmap
 def _(info: Any, in_dims: tuple[Any, ...], *arguments: Any) -> tuple[Tensor, int]:
     (loss, *_), _ = _mapped(
-        _operate, info, in_dims, *arguments[:4], _Call(arguments[4], _pair(arguments[5]), False, False)
+        _operate, info, in_dims, *arguments[:5], _Call(arguments[5], _pair(arguments[6]), False, False)
     )
     return loss, 0
 
@@ -960,7 +960,7 @@ def _(info: Any, in_dims: tuple[Any, ...], *arguments: Any) -> tuple[Tensor, int
 @_gradient_operator.register_vmap
 def _(info: Any, in_dims: tuple[Any, ...], *arguments: Any) -> tuple[Any, Any]:
     return _mapped(
-        _operate, info, in_dims, *arguments[:4], _Call(arguments[4], _pair(arguments[5]), True, arguments[6])
+        _operate, info, in_dims, *arguments[:5], _Call(arguments[5], _pair(arguments[6]), True, arguments[7])
     )
 
 

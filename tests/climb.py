@@ -156,7 +156,7 @@ FUNCTIONS = {
     "gradient in x": Function(
         draw_raw,
         split_raw,
-        lambda raw, x: loss_and_gradients(raw, x, None, None, "none", None)[2],
+        lambda raw, x: loss_and_gradients(raw, x, None, reduction="none")[2],
         x_gradient_number,
     ),
     "gaussian_logpdf": Function(

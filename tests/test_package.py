@@ -65,7 +65,7 @@ ARROWS = {
     "_buffers": {"_columns"},
     "_pipeline": {"_bivariate", "_block", "_columns", "_pen", "_rows"},
     "_rows": {"_bivariate", "_block", "_columns", "_elementary"},
-    "_pen": {"_bivariate", "_block", "_elementary"},
+    "_pen": {"_bivariate", "_block", "_columns", "_elementary"},
     "_drop_in": {"_bivariate", "_block", "_columns", "_elementary"},
     "_block": {"_bivariate", "_columns", "_elementary"},
     "_columns": set(),

@@ -175,7 +175,7 @@ def test_pens_may_have_weights_of_their_own(reduction, pens, operations, framewo
     raw[0, -1], raw[2, 0] = NAN, INF  # of what is skipped
     evaluate = partial(weighed_apart, framework, operations=operations, monkeypatch=monkeypatch)
     loss, *_, of_x = evaluated = cymdn._mdn.loss_and_gradients(
-        raw, x, pen, sample_weight=w, pen_weight=v, stddev_floor=None, reduction=reduction, workers=1
+        raw, x, pen, sample_weight=w, pen_weight=v, reduction=reduction
     )
     for ours, expected in zip(evaluate(raw, x, pen, (w, v, reduction)), evaluated, strict=False):
         np.testing.assert_allclose(ours, expected, rtol=1e-12, atol=1e-13)

@@ -460,7 +460,7 @@ def test_forward_mode_with_respect_to_targets_is_refused(argument):
         return mdn_loss(raw, x, **targets | {argument: value})
 
     value = targets[argument]
-    with pytest.raises(NotImplementedError, match=r"^mdn_loss: there is no derivative with respect to pen or sample_w"):
+    with pytest.raises(NotImplementedError, match=r"^mdn_loss: there is no derivative with respect to pen or weights"):
         jvp(loss, (value,), (value,))
 
 
@@ -470,7 +470,7 @@ def test_targets_may_be_overwritten_before_the_backward_pass_but_not_before_a_se
     expected = of_numpy(raw, x, pen)[1]
     pen.fill_(0.25)
     assert_same_bits(array(torch.autograd.grad(loss, raw, retain_graph=True)[0]), expected)
-    with pytest.raises(RuntimeError, match=r"^mdn_loss: pen or sample_weight was modified in place"):
+    with pytest.raises(RuntimeError, match=r"^mdn_loss: pen or weights were modified in place"):
         torch.autograd.grad(loss, raw, create_graph=True)
 
 
