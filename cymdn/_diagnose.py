@@ -34,7 +34,7 @@ class Collapse(NamedTuple):
 
 
 class Diagnosis(NamedTuple):
-    """What `diagnose` found; print it. Rows of weight 0 do not count, in anything.
+    """What `cymdn.diagnose` found; print it. Rows of weight 0 do not count, in anything.
 
     Attributes
     ----------

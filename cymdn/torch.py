@@ -1,8 +1,8 @@
 """The loss of a mixture density network for PyTorch: any device, any precision, any transform of torch.func.
 
 On the CPU the compiled kernels compute the loss and, where a derivative may be asked for, the gradient with it, in one
-pass over the raw output. On other devices `_portable.rows` does, in PyTorch's operations. What is left to the backward
-pass is the chain rule's factor, one a row or one for all. Second derivatives are those of `_portable.rows` everywhere.
+pass over the raw output. On other devices ``_portable.rows`` does, in PyTorch's operations. What is left to backward
+is the chain rule's factor, one a row or one for all. Second derivatives are those of ``_portable.rows`` everywhere.
 
 In eager mode nothing of PyTorch's compiler is imported. The operators that torch.compile and torch.export put into
 their graphs for the CPU stand at the end.
