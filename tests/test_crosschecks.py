@@ -1,6 +1,7 @@
 """The same numbers from other software, where it is installed: PyTorch, JAX, SciPy, scikit-learn."""
 
 import doctest
+import re
 from pathlib import Path
 
 import numpy as np
@@ -123,31 +124,36 @@ def test_log_density_and_responsibilities_are_those_of_sklearn():
     np.testing.assert_allclose(gradient.logits + weights, theirs.predict_proba(x), **CLOSE)
 
 
-# The recipe of docs/moving/trajectories.md: mixtures of whole trajectories
+# The recipes of docs/moving/trajectories.md: mixtures of whole trajectories
+
+PAGE = (Path(__file__).resolve().parents[1] / "docs" / "moving" / "trajectories.md").read_text("utf-8")
 
 
-def test_loss_of_trajectories_is_that_of_its_definition():
-    page = Path(__file__).resolve().parents[1] / "docs" / "moving" / "trajectories.md"
-    (source,) = (
-        example.source
-        for example in doctest.DocTestParser().get_examples(page.read_text("utf-8"))
-        if "def trajectory_loss" in example.source
-    )
-    pytest.importorskip("scipy")
-    names = {}
-    exec(
-        "import numpy as np\nfrom scipy.special import logsumexp\nfrom cymdn import mdn_loss_and_gradient\n" + source,
-        names,
-    )
+def by_recipe(*arguments):
+    """Loss and gradients to logits and raw, by the recipe for NumPy."""
+    examples = doctest.DocTestParser().get_examples(PAGE)
+    (source,) = (example.source for example in examples if "def trajectory_loss" in example.source)
+    names = {"np": np, "logsumexp": pytest.importorskip("scipy.special").logsumexp}
+    exec("from cymdn import mdn_loss_and_gradient\n" + source, names)
+    return names["trajectory_loss"](*arguments)
+
+
+def by_recipe_in_torch(*arguments):
+    torch = pytest.importorskip("torch")
+    (source,) = re.findall(r"```python\n(from cymdn.torch .*?)```", PAGE, re.DOTALL)
+    names = {"torch": torch}
+    exec(source, names)
+    logits, raw, *others = map(torch.from_numpy, arguments)
+    loss = names["trajectory_loss"](logits.requires_grad_(), raw.requires_grad_(), *others)
+    return loss.item(), *(part.numpy() for part in torch.autograd.grad(loss, (logits, raw)))
+
+
+@pytest.mark.parametrize("recipe", [by_recipe, by_recipe_in_torch])
+def test_loss_of_trajectories_is_that_of_its_definition(recipe):
     rng, b, k, t = np.random.default_rng(0), 5, 3, 30
-    logits, raw, x, valid = (
-        rng.normal(size=(b, k)),
-        rng.normal(size=(b, k, t, 6)),
-        rng.normal(size=(b, t, 2)),
-        rng.random((b, t)) > 0.3,
-    )
-    raw[..., 0] = 0.0
-    loss, of_logits, of_raw = names["trajectory_loss"](logits, raw, x, valid)
+    logits, raw, x, valid = (rng.normal(size=shape) for shape in ((b, k), (b, k, t, 6), (b, t, 2), (b, t)))
+    raw[..., 0], valid = 0.0, valid > -0.5
+    loss, of_logits, of_raw = recipe(logits, raw, x, valid)
     component = raw_components(EXACT, x[:, None], raw[..., 1:3], raw[..., 3:5], raw[..., 5])
     here = valid[:, None]
     weights = EXACT.exp(EXACT.real(logits))
