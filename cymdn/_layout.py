@@ -111,6 +111,11 @@ class Layout:
     (100, 10)
     """
 
+    columns: str
+    n_components: int
+    pen: Pens
+    width: int
+
     def __init__(self, columns: str, n_components: int, pen: Pens = 0) -> None:
         if not isinstance(columns, str):
             raise TypeError(f"columns: expected a string, got {type(columns).__name__}")

@@ -188,7 +188,7 @@ class MDNLoss(nn.Module):
         super().__init__()
         _mdn.check_reduction(reduction)
         self.reduction: Reduction = reduction
-        self.stddev_floor = None if stddev_floor is None else check_floor(stddev_floor)
+        self.stddev_floor: Floor = None if stddev_floor is None else check_floor(stddev_floor)
 
     def forward(
         self,
@@ -361,6 +361,9 @@ class MDNHead(nn.Module):
     (torch.Size([10, 500, 2]), 3)
     """
 
+    n_components: int
+    pen: Pens
+    linear: nn.Linear
     offset: Tensor
     scale: Tensor
 
@@ -368,7 +371,7 @@ class MDNHead(nn.Module):
         super().__init__()
         check_pens(pen)
         self.n_components = check_count("n_components", n_components, 1)
-        self.pen: Pens = pen
+        self.pen = pen
         width = pen + PARAMETERS * self.n_components
         self.linear = nn.Linear(check_count("in_features", in_features, 1), width)
         self.register_buffer("offset", torch.zeros(width))
