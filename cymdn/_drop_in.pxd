@@ -5,6 +5,7 @@ where these arrays are beyond the caches their traffic goes on while the loop co
 their components first; and parameters of one row are repeated for a block of rows, once.
 """
 
+from libc.math cimport fabs
 from libc.stdint cimport uint64_t
 
 from cymdn cimport _bivariate as bivariate
@@ -101,7 +102,8 @@ cdef inline uint64_t densities_and_derivatives(
         dstddev_out[2 * k] = bivariate.smoothed_dlog_stddev(u, sigma0, inverse0, slope0)
         dstddev_out[2 * k + 1] = bivariate.smoothed_dlog_stddev(v, sigma1, inverse1, slope1)
         dcorrelation_out[k] = bivariate.smoothed_dcorrelation(u, v, w0, w1, r, c, e, far)
-        some |= is_far(fma(u, u, v * v))
+        # without smoothing c may be inf, whose products with 0 are no NaN where they are bounded
+        some |= is_far(fma(u, u, v * v)) | is_far(fabs(c))
     return some >> 63
 
 
