@@ -179,7 +179,8 @@ class UnivariateMixture:
         """
         z, dtype = self._standardise(x)
         probability = np.empty(z.size)
-        check_done(_distribution_kernels.normal_cdf(z.reshape(-1), probability))
+        if z.size:
+            check_done(_distribution_kernels.normal_cdf(z.reshape(-1), probability))
         total = (np.exp(self._log_weights) * probability.reshape(z.shape)).sum(axis=-1)
         # weights sum to 1 but for rounding, a probability must not exceed it; a NaN stays one
         return _rounded(np.minimum(total, 1.0), dtype)
