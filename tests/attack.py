@@ -326,7 +326,9 @@ def classes(call):
         nan, finite, refused = np.zeros(n, bool), np.ones(n, bool), False
         for name, a in given.items():
             rows = a.reshape(n, math.prod(a.shape[1:]))
-            refused |= ~np.isfinite(rows).all() and name != "x"
+            # of raw output, -inf may be the logit of an absent component
+            good = np.isfinite(rows) | ((name == "raw") & (rows == -INF))
+            refused |= ~good.all() and name != "x"
             nan |= bad.get(name, np.isnan)(rows).any(axis=1)
             finite &= np.isfinite(rows).all(axis=1)
         if "weights" in given:
