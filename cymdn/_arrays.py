@@ -216,14 +216,6 @@ def check_floor(value: Floor) -> tuple[float, float]:
     return first, second
 
 
-def check_positive(name: str, value: object) -> float:
-    """Return `value` as a float that is finite and > 0."""
-    checked = check_nonnegative(name, value)
-    if checked == 0.0:
-        raise ValueError(f"{name}: expected a finite number > 0, got {value}")
-    return checked
-
-
 def check_count(name: str, value: object, least: int, most: int | None = None) -> int:
     """Return `value` as an integer of at least `least`, and at most `most`."""
     try:

@@ -200,8 +200,8 @@ cdef inline double factor_of_factors(double weight, double inverse0, double inve
 #     cosh a = (1 / n + n) / 2     sinh |a| = (1 - n2) / n / 2
 #     tanh |a| = (1 - n2) / (1 + n2)    1 - tanh |a| = 2 n2 / (1 + n2)
 #
-# so that 1 - r is right where tanh a rounds to 1, and 1 / (n (1 + n2)) is the only division. kappa enters the
-# derivatives three times: it gets what rounding loses of n and of 1 / n.
+# so that 1 - r is right where tanh a rounds to 1. With fused multiply-add 1 / (n (1 + n2)) is the only division. kappa
+# enters the derivatives three times: it gets what rounding loses of n and of 1 / n.
 
 
 cdef inline double inverse_scale_of_log(double log_sigma) noexcept nogil:

@@ -43,9 +43,9 @@ cdef struct DropIn:
 # say so, and run again with these bounded: a branch a block instead of work for each component.
 
 
-cdef inline uint64_t is_far(double square) noexcept nogil:
-    # in the highest bit, for a square >= 0, inf or NaN: the comparison that SSE2 has for integers
-    cdef uint64_t bits = elementary.bits_of(square)
+cdef inline uint64_t is_far(double number) noexcept nogil:
+    # in the highest bit, for a number >= 0, inf or NaN: the comparison that SSE2 has for integers
+    cdef uint64_t bits = elementary.bits_of(number)
     return (elementary.bits_of(FAR) - bits) | bits
 
 

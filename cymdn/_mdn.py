@@ -158,9 +158,8 @@ def mdn_loss(
         done = _mean_of_plain_arrays(raw, x, pen, floor, workers, gradient=False)
         if done:
             return done[0]
-    (loss,) = _checked_loss(
-        raw, x, pen, sample_weight, pen_weight, floor, n_components, reduction, out, workers, gradient=False
-    )
+    asked = _Asked(raw, x, pen, sample_weight, pen_weight, floor, n_components, reduction)
+    (loss,) = _checked_loss(asked, out, workers, gradients=0)
     return loss if out is not None else loss[()]
 
 
@@ -224,35 +223,11 @@ def mdn_loss_and_gradient(
         done = _mean_of_plain_arrays(raw, x, pen, floor, workers, gradient=True)
         if done and done[1] is not None:
             return done[0], done[1]
-    loss, gradient = _checked_loss(
-        raw, x, pen, sample_weight, pen_weight, floor, n_components, reduction, out, workers, gradient=True
-    )
+    asked = _Asked(raw, x, pen, sample_weight, pen_weight, floor, n_components, reduction)
+    loss, gradient = _checked_loss(asked, out, workers, gradients=1)
     return loss if out is not None else loss[()], gradient
 
 
-@in_ieee_arithmetic
-def _checked_loss(
-    raw: ArrayLike,
-    x: ArrayLike,
-    pen: ArrayLike | None,
-    sample_weight: ArrayLike | None,
-    pen_weight: ArrayLike | None,
-    floor: tuple[float, float],
-    n_components: int | None,
-    reduction: Reduction,
-    out: Out,
-    workers: int | None,
-    *,
-    gradient: bool,
-) -> list[FloatArray]:
-    workers = check_workers(workers)
-    problem = _check_problem(raw, x, pen, sample_weight, pen_weight, floor, n_components, reduction)
-    outputs = _allocate(problem, reduction, out, gradient=gradient)
-    _run(problem, reduction, outputs, workers)
-    return deliver(outputs)
-
-
-@in_ieee_arithmetic
 def loss_and_gradients(
     raw: ArrayLike,
     x: ArrayLike,
@@ -266,12 +241,33 @@ def loss_and_gradients(
     out: Out = None,
 ) -> tuple[FloatArray, FloatArray, FloatArray]:
     """Return what `mdn_loss_and_gradient` does, and the gradient with respect to x, for frameworks."""
-    problem = _check_problem(raw, x, pen, sample_weight, pen_weight, check_floor(stddev_floor), None, reduction)
-    outputs = _allocate(problem, reduction, out, gradient=True)
-    x_gradient = np.empty((*problem.batch_shape, 2), problem.raw.dtype)
-    _run(problem, reduction, outputs, check_workers(workers), x_gradient)
-    loss, gradient = deliver(outputs)
+    asked = _Asked(raw, x, pen, sample_weight, pen_weight, check_floor(stddev_floor), None, reduction)
+    loss, gradient, x_gradient = _checked_loss(asked, out, workers, gradients=2)
     return loss, gradient, x_gradient
+
+
+class _Asked(NamedTuple):
+    """Arguments as they come, but for the floor."""
+
+    raw: ArrayLike
+    x: ArrayLike
+    pen: ArrayLike | None
+    sample_weight: ArrayLike | None
+    pen_weight: ArrayLike | None
+    floor: tuple[float, float]
+    n_components: int | None
+    reduction: Reduction
+
+
+@in_ieee_arithmetic
+def _checked_loss(asked: _Asked, out: Out, workers: int | None, *, gradients: int) -> list[FloatArray]:
+    """Return the loss, and of its gradients with respect to raw and to x so many."""
+    workers = check_workers(workers)
+    problem = _check_problem(asked)
+    outputs = _allocate(problem, asked.reduction, out, gradient=gradients > 0)
+    x_gradient = np.empty((*problem.batch_shape, 2), problem.raw.dtype) if gradients > 1 else None
+    _run(problem, asked.reduction, outputs, workers, x_gradient)
+    return [*deliver(outputs), *([] if x_gradient is None else [x_gradient])]
 
 
 def _mean_of_plain_arrays(
@@ -334,16 +330,8 @@ def _total(sums: NDArray[np.float64]) -> float:
         return fsum(sums * 2.0**-32) * 2.0**32
 
 
-def _check_problem(
-    raw: ArrayLike,
-    x: ArrayLike,
-    pen: ArrayLike | None,
-    sample_weight: ArrayLike | None,
-    pen_weight: ArrayLike | None,
-    floor: tuple[float, float],
-    n_components: int | None,
-    reduction: Reduction,
-) -> _Problem:
+def _check_problem(asked: _Asked) -> _Problem:
+    raw, x, pen, sample_weight, pen_weight, floor, n_components, reduction = asked
     check_reduction(reduction)
     raw_array, x_array = check_numeric(["raw", "x"], (raw, x))
     targets = None if pen is None else check_numbers("pen", pen)

@@ -368,8 +368,8 @@ def test_density_is_within_a_few_eps(name, dtype):
 def test_density_is_as_near_to_the_exact_value_as_numpy(name):
     # enough points for the worst of both: of 200, NumPy's happen to be 1 eps better than of 2,000
     kernel, numpy = worst_density_errors(region(2000, 1, **REGIONS[name]), LONG)
-    # (1 - r) (1 + r) and 1 / q, which save the digits near 1, and the products with it are up to five roundings more
-    # than NumPy's where that has them all; 2.1 eps is the most seen in 10,000 points of each region
+    # 1 / q, and what saves the digits near a correlation of 1, are up to five roundings more than NumPy's where that
+    # has them all; 2.1 eps is the most seen in 10,000 points of each region
     for output, ours, theirs in zip(reference.OUTPUTS, kernel, numpy, strict=True):
         assert ours <= theirs + 2.5, f"{output}: {ours:.2f} eps, NumPy {theirs:.2f} eps"
 
