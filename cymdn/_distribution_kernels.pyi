@@ -38,4 +38,21 @@ def modes(
 def call_in_ieee_arithmetic(
     function: Callable[..., Any], arguments: tuple[Any, ...], keywords: dict[str, Any]
 ) -> Any: ...
-def normal_cdf(z: NDArray[np.float64], cdf_out: NDArray[np.float64]) -> bool: ...
+def intervals(
+    n: int,
+    m: int,
+    lower: NDArray[np.float64],
+    upper: NDArray[np.float64],
+    lines: NDArray[np.float64],
+    scratch: NDArray[np.float64],
+    out: NDArray[np.float64],
+    logarithm: bool,
+) -> bool: ...
+def quantiles(
+    n: int,
+    m: int,
+    p: NDArray[np.float64],
+    lines: NDArray[np.float64],
+    scratch: NDArray[np.float64],
+    out: NDArray[np.float64],
+) -> bool: ...

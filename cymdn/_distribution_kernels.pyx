@@ -1,25 +1,19 @@
-"""The doors to draws, modes and the normal distribution function. The same rules as in _kernels.pyx.
+"""The doors to draws, modes and one-dimensional mixtures. The same rules as in _kernels.pyx.
 
 One build serves every CPU: these loops branch on what was drawn or found, and would not become vector code.
 """
 
 from cpython.buffer cimport PyBUF_WRITABLE
-from libc.math cimport INFINITY, erfc
+from libc.math cimport INFINITY
 from libc.stdint cimport int64_t
 from libc.string cimport memset
 
-from cymdn cimport _arithmetic
+from cymdn cimport _arithmetic, _normal
 from cymdn._buffers cimport Buffers, hold, hold_each, release
 from cymdn._columns cimport Column
 from cymdn._component cimport Component, component
 from cymdn._draws cimport Draws, draw_row
 from cymdn._modes cimport Search, View, find_mode, height_of
-
-cdef extern from *:
-    """
-    #define CYMDN_SQRT_HALF 0.7071067811865476 /* sqrt(1/2), correctly rounded */
-    """
-    const double SQRT_HALF "CYMDN_SQRT_HALF"
 
 cpdef enum:
     DRAW_PLANES = 12  # cumulative weights, and components of 11 numbers
@@ -165,32 +159,53 @@ def call_in_ieee_arithmetic(function, tuple arguments, dict keywords):
         _arithmetic.restore_arithmetic(before)
 
 
-# One-dimensional mixtures
+# One-dimensional mixtures: lines, of which a row (3 m) has logarithms of weights, means and logarithms of standard
+# deviations. These doors have the arguments that run_over_batch hands to any kernel, all of float64.
+
+ctypedef double (*of_line)(
+    const double *line, Py_ssize_t m, double first, double second, bint logarithm
+) noexcept nogil
 
 
-cdef inline double normal_probability(double z) noexcept nogil:
-    # below z; by the complement, for the lower tail
-    return 0.5 * erfc(-z * SQRT_HALF)
-
-
-def normal_cdf(z, cdf_out):
-    """The standard normal distribution function, by the C library's erfc: right in the lower tail too. All float64."""
-    cdef Py_ssize_t n = z.shape[0], i
+cdef bint evaluate(
+    of_line f, Py_ssize_t n, Py_ssize_t m, first, second, lines, out, bint logarithm
+) except -1:
+    """Write f of each of n lines, and of numbers."""
+    cdef Py_ssize_t i
     cdef Buffers held
-    cdef Column numbers, cdf
+    cdef Column firsts, seconds, rows, values
     cdef _arithmetic.arithmetic before
     held.count = 0
-    held.fit = True
+    held.fit = m > 0
     try:
-        hold_each(&held, z, sizeof(double), n, 0, 0, &numbers)
-        hold(&held, cdf_out, sizeof(double), PyBUF_WRITABLE, n, 0, 0, &cdf)
+        hold(&held, first, sizeof(double), 0, n, 0, 0, &firsts)
+        hold(&held, second, sizeof(double), 0, n, 0, 0, &seconds)
+        hold(&held, lines, sizeof(double), 0, n, 3 * m, 0, &rows)
+        hold(&held, out, sizeof(double), PyBUF_WRITABLE, n, 0, 0, &values)
         if not held.fit:
             return False
         with nogil:
             before = _arithmetic.use_ieee_arithmetic()
             for i in range(n):
-                (<double *> cdf.first)[i] = normal_probability((<const double *> numbers.first)[i])
+                (<double *> values.first)[i] = f(
+                    <const double *> rows.first + i * rows.row, m, (<const double *> firsts.first)[i * firsts.row],
+                    (<const double *> seconds.first)[i * seconds.row], logarithm,
+                )
             _arithmetic.restore_arithmetic(before)
         return True
     finally:
         release(&held)
+
+
+cdef double quantile(const double *line, Py_ssize_t m, double p, double same, bint logarithm) noexcept nogil:
+    return _normal.quantile(line, m, p)
+
+
+def intervals(Py_ssize_t n, Py_ssize_t m, lower, upper, lines, scratch, out, bint logarithm):
+    """Probabilities of intervals, or their logarithms."""
+    return evaluate(_normal.probability, n, m, lower, upper, lines, out, logarithm)
+
+
+def quantiles(Py_ssize_t n, Py_ssize_t m, p, lines, scratch, out):
+    """Points below which the probability is p."""
+    return evaluate(quantile, n, m, p, p, lines, out, False)

@@ -1,4 +1,4 @@
-"""exp, log and log1p of one double without a branch or a call, for use inside loops.
+"""exp, log, log1p and Mills' ratio of one double without a branch or a call, for use inside loops.
 
 GCC turns a loop over any of them into packed instructions at every x86-64 level. Only + - * / and
 fused multiply-add of doubles, comparisons and integer operations on their bits are used, in the
@@ -16,19 +16,21 @@ Symbols
                   difference is exact;  expm1 r = r + r^2 E(r)
     log, log1p    argument = 2^k (1 + f), sqrt(1/2) <= 1 + f < sqrt 2;  s = f/(2 + f), z = s^2,
                   log(1 + f) = 2 atanh s = 2 s + s z L(z)
-    E, L          minimax polynomials; elementary_coefficients.py computes every number of theirs
+    mills         exp(x^2 / 2) times the integral of exp(-y^2 / 2) from x to inf, x >= 0: P(t) / (1 + x), t = (x - 5) / (x + 5)
+    E, L, P       minimax polynomials; elementary_coefficients.py computes every number of theirs
     shifted       a number added to 1.5 2^52 (or 2^52), so that its integer part stands in the
                   lowest bits of the sum. This takes the place of the conversions and arithmetic
                   shifts that SSE2 and AVX2 lack for 64-bit integers
 
 Largest error found, in units in the last place of the result (ulp), denormal results included
     exp 0.97    exp_nonpositive 0.97    exp_normal 0.97    exp_flushed 0.97 (down to -708)
-    one_minus_exp 3    log 0.88    log1p 0.89
+    one_minus_exp 3    log 0.88    log1p 0.89    mills 2
 
 NaN gives NaN, and every limit (+-0, +-inf, the ends of the domain, overflow) is that of C99.
 
-Method: the reductions of P. T. P. Tang (ACM TOMS 15, 1989; 16, 1990) without his tables, and the
-arrangement of log(1 + f) of K. C. Ng (fdlibm, 1993). No code is taken from either.
+Method: the reductions of P. T. P. Tang (ACM TOMS 15, 1989; 16, 1990) without his tables, the
+arrangement of log(1 + f) of K. C. Ng (fdlibm, 1993), and the one polynomial for all x of M. M. Shepherd
+and J. G. Laframboise (Mathematics of Computation 36, 1981). No code is taken from any.
 """
 
 cimport cython
@@ -49,7 +51,7 @@ cdef extern from *:
     static inline double cymdn_fma(double a, double b, double c) { return a * b + c; }
     #endif
 
-    /* what log2(e), ln 2, E and L are: elementary_coefficients.py */
+    /* what log2(e), ln 2, E, L and P are: elementary_coefficients.py */
     #define CYMDN_LOG2_E 1.4426950408889634
     #define CYMDN_LN2_HIGH 0.693147180559663
     #define CYMDN_LN2_LOW 2.8235290563031577e-13
@@ -70,6 +72,31 @@ cdef extern from *:
     #define CYMDN_LOG_11 0.18183564299359614
     #define CYMDN_LOG_13 0.15314051192626335
     #define CYMDN_LOG_15 0.14795943535412595
+    #define CYMDN_MILLS_0 1.1568486282918946
+    #define CYMDN_MILLS_1 -0.22948753825211315
+    #define CYMDN_MILLS_2 0.07778159886873504
+    #define CYMDN_MILLS_3 0.025072179301637677
+    #define CYMDN_MILLS_4 -0.06617760077897016
+    #define CYMDN_MILLS_5 0.06150504584021487
+    #define CYMDN_MILLS_6 -0.038026592188191155
+    #define CYMDN_MILLS_7 0.016348231280698042
+    #define CYMDN_MILLS_8 -0.004201290306572931
+    #define CYMDN_MILLS_9 1.9530640523431184e-05
+    #define CYMDN_MILLS_10 0.0004570437951615758
+    #define CYMDN_MILLS_11 -0.00013437428711408973
+    #define CYMDN_MILLS_12 -2.4805376147918e-05
+    #define CYMDN_MILLS_13 2.2709634587385483e-05
+    #define CYMDN_MILLS_14 -1.774280132043555e-07
+    #define CYMDN_MILLS_15 -3.2773243544951284e-06
+    #define CYMDN_MILLS_16 3.2227537523689537e-07
+    #define CYMDN_MILLS_17 4.920364749017536e-07
+    #define CYMDN_MILLS_18 -6.769875218609472e-08
+    #define CYMDN_MILLS_19 -7.761292923079409e-08
+    #define CYMDN_MILLS_20 1.0290620298688569e-08
+    #define CYMDN_MILLS_21 1.1042973922841312e-08
+    #define CYMDN_MILLS_22 -1.1632886937595764e-09
+    #define CYMDN_MILLS_23 -9.583494046757434e-10
+    #define CYMDN_MILLS_24 7.589963649412057e-11
 
     /* the format: powers of two, and bit patterns of doubles */
     #define CYMDN_TWO_52 4503599627370496.0
@@ -100,6 +127,15 @@ cdef extern from *:
     const double LOG_3 "CYMDN_LOG_3", LOG_5 "CYMDN_LOG_5", LOG_7 "CYMDN_LOG_7"
     const double LOG_9 "CYMDN_LOG_9", LOG_11 "CYMDN_LOG_11", LOG_13 "CYMDN_LOG_13"
     const double LOG_15 "CYMDN_LOG_15"
+    const double MILLS_0 "CYMDN_MILLS_0", MILLS_1 "CYMDN_MILLS_1", MILLS_2 "CYMDN_MILLS_2"
+    const double MILLS_3 "CYMDN_MILLS_3", MILLS_4 "CYMDN_MILLS_4", MILLS_5 "CYMDN_MILLS_5"
+    const double MILLS_6 "CYMDN_MILLS_6", MILLS_7 "CYMDN_MILLS_7", MILLS_8 "CYMDN_MILLS_8"
+    const double MILLS_9 "CYMDN_MILLS_9", MILLS_10 "CYMDN_MILLS_10", MILLS_11 "CYMDN_MILLS_11"
+    const double MILLS_12 "CYMDN_MILLS_12", MILLS_13 "CYMDN_MILLS_13", MILLS_14 "CYMDN_MILLS_14"
+    const double MILLS_15 "CYMDN_MILLS_15", MILLS_16 "CYMDN_MILLS_16", MILLS_17 "CYMDN_MILLS_17"
+    const double MILLS_18 "CYMDN_MILLS_18", MILLS_19 "CYMDN_MILLS_19", MILLS_20 "CYMDN_MILLS_20"
+    const double MILLS_21 "CYMDN_MILLS_21", MILLS_22 "CYMDN_MILLS_22", MILLS_23 "CYMDN_MILLS_23"
+    const double MILLS_24 "CYMDN_MILLS_24"
     const double TWO_52 "CYMDN_TWO_52", TWO_54 "CYMDN_TWO_54", SHIFTER "CYMDN_SHIFTER"
     const double SMALLEST_NORMAL "CYMDN_SMALLEST_NORMAL", LIMIT "CYMDN_LIMIT"
     const double NORMAL_LIMIT "CYMDN_NORMAL_LIMIT"
@@ -274,6 +310,26 @@ cdef inline double log1p(double x) noexcept nogil:
     # the sign of x is that of the result; this gives it to a zero
     cdef uint64_t value = bits_of(log_sum(f, s, k, low)) | (bits_of(x) & SIGN_BIT)
     return log_or_limit(u, double_of(value))
+
+
+# ---------------------------------------------------------------- the tail of the normal distribution
+
+cdef inline double four(double t, double z, double c0, double c1, double c2, double c3) noexcept nogil:
+    return fma(z, fma(c3, t, c2), fma(c1, t, c0))
+
+
+cdef inline double mills(double x) noexcept nogil:
+    # for x >= 0; near 1 / x where x is large. A NaN stays one
+    cdef double t = 1.0 - 10.0 / (x + 5.0)
+    cdef double z = t * t
+    cdef double y = z * z
+    cdef double p = fma(y, MILLS_24, four(t, z, MILLS_20, MILLS_21, MILLS_22, MILLS_23))
+    p = fma(y, p, four(t, z, MILLS_16, MILLS_17, MILLS_18, MILLS_19))
+    p = fma(y, p, four(t, z, MILLS_12, MILLS_13, MILLS_14, MILLS_15))
+    p = fma(y, p, four(t, z, MILLS_8, MILLS_9, MILLS_10, MILLS_11))
+    p = fma(y, p, four(t, z, MILLS_4, MILLS_5, MILLS_6, MILLS_7))
+    p = fma(y, p, four(t, z, MILLS_0, MILLS_1, MILLS_2, MILLS_3))
+    return p / (1.0 + x)
 
 
 # ------------------------------------------------- products of many factors without a logarithm of each

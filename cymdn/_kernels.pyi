@@ -74,6 +74,17 @@ def packed_mixture(
     unconstrained: bool,
     density: bool = ...,
 ) -> bool: ...
+def rectangles(
+    n: int,
+    m: int,
+    lower: NDArray[np.float64],
+    upper: NDArray[np.float64],
+    packed: NDArray[np.float64],
+    scratch: NDArray[np.float64],
+    out: NDArray[np.float64],
+    unconstrained: bool,
+    logarithm: bool,
+) -> bool: ...
 def mdn_loss(
     n: int,
     m: int,

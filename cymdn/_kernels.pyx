@@ -21,6 +21,7 @@ from cymdn._columns cimport Column, double_out
 from cymdn._drop_in cimport DropIn, drop_in
 from cymdn._pen cimport Pens
 from cymdn._pipeline cimport Head, Problem
+from cymdn._rectangle cimport rectangle_of_mixture
 
 cpdef enum:
     BLOCK = _pipeline.BLOCK
@@ -334,6 +335,43 @@ def mdn_loss(
         release(&held)
 
 
+def rectangles(
+    Py_ssize_t n, Py_ssize_t m,
+    lower,               # (n, 2); all arrays are float64
+    upper,               # (n, 2)
+    packed,              # (n, 6 m)
+    scratch,             # not needed
+    out,                 # (n,)
+    bint unconstrained,
+    bint logarithm,
+):
+    """Probabilities of rectangles under mixtures, or their logarithms."""
+    cdef Py_ssize_t i
+    cdef Buffers held
+    cdef Column lows, highs, rows, values
+    cdef _arithmetic.arithmetic before
+    held.count = 0
+    held.fit = m > 0
+    try:
+        hold(&held, lower, sizeof(double), 0, n, 2, 0, &lows)
+        hold(&held, upper, sizeof(double), 0, n, 2, 0, &highs)
+        hold(&held, packed, sizeof(double), 0, n, 6 * m, 0, &rows)
+        hold(&held, out, sizeof(double), PyBUF_WRITABLE, n, 0, 0, &values)
+        if not held.fit:
+            return False
+        with nogil:
+            before = _arithmetic.use_ieee_arithmetic()
+            for i in range(n):
+                (<double *> values.first)[i] = rectangle_of_mixture(
+                    <const double *> rows.first + i * rows.row, m, unconstrained,
+                    <const double *> lows.first + i * lows.row, <const double *> highs.first + i * highs.row, logarithm,
+                )
+            _arithmetic.restore_arithmetic(before)
+        return True
+    finally:
+        release(&held)
+
+
 # For the tests: the elementary functions over arrays, in this very build
 
 ctypedef double (*function)(double) noexcept nogil
@@ -374,6 +412,8 @@ def apply_elementary(str name not None, x, values_out):
             each(elementary.log, count, values, out)
         elif name == "log1p":
             each(elementary.log1p, count, values, out)
+        elif name == "mills":
+            each(elementary.mills, count, values, out)
         return True
     finally:
         release(&held)

@@ -1,13 +1,14 @@
 """Parameters of a batch of mixtures, packed for the kernels: natural ones, or those of raw network output."""
 
 import sys
+from collections.abc import Sequence
 from typing import ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
 
-from cymdn import _portable
-from cymdn._layout import CORRELATION, MEAN, PARAMETERS, STDDEV, WEIGHT, planes
+from cymdn import _affine, _portable
+from cymdn._layout import CORRELATION, MEAN, PARAMETERS, STDDEV, WEIGHT, pack, planes
 from cymdn._univariate import normalised
 
 Doubles = NDArray[np.float64]
@@ -75,6 +76,14 @@ class Parameters:
         """Return -log(1 - r^2) / 2, which is log cosh a."""
         raise NotImplementedError
 
+    def atanh_correlations(self) -> Doubles:
+        """Return inverse hyperbolic tangents of the correlations."""
+        raise NotImplementedError
+
+    def as_unconstrained(self) -> "Unconstrained":
+        """Return the same mixtures with unconstrained parameters; a weight of 0 has the logit -inf."""
+        raise NotImplementedError
+
     def are_valid(self) -> bool:
         """Whether these are values that a constructor could have made."""
         raise NotImplementedError
@@ -109,6 +118,19 @@ class Natural(Parameters):
         logarithms: Doubles = -0.5 * (np.log1p(-r) + np.log1p(r))
         return logarithms
 
+    def atanh_correlations(self) -> Doubles:
+        return np.arctanh(self.plane(CORRELATION))
+
+    def as_unconstrained(self) -> "Unconstrained":
+        log_stddevs, batch_shape = self.log_stddevs(), self.packed.shape[:-1]
+        columns = [self.log_weights(), *np.moveaxis(self.means(), -1, 0), *np.moveaxis(log_stddevs, -1, 0)]
+        return Unconstrained(pack(batch_shape, *columns, self.atanh_correlations()))
+
+    @classmethod
+    def joined(cls, parts: Sequence[Parameters], shares: Doubles, batch_shape: tuple[int, ...]) -> "Natural":
+        """Return the components of all parts, of which each has its share."""
+        return cls(_side_by_side(parts, [part.weights() * shares[..., k, None] for k, part in enumerate(parts)], batch_shape))
+
     def are_valid(self) -> bool:
         w, s, r = self.plane(WEIGHT), self.pairs(STDDEV), self.plane(CORRELATION)
         good = bool(np.isfinite(self.packed).all() and (s > SMALLEST_STDDEV).all() and (abs(r) < 1).all())
@@ -142,11 +164,50 @@ class Unconstrained(Parameters):
             logarithms: Doubles = size + np.log1p(np.exp(-2.0 * size)) - np.log(2.0)
         return logarithms
 
+    def atanh_correlations(self) -> Doubles:
+        return self.plane(CORRELATION)
+
+    def as_unconstrained(self) -> "Unconstrained":
+        return self
+
+    def mapped(self, matrix: Doubles, offset: Doubles, batch_shape: tuple[int, ...]) -> "Unconstrained":
+        """Return the mixtures under affine maps (..., 2, 2) and (..., 2) that broadcast with the batch."""
+        matrix, offset = matrix[..., None, :, :], offset[..., None, :]
+        means = _affine.mapped_means(matrix, offset, self.means())
+        log_stddevs = np.moveaxis(self.log_stddevs(), -1, 0)
+        spreads = _affine.mapped_spreads(matrix, *log_stddevs, self.atanh_correlations())
+        limit = sys.float_info.max
+        spreads = tuple(np.clip(spread, -limit, limit) for spread in spreads)
+        return Unconstrained(pack(batch_shape, self.plane(WEIGHT), *np.moveaxis(means, -1, 0), *spreads))
+
+    @classmethod
+    def joined(cls, parts: Sequence[Parameters], shares: Doubles, batch_shape: tuple[int, ...]) -> "Unconstrained":
+        """Return the components of all parts, of which each has its share."""
+        with np.errstate(divide="ignore"):
+            logits = [part.log_weights() + np.log(shares[..., k, None]) for k, part in enumerate(parts)]
+        return cls(_side_by_side([part.as_unconstrained() for part in parts], logits, batch_shape))
+
     def are_valid(self) -> bool:
         # a bias or a temperature makes a logit -inf, but never the largest one
         logits = self.plane(WEIGHT)
         rest = self.packed[..., self.n_components :]
         return bool((logits < np.inf).all() and (logits.max(axis=-1) > -np.inf).all() and np.isfinite(rest).all())
+
+
+def _side_by_side(
+    parts: Sequence[Parameters], weights: Sequence[Doubles], batch_shape: tuple[int, ...]
+) -> Doubles:
+    """Return the packed parameters of all parts as those of one, with other weights."""
+    columns = [
+        [first, *(part.plane(k) for k in range(1, PARAMETERS))] for part, first in zip(parts, weights, strict=True)
+    ]
+    return pack(
+        batch_shape,
+        *(
+            np.concatenate([np.broadcast_to(c, (*batch_shape, c.shape[-1])) for c in column], axis=-1)
+            for column in zip(*columns, strict=True)
+        ),
+    )
 
 
 def floored(log_stddev0: Doubles, log_stddev1: Doubles, a: Doubles, floor: tuple[float, float]) -> tuple[Doubles, ...]:

@@ -7,7 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from itertools import pairwise
 from operator import index
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -68,6 +68,9 @@ def split(rows: int, components: int, workers: int, multiple: int = 1) -> list[t
 
 # Kernels
 
+Kernel: TypeAlias = Callable[..., bool]
+"""Of arguments (rows, components, arrays, scratch memory, outputs)."""
+
 
 def check_done(done: bool) -> None:
     """Raise where a kernel declined its arrays: better than memory that was never written."""
@@ -124,16 +127,23 @@ def run(
 
 
 def run_over_batch(
-    name: str, checked: Checked, outputs: Sequence[FloatArray | None], workers: int, **options: float
+    kernel: str | Kernel,
+    checked: Checked,
+    outputs: Sequence[FloatArray | None],
+    workers: int,
+    *,
+    cost: int = 1,
+    **options: float,
 ) -> None:
-    """Run a kernel of rows over arguments whose batch shapes broadcast. Options go to the kernel as they are.
+    """Run a kernel of rows, one of the build in use by its name, over arguments whose batch shapes broadcast.
 
-    Not all outputs may be None.
+    `cost` is the work of a component, in that of a density. Options go to the kernel as they are. Not all outputs may
+    be None.
     """
     batch_shape, (components,) = checked.batch_shape, checked.sizes.values()
     if 0 in batch_shape or components == 0:
         return
-    kernel = partial(getattr(_builds.kernels, name), **options)
+    call = partial(getattr(_builds.kernels, kernel) if isinstance(kernel, str) else kernel, **options)
     shapes = [(1,) * (len(batch_shape) - len(shape)) + shape for shape in checked.batch_shapes]
     arrays = [
         array.reshape(padded + array.shape[len(shape) :])
@@ -146,12 +156,13 @@ def run_over_batch(
     rest = batch_shape[leading:]
     for piece in np.ndindex(*batch_shape[:leading]):
         _run_rows(
-            kernel,
+            call,
             [_rows(array, shape, piece, rest) for array, shape in zip(arrays, shapes, strict=True)],
             [None if output is None else _rows_of_piece(output, piece, len(batch_shape)) for output in outputs],
             components,
-            max(1, COPIED // components) if copies else piece_of(components),
+            max(1, COPIED // components) if copies else piece_of(components * cost),
             workers,
+            cost,
         )
 
 
@@ -193,12 +204,13 @@ def _rows(array: FloatArray, shape: Shape, piece: Shape, batch_shape: Shape) -> 
 
 
 def _run_rows(
-    kernel: Callable[..., bool],
+    kernel: Kernel,
     inputs: Sequence[Take],
     outputs: Sequence[FloatArray | None],
     components: int,
     piece: int,
     workers: int,
+    cost: int,
 ) -> None:
     rows = next(len(output) for output in outputs if output is not None)
 
@@ -207,4 +219,4 @@ def _run_rows(
         written = (None if output is None else output[start:stop] for output in outputs)
         return kernel(stop - start, components, *arrays, memory, *written)
 
-    run(call, components, split(rows, components, workers), piece)
+    run(call, components, split(rows, components * cost, workers), piece)

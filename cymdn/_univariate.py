@@ -11,9 +11,10 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from cymdn import _distribution_kernels
-from cymdn._arrays import FloatArray, check_arguments, check_size, methods_in_ieee_arithmetic
+from cymdn._arrays import FLOAT64, Checked, FloatArray, check_arguments, check_size, methods_in_ieee_arithmetic
+from cymdn._batch import Batch
 from cymdn._layout import pack
-from cymdn._running import check_done
+from cymdn._running import Kernel, check_workers, run_over_batch
 from cymdn._sampling import Seed, Sharpening, check_rng, draw
 
 Doubles = NDArray[np.float64]
@@ -23,6 +24,8 @@ LOG_SQRT_TWO_PI = 0.5 * log(2.0 * pi)
 STDDEV_LIMITS = -745.0, log(sys.float_info.max)
 LARGEST_LOG_SCALE = 1400.0
 LARGEST_OFFSET = 1e300  # its square is inf
+# Work of a component, in that of a density
+INTERVAL_COST, QUANTILE_COST = 10, 200
 
 
 def log_normal(z: Doubles, log_stddev: Doubles) -> Doubles:
@@ -67,10 +70,11 @@ def weighted_sum(weights: Doubles, values: Doubles) -> Doubles:
 
 
 @methods_in_ieee_arithmetic
-class UnivariateMixture:
+class UnivariateMixture(Batch):
     """A batch of one-dimensional mixtures of Gaussians.
 
-    Made by `BivariateMixture.marginal` and `BivariateMixture.conditional`. Immutable.
+    Made by `BivariateMixture.marginal` and `BivariateMixture.conditional`. Immutable, sliceable over its batch,
+    compared by value.
 
     Attributes
     ----------
@@ -82,6 +86,15 @@ class UnivariateMixture:
         Shape of the batch of mixtures, the leading axes.
     dtype : dtype
         float32 or float64; that of results, unless an argument is float64.
+
+    Examples
+    --------
+    >>> from cymdn import BivariateMixture
+    >>> line = BivariateMixture([1.0], [[0.0, 3.0]], [[1.0, 2.0]], [0.5]).marginal(1)
+    >>> line
+    UnivariateMixture(n_components=1, batch_shape=(), dtype=float64)
+    >>> line.probability(1.0, 5.0).round(4), line.ppf(0.975).round(4)
+    (np.float64(0.6827), np.float64(6.9199))
     """
 
     __slots__ = ("_dtype", "_log_stddevs", "_log_weights", "_means")
@@ -91,6 +104,15 @@ class UnivariateMixture:
         finite = np.clip(log_stddevs, -sys.float_info.max, sys.float_info.max)
         self._log_weights, self._means, self._log_stddevs = np.broadcast_arrays(log_weights, means, finite)
         self._dtype = dtype
+
+    def __getitem__(self, index: Any) -> "UnivariateMixture":
+        self._check_batch("batch to take from")
+        rows = np.arange(self._means[..., 0].size).reshape(self.batch_shape)[index]
+        taken = (a.reshape(-1, self.n_components)[rows] for a in (self._log_weights, self._means, self._log_stddevs))
+        return UnivariateMixture(*taken, self._dtype)
+
+    def _key(self) -> tuple[Any, ...]:
+        return self._log_weights, self._means, self._log_stddevs, self._dtype
 
     @property
     def weights(self) -> FloatArray:
@@ -166,10 +188,6 @@ class UnivariateMixture:
     def cdf(self, x: ArrayLike) -> FloatArray:
         """Probability of less than x; parameters as of `pdf`.
 
-        Notes
-        -----
-        By the C library's erfc, whose last bit may depend on the platform.
-
         Examples
         --------
         >>> from cymdn import BivariateMixture
@@ -177,13 +195,80 @@ class UnivariateMixture:
         >>> line.cdf([-2.0, 0.0, 2.0]).round(6).tolist()
         [0.02275, 0.5, 0.97725]
         """
-        z, dtype = self._standardise(x)
-        probability = np.empty(z.size)
-        if z.size:
-            check_done(_distribution_kernels.normal_cdf(z.reshape(-1), probability))
-        total = (np.exp(self._log_weights) * probability.reshape(z.shape)).sum(axis=-1)
-        # weights sum to 1 but for rounding, a probability must not exceed it; a NaN stays one
-        return _rounded(np.minimum(total, 1.0), dtype)
+        return self._run(_distribution_kernels.intervals, {"x": x}, before=-np.inf, cost=INTERVAL_COST, logarithm=False)
+
+    def probability(self, lower: ArrayLike, upper: ArrayLike, *, workers: int | None = None) -> FloatArray:
+        """Probability of a number between two limits.
+
+        Parameters
+        ----------
+        lower, upper : array_like, shape (...)
+            The limits, which may be infinite; broadcast with the batch.
+        workers : int, optional
+            As in `mdn_loss`.
+
+        Returns
+        -------
+        ndarray or scalar, shape (...)
+            0 where `upper` is not above `lower`.
+
+        Notes
+        -----
+        To relative accuracy, in the tails too: from Mills' ratios, not from a difference of distribution functions.
+
+        Examples
+        --------
+        >>> from cymdn import BivariateMixture
+        >>> line = BivariateMixture([1.0], [[0.0, 0.0]], [[1.0, 1.0]], [0.0]).marginal(0)
+        >>> line.probability([-1.0, 8.0], [1.0, 9.0])
+        array([6.82689492e-01, 6.21983195e-16])
+        """
+        limits = {"lower": lower, "upper": upper}
+        return self._run(
+            _distribution_kernels.intervals, limits, workers=workers, cost=INTERVAL_COST, logarithm=False
+        )
+
+    def log_probability(self, lower: ArrayLike, upper: ArrayLike, *, workers: int | None = None) -> FloatArray:
+        """Logarithm of `probability`, with the same parameters, where that is below the smallest number too.
+
+        Examples
+        --------
+        >>> from cymdn import BivariateMixture
+        >>> line = BivariateMixture([1.0], [[0.0, 0.0]], [[1.0, 1.0]], [0.0]).marginal(0)
+        >>> line.log_probability(100.0, np.inf).round(4)
+        np.float64(-5005.5242)
+        """
+        limits = {"lower": lower, "upper": upper}
+        return self._run(_distribution_kernels.intervals, limits, workers=workers, cost=INTERVAL_COST, logarithm=True)
+
+    def ppf(self, p: ArrayLike, *, workers: int | None = None) -> FloatArray:
+        """Quantile: the number below which the probability is p, the inverse of `cdf`.
+
+        Parameters
+        ----------
+        p : array_like, shape (...)
+            Probabilities; broadcast with the batch.
+        workers : int, optional
+            As in `mdn_loss`.
+
+        Returns
+        -------
+        ndarray or scalar, shape (...)
+            In the unit of x: -inf and inf for 0 and 1, NaN outside.
+
+        Notes
+        -----
+        By Newton's method in the logarithm of the smaller tail, between bounds that close in: `cdf(ppf(p))` is p to
+        1e-12 of it, down to p = 1e-300.
+
+        Examples
+        --------
+        >>> from cymdn import BivariateMixture
+        >>> line = BivariateMixture([0.5, 0.5], [[-4.0, 0.0], [4.0, 0.0]], [[1.0, 1.0]] * 2, [0.0, 0.0]).marginal(0)
+        >>> line.ppf([0.25, 0.5, 1e-300]).round(4).tolist()
+        [-4.0, 0.0, -41.0284]
+        """
+        return self._run(_distribution_kernels.quantiles, {"p": p}, workers=workers, cost=QUANTILE_COST)
 
     def mean(self) -> FloatArray:
         """Mean, of the batch's shape.
@@ -244,19 +329,44 @@ class UnivariateMixture:
         stddevs: Doubles = np.exp(np.clip(self._log_stddevs, *STDDEV_LIMITS))
         return stddevs
 
-    def _standardise(self, x: ArrayLike) -> tuple[Doubles, np.dtype[Any]]:
-        """Return (x - mean) / stddev (..., M), and the dtype of results."""
-        checked = check_arguments({"x": ()}, (x,))
+    def _with(self, arguments: dict[str, ArrayLike]) -> Checked:
+        """Return numbers of the line, whose batch shapes broadcast with that of the mixtures."""
+        checked = check_arguments(dict.fromkeys(arguments, ()), list(arguments.values()))
         try:
-            np.broadcast_shapes(checked.batch_shape, self.batch_shape)
+            batch_shape = np.broadcast_shapes(checked.batch_shape, self.batch_shape)
         except ValueError:
             raise ValueError(
-                f"x: expected a shape that broadcasts with {self.batch_shape} of the mixtures, "
+                f"{', '.join(arguments)}: expected a shape that broadcasts with {self.batch_shape} of the mixtures, "
                 f"got {checked.batch_shape}"
             ) from None
+        return checked._replace(dtype=np.result_type(checked.dtype, self._dtype), batch_shape=batch_shape)
+
+    def _run(
+        self,
+        kernel: Kernel,
+        arguments: dict[str, ArrayLike],
+        *,
+        before: float | None = None,
+        workers: int | None = None,
+        **options: int,
+    ) -> FloatArray:
+        """Return what a kernel says of numbers and of each mixture; `before` is a number to put first."""
+        checked = self._with(arguments)
+        lines = np.concatenate([self._log_weights, self._means, self._log_stddevs], axis=-1)
+        arrays = [array.astype(np.float64) for array in checked.arrays]
+        first = [] if before is None else [np.array(before)]
+        shapes = [*(() for _ in first), *checked.batch_shapes, self.batch_shape]
+        problem = Checked([*first, *arrays, lines], FLOAT64, shapes, checked.batch_shape, {"M": self.n_components})
+        values = np.empty(checked.batch_shape)
+        run_over_batch(kernel, problem, [values], check_workers(workers), **options)
+        return _rounded(values, checked.dtype)
+
+    def _standardise(self, x: ArrayLike) -> tuple[Doubles, np.dtype[Any]]:
+        """Return (x - mean) / stddev (..., M), and the dtype of results."""
+        checked = self._with({"x": x})
         with np.errstate(over="ignore"):
             offset = checked.arrays[0][..., None].astype(np.float64) - self._means
-        return standardised(offset, self._log_stddevs), np.result_type(checked.dtype, self._dtype)
+        return standardised(offset, self._log_stddevs), checked.dtype
 
     def _log_density(self, x: ArrayLike) -> tuple[Doubles, np.dtype[Any]]:
         z, dtype = self._standardise(x)

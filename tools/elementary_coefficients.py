@@ -1,17 +1,20 @@
-"""Compute every number that stands in _elementary.pxd.
+"""Compute every number that stands in _elementary.pxd and _normal.pxd.
 
-    python tools/elementary_coefficients.py                                print the constants and their errors
-    python tools/elementary_coefficients.py --check cymdn/_elementary.pxd  exit 1 if one is not in that file
+    python tools/elementary_coefficients.py                print the constants and their errors
+    python tools/elementary_coefficients.py --check FILES  exit 1 if one is in none of these files
 
-The polynomials are minimax (Remez exchange on a Chebyshev grid, 60 digits), then rounded to double.
+The polynomials are minimax (Remez exchange on a Chebyshev grid, 60 digits), then rounded to double; the nodes and
+weights of Gauss-Legendre quadrature are those of [0, 1].
 """
 
 import argparse
 import re
 import sys
+from functools import cache
 from pathlib import Path
 
-from mpmath import atanh, cos, expm1, floor, ln, lu_solve, matrix, mp, mpf, pi, polyval, sqrt
+from mpmath import atanh, cos, erfc, exp, expm1, floor, legendre, ln, lu_solve
+from mpmath import matrix, mp, mpf, pi, polyval, sqrt
 
 mp.dps = 60
 LN2 = ln(2)
@@ -67,6 +70,16 @@ def split(value, bits):
     return float(high), float(value - high)
 
 
+def gauss_legendre(count):
+    """Nodes and weights of the rule of `count` points on [0, 1]."""
+    for i in range(count):
+        z = cos(pi * (i + mpf("0.75")) / (count + mpf("0.5")))
+        for _ in range(8):  # Newton's method
+            slope = count * (z * legendre(count, z) - legendre(count - 1, z)) / (z * z - 1)
+            z -= legendre(count, z) / slope
+        yield float((1 - z) / 2), float(1 / ((1 - z * z) * slope**2))
+
+
 def constants():
     """{name in the pxd: its number}, {polynomial: approximation error in ulp}."""
     ln2_high, ln2_low = split(LN2, 41)  # |k| <= 1077 takes 11 more bits: 52 of 53
@@ -86,23 +99,39 @@ def constants():
     powers = minimax(*problem, 7)
     numbers |= {f"LOG_{2 * i + 3}": c for i, c in enumerate(powers)}
     errors["log"] = error_in_ulp(powers, *problem)
+
+    # (x + 1) mills(x) for x = 5 (1 + s) / (1 - s), s in [-1, 1): smooth to the limit 1 at s = 1, of all x >= 0
+    problem = (scaled_mills, lambda s: 1 / scaled_mills(s), mpf(-1), mpf(1))
+    powers = minimax(*problem, 25)
+    numbers |= {f"MILLS_{i}": c for i, c in enumerate(powers)}
+    errors["mills"] = error_in_ulp(powers, *problem)
+
+    for count in (7, 24):
+        for i, (node, weight) in enumerate(gauss_legendre(count)):
+            numbers |= {f"NODE_{count}_{i}": node, f"WEIGHT_{count}_{i}": weight}
     return numbers, errors
+
+
+@cache
+def scaled_mills(s):
+    x = 5 * (1 + s) / (1 - s)
+    return (x + 1) * sqrt(pi / 2) * erfc(x / sqrt(mpf(2))) * exp(x * x / 2)
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--check", type=Path, metavar="PXD")
-    path = parser.parse_args().check
+    parser.add_argument("--check", type=Path, nargs="+", metavar="FILE")
+    paths = parser.parse_args().check
     numbers, errors = constants()
     lines = [f"#define CYMDN_{name} {number!r}" for name, number in numbers.items()]
-    if path is None:
+    if paths is None:
         print(*lines, sep="\n")
         for name, error in errors.items():
             print(f"/* {name}: approximation error {error:.4f} ulp */")
         return 0
-    present = {re.sub(r"\s+", " ", line.strip()) for line in path.read_text().splitlines()}
+    present = {re.sub(r"\s+", " ", line.strip()) for path in paths for line in path.read_text().splitlines()}
     missing = [line for line in lines if line not in present]
-    print(*(f"not in {path}: {line}" for line in missing), sep="\n", end="\n" * bool(missing))
+    print(*(f"in none of the files: {line}" for line in missing), sep="\n", end="\n" * bool(missing))
     return bool(missing)
 
 

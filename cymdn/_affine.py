@@ -1,0 +1,97 @@
+r"""Components under an affine map, without a covariance matrix.
+
+With L = [[s0, 0], [s1 r, s1 s]], s = sech a, a component's points are mean + L z, z round, and those of the mapped one
+T mean + b + (T L) z. Of the rows p and q of T L:
+
+    sigma0' = |p|    sigma1' = |q|    sinh a' = p . q / (|det T| s0 s1 s)
+
+The determinant of T L is known as a product, and is never computed from its rows, which may be nearly parallel. What can
+cancel is computed as exact products: the first element of a row, the product of the rows, the determinant of T. Each row
+of T has a power of two taken out, and each row of T L the larger stddev that enters it.
+"""
+
+import sys
+from math import log
+
+import numpy as np
+from numpy.typing import NDArray
+
+Doubles = NDArray[np.float64]
+
+SPLITTER = 2.0**27 + 1.0
+LOG_TWO = log(2.0)
+LARGEST_SINH = 1e100  # beyond it asinh is a logarithm
+
+
+def exact_product(a: Doubles, b: Doubles) -> tuple[Doubles, Doubles]:
+    """Return a b, rounded, and what it lost (Dekker, Numer. Math. 18, 1971); for numbers of moderate size."""
+    product = a * b
+    (a_high, a_low), (b_high, b_low) = _halves(a), _halves(b)
+    lost: Doubles = ((a_high * b_high - product) + a_high * b_low + a_low * b_high) + a_low * b_low
+    return product, lost
+
+
+def _halves(a: Doubles) -> tuple[Doubles, Doubles]:
+    high = a * SPLITTER
+    high = high - (high - a)
+    return high, a - high
+
+
+def sum_of_products(a: Doubles, b: Doubles, c: Doubles, d: Doubles) -> Doubles:
+    """Return a b + c d to 1.5 ulp, whatever cancels (Kahan's determinant)."""
+    (first, lost), (second, lost_too) = exact_product(a, b), exact_product(c, d)
+    total: Doubles = (first + second) + (lost + lost_too)
+    return total
+
+
+def rows_of(matrix: Doubles) -> tuple[Doubles, Doubles]:
+    """Return rows (..., 2, 2) without powers of two, between 1/2 and 1 at their largest, and logarithms of these (..., 2)."""
+    _, exponents = np.frexp(np.abs(matrix).max(axis=-1))
+    return np.ldexp(matrix, -exponents[..., None]), LOG_TWO * exponents
+
+
+def determinant(rows: Doubles) -> Doubles:
+    """Determinant (...) of matrices that `rows_of` returns; 0 exactly where they are singular."""
+    return sum_of_products(rows[..., 0, 0], rows[..., 1, 1], -rows[..., 0, 1], rows[..., 1, 0])
+
+
+def mapped_means(matrix: Doubles, offset: Doubles, means: Doubles) -> Doubles:
+    """Return T mean + b, (..., M, 2); inf where that is beyond the numbers."""
+    rows, logs = rows_of(matrix)
+    _, exponents = np.frexp(np.abs(means).max(axis=-1, initial=1.0))
+    scaled = np.ldexp(means, -exponents[..., None])
+    back = np.rint(logs / LOG_TWO).astype(np.int32)
+    sums = [sum_of_products(rows[..., i, 0], scaled[..., 0], rows[..., i, 1], scaled[..., 1]) for i in (0, 1)]
+    total: Doubles = np.ldexp(np.stack(sums, axis=-1), back + exponents[..., None]) + offset
+    return total
+
+
+def mapped_spreads(
+    matrix: Doubles, log_stddev0: Doubles, log_stddev1: Doubles, a: Doubles
+) -> tuple[Doubles, Doubles, Doubles]:
+    """Return log stddevs and atanh correlations of components (..., M) under matrices (..., 2, 2) that broadcast."""
+    rows, logs = rows_of(matrix)
+    n = np.exp(-np.abs(a))
+    s = 2.0 * n / (1.0 + n * n)
+    log_s = LOG_TWO - np.abs(a) - np.log1p(n * n)
+    r = np.tanh(a)
+    t = np.rint(r)
+    d = np.where(t == 0.0, r, -t * 2.0 * n * n / (1.0 + n * n))  # r - t
+    scales, first, second = [], [], []
+    for i in (0, 1):
+        t0, t1 = rows[..., i, 0], rows[..., i, 1]
+        scale = np.maximum(np.where(t0 == 0.0, -np.inf, log_stddev0), np.where(t1 == 0.0, -np.inf, log_stddev1))
+        e0, e1 = (np.exp(np.minimum(log_stddev - scale, 0.0)) for log_stddev in (log_stddev0, log_stddev1))
+        first.append(sum_of_products(t0, e0, t1, e1 * t) + t1 * e1 * d)
+        second.append(t1 * e1 * s)
+        scales.append(scale)
+    log_length0, log_length1 = (np.log(np.hypot(p, q)) for p, q in zip(first, second, strict=True))
+    product = sum_of_products(first[0], first[1], second[0], second[1])
+    area = np.abs(determinant(rows))
+    lift = (scales[0] - log_stddev0) + (scales[1] - log_stddev1)
+    sinh = product / (area * s) * np.exp(np.minimum(lift, sys.float_info.max))
+    logarithm = np.log(2.0 * np.abs(product)) - np.log(area) - log_s + lift
+    inside = np.abs(sinh) < LARGEST_SINH  # not of a NaN, 0 * inf, where the logarithm is right
+    mapped = np.where(inside, np.arcsinh(np.where(inside, sinh, 0.0)), np.copysign(np.maximum(logarithm, 0.0), product))
+    mapped = np.where(product == 0.0, 0.0, mapped)
+    return (scales[0] + logs[..., 0]) + log_length0, (scales[1] + logs[..., 1]) + log_length1, mapped

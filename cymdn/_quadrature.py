@@ -1,0 +1,97 @@
+"""Expectations over mixtures, as sums over points that stand for each component.
+
+Points are given in the coordinates in which a component is round, and serve all components.
+"""
+
+import zlib
+from functools import cache
+from math import log, pi
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cymdn._parameters import Parameters
+from cymdn._univariate import weighted_sum
+
+Doubles = NDArray[np.float64]
+Mixture = Any  # a BivariateMixture; its module imports this one
+
+LEVEL_POINTS = 4096  # a component, to find the level of a credible region
+RADII, ANGLES, FARTHEST = 64, 64, 9.0  # of the rule for expectations; what is farther away has a mass of 3e-18
+
+
+@cache
+def polar_rule() -> tuple[Doubles, Doubles, Doubles]:
+    """Return points (2 arrays) and weights of a rule for the expectation over the round normal distribution.
+
+    Gauss-Legendre in the radius, equal angles, turned by half a step from one radius to the next.
+    """
+    nodes, weights = np.polynomial.legendre.leggauss(RADII)
+    radius = 0.5 * FARTHEST * (nodes[:, None] + 1.0)
+    masses = 0.5 * FARTHEST * weights[:, None] * radius * np.exp(-0.5 * radius**2)
+    angle = 2.0 * np.pi * (np.arange(ANGLES) + 0.5 * (np.arange(RADII)[:, None] % 2)) / ANGLES
+    shares = np.repeat(masses / masses.sum() / ANGLES, ANGLES, axis=-1)
+    return tuple(array.reshape(-1) for array in (radius * np.cos(angle), radius * np.sin(angle), shares))  # type: ignore[return-value]
+
+
+def points_of(p: Parameters, n0: Doubles, n1: Doubles) -> Doubles:
+    """Return the points (M, k, 2) of the components of a single mixture at (n0, n1), (k,) or (M, k)."""
+    (s0, s1), r = np.moveaxis(p.stddevs(), -1, 0), p.correlations()
+    second = r[:, None] * n0 + np.exp(-p.log_kappa())[:, None] * n1
+    with np.errstate(over="ignore"):
+        offset = np.stack([s0[:, None] * n0, s1[:, None] * second], axis=-1)
+        points: Doubles = p.means()[:, None, :] + offset
+    return points
+
+
+def log_heights(p: Parameters) -> Doubles:
+    """Return the log-densities of components at their means, (..., M)."""
+    return p.log_kappa() - p.log_stddevs().sum(axis=-1) - log(2.0 * pi)
+
+
+def entropy(mixture: Mixture, workers: int | None) -> float:
+    """Differential entropy of a single mixture, in nats.
+
+    That of each component is known; only what they overlap is a sum, of logarithms of responsibilities. The entropy of
+    the weights bounds it (Huber et al., "On entropy approximation for Gaussian mixture random variables", 2008, eq. 5).
+    """
+    p = mixture._parameters
+    weights, log_weights, heights = np.exp(p.log_weights()), p.log_weights(), log_heights(p)
+    n0, n1, shares = polar_rule()
+    with np.errstate(invalid="ignore", over="ignore"):
+        own = (log_weights + heights)[:, None] - 0.5 * (n0**2 + n1**2)
+        overlap = weighted_sum(weights, ((own - mixture.logpdf(points_of(p, n0, n1), workers=workers)) @ shares))
+        alone = float(weighted_sum(weights, 1.0 - heights))
+        apart = -float(weighted_sum(weights, log_weights))
+    return alone + float(np.clip(apart + overlap, 0.0, apart))
+
+
+def kl_divergence(p: Mixture, q: Mixture, workers: int | None) -> float:
+    """Kullback-Leibler divergence of single mixtures, from p to q, in nats: at least 0; inf where q has no density."""
+    points = points_of(p._parameters, *polar_rule()[:2])
+    with np.errstate(invalid="ignore", over="ignore"):
+        difference = p.logpdf(points, workers=workers) - q.logpdf(points, workers=workers)
+        total = weighted_sum(np.exp(p._parameters.log_weights()), difference @ polar_rule()[2])
+    return max(float(total), 0.0)
+
+
+def levels(mixture: Mixture, masses: Doubles) -> Doubles:
+    """Return log-densities of levels whose regions hold these masses, of a single mixture."""
+    k = np.arange(LEVEL_POINTS)
+    # equally probable radii, each turned on by the golden angle
+    radius = np.sqrt(-2.0 * np.log1p(-(k + 0.5) / LEVEL_POINTS))
+    angle = np.pi * (3.0 - np.sqrt(5.0)) * k
+    p = mixture._parameters
+    # turned for each component, by what no parameters can be chosen for
+    seed = zlib.crc32(np.concatenate([p.weights(), p.packed[p.n_components :]]).astype("<f8").tobytes())
+    turn = np.random.default_rng(seed).uniform(0.0, 2.0 * np.pi, (p.n_components, 1))
+    value = mixture.logpdf(points_of(p, radius * np.cos(angle + turn), radius * np.sin(angle + turn))).reshape(-1)
+    order = np.argsort(-value)
+    weights = np.repeat(np.exp(p.log_weights()), LEVEL_POINTS)[order] / LEVEL_POINTS
+    held = np.cumsum(weights) - 0.5 * weights
+    # within the logarithms of 0 and inf, and of the neighbours: between larger numbers rounding alone is as large
+    value = np.clip(value[order], -1000.0, 1000.0)
+    k = np.searchsorted(held, masses)
+    found: Doubles = np.interp(masses, held, value)
+    return np.clip(found, value[np.minimum(k, len(value) - 1)], value[np.maximum(k - 1, 0)])
