@@ -147,7 +147,8 @@ def site(session):
     install_wheel(session, "test", more=["-r", "docs/requirements.txt"])
     session.run("sphinx-build", "-W", "-n", "-q", "-b", "html", "docs", str(folder_for(session, "site")))
     session.run("python", "-P", "tools/where_others_break.py", "--check", "docs/where-others-break.md")
-    session.run("python", "-P", "tools/elementary_coefficients.py", "--check", "cymdn/_elementary.pxd")
+    numbered = [f"cymdn/_{name}.pxd" for name in ("elementary", "normal", "rectangle")]
+    session.run("python", "-P", "tools/elementary_coefficients.py", "--check", *numbered)
 
 
 # The tests

@@ -5,9 +5,9 @@ T mean + b + (T L) z. Of the rows p and q of T L:
 
     sigma0' = |p|    sigma1' = |q|    sinh a' = p . q / (|det T| s0 s1 s)
 
-The determinant of T L is known as a product, and is never computed from its rows, which may be nearly parallel. What can
-cancel is computed as exact products: the first element of a row, the product of the rows, the determinant of T. Each row
-of T has a power of two taken out, and each row of T L the larger stddev that enters it.
+The determinant of T L is known as a product, and is never computed from its rows, which may be nearly parallel. What
+can cancel is computed as exact products: the first element of a row, the product of the rows, the determinant of T.
+Each row of T has a power of two taken out, and each row of T L the larger stddev that enters it.
 """
 
 import sys
@@ -24,7 +24,7 @@ LARGEST_SINH = 1e100  # beyond it asinh is a logarithm
 
 
 def exact_product(a: Doubles, b: Doubles) -> tuple[Doubles, Doubles]:
-    """Return a b, rounded, and what it lost (Dekker, Numer. Math. 18, 1971); for numbers of moderate size."""
+    """Return a b, rounded, and what it lost (Dekker, 1971); for numbers of moderate size."""
     product = a * b
     (a_high, a_low), (b_high, b_low) = _halves(a), _halves(b)
     lost: Doubles = ((a_high * b_high - product) + a_high * b_low + a_low * b_high) + a_low * b_low
@@ -45,13 +45,13 @@ def sum_of_products(a: Doubles, b: Doubles, c: Doubles, d: Doubles) -> Doubles:
 
 
 def rows_of(matrix: Doubles) -> tuple[Doubles, Doubles]:
-    """Return rows (..., 2, 2) without powers of two, between 1/2 and 1 at their largest, and logarithms of these (..., 2)."""
+    """Return rows (..., 2, 2) between 1/2 and 1 at their largest, and the logarithms of what was taken out (..., 2)."""
     _, exponents = np.frexp(np.abs(matrix).max(axis=-1))
     return np.ldexp(matrix, -exponents[..., None]), LOG_TWO * exponents
 
 
 def determinant(rows: Doubles) -> Doubles:
-    """Determinant (...) of matrices that `rows_of` returns; 0 exactly where they are singular."""
+    """Return the determinants (...) of matrices that `rows_of` returns; 0 exactly where they are singular."""
     return sum_of_products(rows[..., 0, 0], rows[..., 1, 1], -rows[..., 0, 1], rows[..., 1, 0])
 
 
@@ -66,11 +66,13 @@ def mapped_means(matrix: Doubles, offset: Doubles, means: Doubles) -> Doubles:
     return total
 
 
-def mapped_spreads(
-    matrix: Doubles, log_stddev0: Doubles, log_stddev1: Doubles, a: Doubles
-) -> tuple[Doubles, Doubles, Doubles]:
-    """Return log stddevs and atanh correlations of components (..., M) under matrices (..., 2, 2) that broadcast."""
+def mapped_spreads(matrix: Doubles, log_stddevs: Doubles, a: Doubles) -> tuple[Doubles, Doubles, Doubles]:
+    """Return log stddevs 0 and 1 and atanh correlations of components under matrices (..., 2, 2) that broadcast.
+
+    Components have log stddevs (..., 2) and atanh correlations (...).
+    """
     rows, logs = rows_of(matrix)
+    log_stddev0, log_stddev1 = log_stddevs[..., 0], log_stddevs[..., 1]
     n = np.exp(-np.abs(a))
     s = 2.0 * n / (1.0 + n * n)
     log_s = LOG_TWO - np.abs(a) - np.log1p(n * n)

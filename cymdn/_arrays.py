@@ -4,7 +4,7 @@ What passes here is a C-contiguous, aligned, native array of float32 or float64 
 """
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import wraps
 from numbers import Real
 from operator import index
@@ -75,7 +75,9 @@ def methods_in_ieee_arithmetic(cls: type[T]) -> type[T]:
     return cls
 
 
-def check_arguments(cores: dict[str, Core], values: Sequence[ArrayLike], *, batch_axis: str | None = None) -> Checked:
+def check_arguments(
+    cores: Mapping[str, Core], values: Sequence[ArrayLike], *, batch_axis: str | None = None
+) -> Checked:
     """Convert array arguments to one float dtype and check their shapes against each other.
 
     `cores` has the arguments' names and the axes that they must end in. With `batch_axis`, each argument has exactly
@@ -85,6 +87,28 @@ def check_arguments(cores: dict[str, Core], values: Sequence[ArrayLike], *, batc
     shapes = check_shapes(cores, [array.shape for array in numeric], batch_axis=batch_axis)
     arrays = convert(numeric)
     return Checked(arrays, arrays[0].dtype, *shapes)
+
+
+def check_arguments_of(batch_shape: Shape, cores: Mapping[str, Core], values: Sequence[ArrayLike]) -> Checked:
+    """Check array arguments against each other, and against the batch of mixtures that they are for."""
+    checked = check_arguments(cores, values)
+    try:
+        return checked._replace(batch_shape=np.broadcast_shapes(checked.batch_shape, batch_shape))
+    except ValueError:
+        # an argument alone is to blame: where two broadcast with the batch, the batch with both
+        blamed = next(k for k, own in enumerate(checked.batch_shapes) if not _do_broadcast(own, batch_shape))
+    name, shape = list(cores)[blamed], checked.arrays[blamed].shape
+    expected = "leading axes that broadcast" if cores[name] else "a shape that broadcasts"
+    got = f"shape {shape}" if cores[name] else f"{shape}"
+    raise ValueError(f"{name}: expected {expected} with {batch_shape} of the mixtures, got {got}")
+
+
+def _do_broadcast(*shapes: Shape) -> bool:
+    try:
+        np.broadcast_shapes(*shapes)
+    except ValueError:
+        return False
+    return True
 
 
 def check_numeric(names: Sequence[str], values: Sequence[ArrayLike]) -> Sequence[NDArray[Any]]:
@@ -103,7 +127,7 @@ def convert(numeric: Sequence[NDArray[Any]]) -> Sequence[FloatArray]:
 
 
 def check_shapes(
-    cores: dict[str, Core], shapes: Sequence[Shape], *, batch_axis: str | None = None
+    cores: Mapping[str, Core], shapes: Sequence[Shape], *, batch_axis: str | None = None
 ) -> tuple[list[Shape], Shape, dict[str, int]]:
     """Check the shapes of arguments against each other; return their batch shapes, what these broadcast to, sizes."""
     sizes: dict[str, int] = {}
@@ -343,7 +367,7 @@ def _pattern(core: Core, sizes: dict[str, int], batch_axis: str | None) -> str:
 
 
 def _broadcast(
-    cores: dict[str, Core], batch_shapes: Sequence[tuple[int, ...]], sizes: dict[str, int], batch_axis: str | None
+    cores: Mapping[str, Core], batch_shapes: Sequence[tuple[int, ...]], sizes: dict[str, int], batch_axis: str | None
 ) -> tuple[int, ...]:
     """Broadcast the batch shapes, or name the first argument whose own does not fit those before it."""
     so_far = batch_shapes[0]

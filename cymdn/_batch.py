@@ -46,6 +46,4 @@ class Batch:
 
     def __hash__(self) -> int:
         # equal ones have equal hashes: -0.0 + 0.0 is 0.0
-        return hash(
-            tuple((key + 0.0).tobytes() if isinstance(key, np.ndarray) else key for key in self._key())
-        )
+        return hash(tuple((key + 0.0).tobytes() if isinstance(key, np.ndarray) else key for key in self._key()))

@@ -15,6 +15,7 @@ from cymdn._arrays import (
     FloatArray,
     Floor,
     check_arguments,
+    check_arguments_of,
     check_each,
     check_floor,
     check_size,
@@ -97,9 +98,9 @@ class BivariateMixture(Batch):
     Made from raw network output it keeps the unconstrained coordinates, and evaluates as exactly as `mdn_loss`.
     Arithmetic is float64.
 
-    Pickle keeps a mixture exactly. So does a file of arrays (`numpy.savez`, JSON), of `to_network_output()` where it was
-    made by `from_network_output` or `transform`, of the four parameters where it was made from these; a float32 mixture
-    that was moved, sharpened or smoothed holds float64 numbers, of which such a file keeps float32 ones.
+    Pickle keeps a mixture exactly. So does a file of arrays (`numpy.savez`, JSON), of `to_network_output()` where it
+    was made by `from_network_output` or `transform`, of the four parameters where it was made from these; a float32
+    mixture that was moved, sharpened or smoothed holds float64 numbers, of which such a file keeps float32 ones.
 
     Examples
     --------
@@ -362,7 +363,7 @@ class BivariateMixture(Batch):
         return self._dtype
 
     def to_network_output(self) -> FloatArray:
-        """Return the unconstrained parameters as raw network output, without pen logits.
+        """Return unconstrained parameters as raw network output, without pen logits.
 
         Returns
         -------
@@ -554,9 +555,10 @@ class BivariateMixture(Batch):
 
         Notes
         -----
-        To relative accuracy, in the tails and beside a narrow ridge too: the rectangle is sliced, and the slices, each a
-        difference of Mills' ratios, are summed by Gauss-Legendre quadrature. The logarithm is off by some 1e-15 of itself
-        and what an ulp of the limits and means makes of it. It takes 2 to 12 microseconds a component.
+        To relative accuracy, in the tails and beside a narrow ridge too: the rectangle is sliced, and the slices, each
+        a difference of Mills' ratios, are summed by Gauss-Legendre quadrature (see docs/formulas.md). The logarithm is
+        off by some 1e-15 of itself, and by what an ulp of the limits and means makes of it. A component takes one to
+        three microseconds.
 
         Examples
         --------
@@ -564,8 +566,8 @@ class BivariateMixture(Batch):
         >>> mixture = BivariateMixture([1.0], [[0.0, 0.0]], [[1.0, 1.0]], [0.5])
         >>> mixture.probability([0.0, 0.0], [float("inf"), float("inf")]).round(12)  # 1 / 4 + asin(r) / (2 pi)
         np.float64(0.333333333333)
-        >>> mixture.probability([15.0, -15.5], [16.0, -15.0])
-        np.float64(7.71e-196)
+        >>> mixture.probability([15.0, -15.5], [16.0, -15.0]) > 0.0  # some 1e-199
+        np.True_
         """
         return self._rectangles(lower, upper, workers, logarithm=False)
 
@@ -575,8 +577,9 @@ class BivariateMixture(Batch):
         Examples
         --------
         >>> from cymdn import BivariateMixture
-        >>> BivariateMixture([1.0], [[0.0, 0.0]], [[1.0, 1.0]], [0.0]).log_probability([50.0, 0.0], [51.0, 1.0]).round(4)
-        np.float64(-1255.9064)
+        >>> mixture = BivariateMixture([1.0], [[0.0, 0.0]], [[1.0, 1.0]], [0.0])
+        >>> mixture.log_probability([50.0, 0.0], [51.0, 1.0]).round(4)
+        np.float64(-1255.9062)
         """
         return self._rectangles(lower, upper, workers, logarithm=True)
 
@@ -590,7 +593,9 @@ class BivariateMixture(Batch):
         np.float64(0.333333333333)
         """
         checked = self._with({"x": (2,)}, x)
-        below = checked._replace(arrays=[np.full(2, -np.inf), *checked.arrays], batch_shapes=[(), *checked.batch_shapes])
+        below = checked._replace(
+            arrays=[np.full(2, -np.inf), *checked.arrays], batch_shapes=[(), *checked.batch_shapes]
+        )
         return self._rectangles_of(below, workers, logarithm=False)
 
     # Draws
@@ -729,9 +734,7 @@ class BivariateMixture(Batch):
             for each in (self, other)
         )
         singles, others = self._singles(), other._singles()
-        values = [
-            _quadrature.kl_divergence(singles[i], others[j], workers) for i, j in zip(mine, its, strict=True)
-        ]
+        values = [_quadrature.kl_divergence(singles[i], others[j], workers) for i, j in zip(mine, its, strict=True)]
         array = np.array(values, np.float64).reshape(batch_shape)
         return (self._rounded(array) if other._dtype == self._dtype else array)[()]
 
@@ -865,14 +868,7 @@ class BivariateMixture(Batch):
         (np.float64(4.0), np.float64(3.0))
         """
         axis = check_axis(axis)
-        checked = check_arguments({"value": ()}, (value,))
-        try:
-            np.broadcast_shapes(checked.batch_shape, self.batch_shape)
-        except ValueError:
-            raise ValueError(
-                f"value: expected a shape that broadcasts with {self.batch_shape} of the mixtures, "
-                f"got {checked.batch_shape}"
-            ) from None
+        checked = self._with({"value": ()}, value)
         given = checked.arrays[0][..., None].astype(np.float64)
         p = self._parameters
         log_weights, log_stddevs = p.log_weights(), p.log_stddevs()
@@ -888,43 +884,43 @@ class BivariateMixture(Batch):
             log_weights,
             mean,
             others,
-            np.result_type(checked.dtype, self._dtype),
+            checked.dtype,
         )
 
-    def plot(self, ax: "Axes | None" = None, *, mass: ArrayLike = (0.5, 0.9, 0.99)) -> "PlotArtists":
-        """Draw a mixture: contours that hold given masses, and its components.
+    def plot(
+        self, ax: "Axes | None" = None, *, mass: ArrayLike = (0.5, 0.9, 0.99)
+    ) -> "PlotArtists | list[PlotArtists]":
+        """Draw a mixture: contours that hold given masses, and its components; a batch as panels.
 
         Parameters
         ----------
-        ax : matplotlib.axes.Axes, optional
-            Where to draw; the current axes, as in matplotlib's own functions.
+        ax : matplotlib.axes.Axes, or array of them for a batch, optional
+            Where to draw; the current axes, as in matplotlib's own functions. For a batch, one for each mixture; a new
+            figure of panels.
         mass : array_like, shape () or (n,), optional
             Probabilities that the contours hold.
 
         Returns
         -------
-        PlotArtists
-            Named tuple `(contours, components)`: matplotlib's ContourSet, and an EllipseCollection of the components'
-            ellipses of one standard deviation, as opaque as their weights.
+        PlotArtists, or a list of them for a batch
+            Named tuple `(contours, components)`: matplotlib's ContourSet, of log-densities, and an EllipseCollection of
+            the components' ellipses of one standard deviation, as opaque as their weights. The legend, on the first
+            panel, names the masses.
 
         Raises
         ------
         ImportError
             matplotlib is not installed.
         TypeError, ValueError
-            It is a batch: plot its elements; or `mass` is not as above.
+            `mass` is not as above, a batch has no mixture or more than 64, or `ax` has another number of axes.
 
         Notes
         -----
-        Contours follow the density on a grid of 256 x 256 points over all components: a ridge or peak that is narrower
-        than its spacing is drawn ragged, or missed.
+        Contours follow the log-density over the triangles of a grid that is halved where they bend, down to 1/2048 of
+        the picture: a peak or ridge that is narrower than 1/2000 of it is drawn ragged, or missed.
         """
         from cymdn import _plot
 
-        if self.batch_shape:
-            raise ValueError(
-                f"plot: expected a single mixture, got batch_shape {self.batch_shape}; take one by its index"
-            )
         return _plot.plot(self, ax, mass)
 
     # Moved and joined
@@ -956,7 +952,7 @@ class BivariateMixture(Batch):
         -----
         No covariance matrix is formed, whose rounding is an error of 70 in the atanh correlation of a narrow component
         or makes it indefinite: the rows of T L are scaled, multiplied without loss, and their determinant is known (see
-        docs/formulas.md). The error is below what a rounding of the arguments causes. Probabilities of y are those of x:
+        docs/formulas.md). The error is below what a rounding of the arguments causes. Densities follow the volume:
         ``mixture.transform(matrix).logpdf(matrix @ x)`` is ``mixture.logpdf(x) - log(abs(det(matrix)))``.
 
         Examples
@@ -1028,7 +1024,6 @@ class BivariateMixture(Batch):
             raise ValueError("mixtures: expected at least one mixture, got none")
         shares = np.full(len(given), 1.0 / len(given)) if weights is None else weights
         (array,) = check_arguments({"weights": (len(given),)}, (shares,)).arrays
-        array = array.astype(np.float64)
         _check_weights(array)
         shapes = [mixture.batch_shape for mixture in given]
         try:
@@ -1038,14 +1033,12 @@ class BivariateMixture(Batch):
                 f"mixtures: expected batch shapes that broadcast, with {array.shape[:-1]} of the weights, got {shapes}"
             ) from None
         kind = Unconstrained if any(mixture._parameters.unconstrained for mixture in given) else Natural
-        joined = kind.joined([mixture._parameters for mixture in given], array, batch_shape)
+        joined = kind.joined([mixture._parameters for mixture in given], array.astype(np.float64), batch_shape)
         return cls._made_of(joined, np.result_type(*(mixture._dtype for mixture in given)))
 
     # Inside
 
-    def _rectangles(
-        self, lower: ArrayLike, upper: ArrayLike, workers: int | None, logarithm: bool
-    ) -> FloatArray:
+    def _rectangles(self, lower: ArrayLike, upper: ArrayLike, workers: int | None, logarithm: bool) -> FloatArray:
         return self._rectangles_of(self._with({"lower": (2,), "upper": (2,)}, lower, upper), workers, logarithm)
 
     def _rectangles_of(self, limits: Checked, workers: int | None, logarithm: bool) -> FloatArray:
@@ -1083,16 +1076,9 @@ class BivariateMixture(Batch):
         return np.stack([weighted_sum(weights, self._parameters.plane(MEAN + k)) for k in (0, 1)], axis=-1)
 
     def _with(self, cores: dict[str, tuple[int, ...]], *values: ArrayLike) -> Checked:
-        """Return arguments whose batch shapes broadcast with that of the mixtures, of the dtype of results."""
-        checked = check_arguments(cores, values)
-        try:
-            batch_shape = np.broadcast_shapes(checked.batch_shape, self.batch_shape)
-        except ValueError:
-            raise ValueError(
-                f"{', '.join(cores)}: expected leading axes that broadcast with {self.batch_shape} of the mixtures, "
-                f"got shape {checked.arrays[0].shape}"
-            ) from None
-        return checked._replace(dtype=np.result_type(checked.dtype, self._dtype), batch_shape=batch_shape)
+        """Return arguments whose batch shapes broadcast with that of the mixtures, and the dtype of results."""
+        checked = check_arguments_of(self.batch_shape, cores, values)
+        return checked._replace(dtype=np.result_type(checked.dtype, self._dtype))
 
     def _with_parameters(self, checked: Checked, dtype: np.dtype[Any]) -> Checked:
         """Return points and parameters as the kernels' runner takes them."""

@@ -8,7 +8,9 @@ from libc.math cimport INFINITY
 from libc.stdint cimport int64_t
 from libc.string cimport memset
 
-from cymdn cimport _arithmetic, _normal
+from cymdn cimport _arithmetic
+from cymdn cimport _elementary as elementary
+from cymdn cimport _normal
 from cymdn._buffers cimport Buffers, hold, hold_each, release
 from cymdn._columns cimport Column
 from cymdn._component cimport Component, component
@@ -17,7 +19,7 @@ from cymdn._modes cimport Search, View, find_mode, height_of
 
 cpdef enum:
     DRAW_PLANES = 12  # cumulative weights, and components of 11 numbers
-    MODE_PLANES = 18  # components, views of 5, heights, terms
+    MODE_PLANES = 21  # components, views of 5, heights, terms, points visited and their number
 
 
 cdef void draw_rows(const Draws *d, const Column *rows, const Column *x, const Column *pen) noexcept nogil:
@@ -91,6 +93,7 @@ cdef void prepare_search(const double *parameters, bint unconstrained, Search *s
     cdef double largest = parameters[0]
     for j in range(s.m):
         largest = parameters[j] if parameters[j] > largest else largest
+    s.log_double = elementary.log(2.0 * s.m)
     for j in range(s.m):
         s.components[j] = component(parameters, s.m, j, unconstrained, 0.0)
         s.heights[j] = height_of(parameters, s.m, j, unconstrained, largest, s.components + j)
@@ -129,12 +132,15 @@ def modes(
         s.views = <View *> (<double *> memory.first + 11 * m)
         s.heights = <double *> memory.first + 16 * m
         s.terms = s.heights + m
+        s.visited = s.terms + m
+        s.count = s.visited + 2 * m
         with nogil:
             before = _arithmetic.use_ieee_arithmetic()
             for i in range(n):
                 prepare_search(<const double *> rows.first + 6 * m * i, unconstrained, &s)
                 x = <double *> point.first + 2 * i
                 if first == 0:
+                    s.count[0] = 0.0
                     (<double *> highest.first)[i] = -INFINITY
                     x[0], x[1] = s.components[0].mean0, s.components[0].mean1
                 find_mode(&s, first, last, <double *> highest.first + i, x)

@@ -16,7 +16,8 @@ Symbols
                   difference is exact;  expm1 r = r + r^2 E(r)
     log, log1p    argument = 2^k (1 + f), sqrt(1/2) <= 1 + f < sqrt 2;  s = f/(2 + f), z = s^2,
                   log(1 + f) = 2 atanh s = 2 s + s z L(z)
-    mills         exp(x^2 / 2) times the integral of exp(-y^2 / 2) from x to inf, x >= 0: P(t) / (1 + x), t = (x - 5) / (x + 5)
+    mills         exp(x^2 / 2) times the integral of exp(-y^2 / 2) from x to inf, x >= 0:
+                  P(t) / (1 + x), t = (x - 5) / (x + 5)
     E, L, P       minimax polynomials; elementary_coefficients.py computes every number of theirs
     shifted       a number added to 1.5 2^52 (or 2^52), so that its integer part stands in the
                   lowest bits of the sum. This takes the place of the conversions and arithmetic
@@ -24,7 +25,7 @@ Symbols
 
 Largest error found, in units in the last place of the result (ulp), denormal results included
     exp 0.97    exp_nonpositive 0.97    exp_normal 0.97    exp_flushed 0.97 (down to -708)
-    one_minus_exp 3    log 0.88    log1p 0.89    mills 2
+    one_minus_exp 3    log 0.88    log1p 0.89    mills 2.8
 
 NaN gives NaN, and every limit (+-0, +-inf, the ends of the domain, overflow) is that of C99.
 

@@ -20,8 +20,11 @@ cdef struct Search:
     Py_ssize_t m
     Component *components
     double *heights   # logarithms of weight times density at the mean, up to a constant
+    double log_double  # log of 2 m
     View *views
     double *terms
+    double *visited   # 2 m numbers: points that a climb began at
+    double *count     # of these
 
 cdef struct Place:
     double y0
@@ -42,12 +45,14 @@ cdef extern from *:
     #define CYMDN_MODE_STEPS 500      /* where two maxima merge, Newton's method gains a third a step: some 60 */
     #define CYMDN_MODE_NEAR 1e-8      /* square of a step so small that rounding hides whether it ascends */
     #define CYMDN_MODE_DONE 1e-26     /* square of the last step */
+    #define CYMDN_MODE_SAME 0.1       /* square of a distance from which two climbs lead to the same maximum */
     #define CYMDN_MODE_SHARE 1e-3     /* of the largest term: what matters, seen from a corner some sigma away */
     """
     const double LARGEST_RATIO "CYMDN_LARGEST_RATIO"
     const int MODE_STEPS "CYMDN_MODE_STEPS"
     const double MODE_NEAR "CYMDN_MODE_NEAR"
     const double MODE_DONE "CYMDN_MODE_DONE"
+    const double SAME "CYMDN_MODE_SAME"
     const double SHARE "CYMDN_MODE_SHARE"
 
 
@@ -164,13 +169,20 @@ cdef inline void climb(const Search *s, Place *p) noexcept nogil:
         last = size
 
 
+cdef inline double x0_of(const Place *p, const Component *origin) noexcept nogil:
+    return origin.mean0 + origin.sigma0 * p.y0
+
+
+cdef inline double x1_of(const Place *p, const Component *origin) noexcept nogil:
+    return origin.mean1 + origin.sigma1 * (origin.r * p.y0 + origin.decoupled * p.y1)
+
+
 cdef inline void keep_higher(
     const Place *p, const Component *origin, double *highest, double *x
 ) noexcept nogil:
     if p.value > highest[0]:
         highest[0] = p.value
-        x[0] = origin.mean0 + origin.sigma0 * p.y0
-        x[1] = origin.mean1 + origin.sigma1 * (origin.r * p.y0 + origin.decoupled * p.y1)
+        x[0], x[1] = x0_of(p, origin), x1_of(p, origin)
 
 
 cdef inline void meet(const View *w, Place *p) noexcept nogil:
@@ -211,12 +223,41 @@ cdef inline bint gather(const Search *s, Place *p) noexcept nogil:
     return True
 
 
+cdef inline bint is_visited(const Search *s, const Component *origin, const Place *p) noexcept nogil:
+    """Whether a climb began nearby, in standard deviations of what matters here; if not, one does now."""
+    cdef Py_ssize_t count = <Py_ssize_t> s.count[0], i
+    cdef double y0, y1
+    for i in range(count):
+        y0 = bivariate.standardised(s.visited[2 * i] - origin.mean0, origin.inverse0, 0.0)
+        y1 = bivariate.standardised(s.visited[2 * i + 1] - origin.mean1, origin.inverse1, 0.0)
+        y1 = bivariate.scaled_decorrelated(y1, y0, origin.t, origin.kappa, origin.cross) - p.y1
+        y0 -= p.y0
+        if p.s00 * (y0 * y0) + 2.0 * p.s01 * (y0 * y1) + p.s11 * (y1 * y1) < SAME:
+            return True
+    if count < s.m:
+        s.visited[2 * count], s.visited[2 * count + 1] = x0_of(p, origin), x1_of(p, origin)
+        s.count[0] = count + 1
+    return False
+
+
 cdef inline void climb_if_high(
     const Search *s, const Component *origin, Place *p, double *highest, double *x
 ) noexcept nogil:
-    if p.value > highest[0] - bivariate.LOG_TWO:
+    if p.value > highest[0] - bivariate.LOG_TWO and not is_visited(s, origin, p):
         climb(s, p)
         keep_higher(p, origin, highest, x)
+
+
+cdef inline bint stands_low(const Search *s, Py_ssize_t j, Py_ssize_t k, const Place *p, double highest) noexcept nogil:
+    """Whether neither of two components is among the largest terms of any point that is half as high as the highest.
+
+    Where others make their meeting point high, these meet there too.
+    """
+    cdef const View *w = s.views + k
+    cdef double e0 = w.a00 * p.y0 + w.c0, e1 = (w.a10 * p.y0 + w.a11 * p.y1) + w.c1
+    cdef double own = s.heights[j] - bivariate.half_distance(p.y0, p.y1)
+    cdef double other = s.heights[k] - bivariate.half_distance(e0, e1)
+    return (own if own > other else other) + s.log_double < highest
 
 
 cdef inline void find_mode(
@@ -243,6 +284,8 @@ cdef inline void find_mode(
             continue
         for k in range(j + 1, s.m):
             meet(s.views + k, &p)
+            if stands_low(s, j, k, &p, highest[0]):
+                continue
             survey(s, &p)
             gathered = gather(s, &q)
             climb_if_high(s, s.components + j, &p, highest, x)

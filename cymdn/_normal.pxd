@@ -96,7 +96,8 @@ cdef inline double larger(double a, double b) noexcept nogil:
 
 
 cdef inline bint is_short(double high, double width) noexcept nogil:
-    return width * larger(high, 1.0) < 1.0
+    # where seven points are enough
+    return width * larger(high, 1.0) < 0.7
 
 
 # F of an interval of which the point 0 or the low end is nearest to 0, |low| <= high; without a branch
@@ -168,7 +169,7 @@ cdef inline double probability(
 
 
 cdef inline double quantile(const double *line, Py_ssize_t m, double p) noexcept nogil:
-    """Where the smaller of the tails is p, or 1 - p: by Newton's method in the logarithm of the tail, kept in brackets."""
+    """Where the smaller of the tails is p, or 1 - p: by Newton's method in its logarithm, kept in brackets."""
     cdef double side, aim, low, high, x, after, t, reach, gap, last = INFINITY
     cdef Sum tail, density
     cdef Py_ssize_t j

@@ -129,7 +129,9 @@ class Natural(Parameters):
     @classmethod
     def joined(cls, parts: Sequence[Parameters], shares: Doubles, batch_shape: tuple[int, ...]) -> "Natural":
         """Return the components of all parts, of which each has its share."""
-        return cls(_side_by_side(parts, [part.weights() * shares[..., k, None] for k, part in enumerate(parts)], batch_shape))
+        return cls(
+            _side_by_side(parts, [part.weights() * shares[..., k, None] for k, part in enumerate(parts)], batch_shape)
+        )
 
     def are_valid(self) -> bool:
         w, s, r = self.plane(WEIGHT), self.pairs(STDDEV), self.plane(CORRELATION)
@@ -174,11 +176,10 @@ class Unconstrained(Parameters):
         """Return the mixtures under affine maps (..., 2, 2) and (..., 2) that broadcast with the batch."""
         matrix, offset = matrix[..., None, :, :], offset[..., None, :]
         means = _affine.mapped_means(matrix, offset, self.means())
-        log_stddevs = np.moveaxis(self.log_stddevs(), -1, 0)
-        spreads = _affine.mapped_spreads(matrix, *log_stddevs, self.atanh_correlations())
+        spreads = _affine.mapped_spreads(matrix, self.log_stddevs(), self.atanh_correlations())
         limit = sys.float_info.max
-        spreads = tuple(np.clip(spread, -limit, limit) for spread in spreads)
-        return Unconstrained(pack(batch_shape, self.plane(WEIGHT), *np.moveaxis(means, -1, 0), *spreads))
+        finite = (np.clip(spread, -limit, limit) for spread in spreads)
+        return Unconstrained(pack(batch_shape, self.plane(WEIGHT), *np.moveaxis(means, -1, 0), *finite))
 
     @classmethod
     def joined(cls, parts: Sequence[Parameters], shares: Doubles, batch_shape: tuple[int, ...]) -> "Unconstrained":
@@ -194,9 +195,7 @@ class Unconstrained(Parameters):
         return bool((logits < np.inf).all() and (logits.max(axis=-1) > -np.inf).all() and np.isfinite(rest).all())
 
 
-def _side_by_side(
-    parts: Sequence[Parameters], weights: Sequence[Doubles], batch_shape: tuple[int, ...]
-) -> Doubles:
+def _side_by_side(parts: Sequence[Parameters], weights: Sequence[Doubles], batch_shape: tuple[int, ...]) -> Doubles:
     """Return the packed parameters of all parts as those of one, with other weights."""
     columns = [
         [first, *(part.plane(k) for k in range(1, PARAMETERS))] for part, first in zip(parts, weights, strict=True)

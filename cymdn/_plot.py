@@ -1,17 +1,23 @@
 """Drawing, by matplotlib: imported on demand."""
 
+from collections.abc import Sequence
 from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from cymdn._quadrature import points_of
+
 Axes: TypeAlias = Any  # of matplotlib, which need not be installed
 Mixture: TypeAlias = Any  # a BivariateMixture; its module imports this one
 Doubles = NDArray[np.float64]
 
-GRID = 256  # points along each axis
-REACH = 4.0  # standard deviations around the means of components that the grid covers
-LIGHTEST = 1e-3  # weight, in units of the largest, from which on a component counts for the extent of the grid
+GRID, HALVINGS = 64, 5  # cells along each axis of the picture, and how often one is halved: to the size of a pixel
+BEND = 0.04  # difference of the log-density in the middle of a cell from the mean of its corners that is left alone
+RINGS, SPOKES = 12, 24  # points of a component, which tell of a ridge inside of a cell
+REACH = 4.0  # standard deviations around the means of components that the picture covers
+LIGHTEST = 1e-3  # weight, in units of the largest, from which on a component counts for the extent of the picture
+MOST_PANELS = 64
 
 
 class PlotArtists(NamedTuple):
@@ -21,19 +27,67 @@ class PlotArtists(NamedTuple):
     components: Any
 
 
-def plot(mixture: Mixture, ax: Axes | None, mass: ArrayLike) -> PlotArtists:
-    """Draw a single mixture."""
+def plot(mixture: Mixture, ax: Axes | None, mass: ArrayLike) -> PlotArtists | list[PlotArtists]:
+    """Draw a mixture, or each of a batch on axes of its own."""
     try:
-        from matplotlib.collections import EllipseCollection
-        from matplotlib.pyplot import gca
+        import matplotlib.tri  # noqa: F401
     except ImportError as error:
         raise ImportError("plot: needs matplotlib, which is not installed: python -m pip install matplotlib") from error
+    if not mixture.batch_shape:
+        return _draw(mixture, _current() if ax is None else ax, mass, legend=True)
+    indices = list(np.ndindex(*mixture.batch_shape))
+    if not 0 < len(indices) <= MOST_PANELS:
+        raise ValueError(
+            f"plot: expected a batch of 1 to {MOST_PANELS} mixtures, got batch_shape {mixture.batch_shape}; take some "
+            "by their index"
+        )
+    panels = _panels(len(indices)) if ax is None else list(np.ravel(np.asarray(ax, object)))
+    if len(panels) != len(indices):
+        raise ValueError(f"ax: expected {len(indices)} axes, one for each mixture, got {len(panels)}")
+    artists: list[PlotArtists] = []
+    for panel, index in zip(panels, indices, strict=True):
+        artists.append(_draw(mixture[index], panel, mass, legend=not artists))
+        panel.set_title(str(index[0] if len(index) == 1 else index))
+    return artists
+
+
+def _current() -> Axes:
+    from matplotlib.pyplot import gca
+
+    return gca()
+
+
+def _panels(count: int) -> Sequence[Axes]:
+    from matplotlib.pyplot import subplots
+
+    columns = int(np.ceil(np.sqrt(count)))
+    rows = -(-count // columns)
+    _, axes = subplots(rows, columns, squeeze=False, figsize=(3.2 * columns, 3.2 * rows), layout="constrained")
+    for unused in axes.flat[count:]:
+        unused.set_axis_off()
+    panels: list[Axes] = list(axes.flat[:count])
+    return panels
+
+
+def _draw(mixture: Mixture, axes: Axes, mass: ArrayLike, *, legend: bool) -> PlotArtists:
+    from matplotlib.collections import EllipseCollection
+    from matplotlib.colors import to_rgb
+    from matplotlib.patches import Patch
+    from matplotlib.tri import Triangulation
+
+    low, high = _extent(mixture)
     labels = _labels(mixture, mass)
-    axes = gca() if ax is None else ax
-    x0, x1 = _grid(mixture)
-    density = mixture.pdf(np.stack(np.meshgrid(x0, x1), axis=-1))
-    contours = axes.contour(x0, x1, density, levels=list(labels), colors="C0")
-    axes.clabel(contours, fmt=labels)
+    with np.errstate(divide="ignore"):
+        levels = np.log(list(labels))
+    points, value = _mesh(mixture, low, high, levels)
+    triangles = Triangulation(*points.T).triangles  # in units of the picture, for the sake of their shapes
+    shades = np.linspace(0.45, 1.0, len(levels))[:, None]
+    contours = axes.tricontour(
+        Triangulation(*(low + points * (high - low)).T, triangles),
+        np.maximum(value, levels[0] - 50.0),
+        levels=levels,
+        colors=list(1.0 - shades * (1.0 - np.array(to_rgb("C0")))),
+    )
     components = EllipseCollection(
         *_ellipses(mixture.covariances.astype(np.float64)),
         units="xy",
@@ -44,11 +98,15 @@ def plot(mixture: Mixture, ax: Axes | None, mass: ArrayLike) -> PlotArtists:
         alpha=np.clip(mixture.weights / mixture.weights.max(), 0.1, 1.0),
     )
     axes.add_collection(components)
+    if legend:
+        lines, _ = contours.legend_elements()
+        ellipse = Patch(facecolor="none", edgecolor="C3")
+        axes.legend([*lines[::-1], ellipse], [*list(labels.values())[::-1], "components, one stddev"], fontsize="small")
     return PlotArtists(contours, components)
 
 
 def _labels(mixture: Mixture, mass: ArrayLike) -> dict[float, str]:
-    """Return what to write on each level, in ascending order; a level of several masses has one."""
+    """Return what each level holds, in ascending order of levels; a level of several masses has one."""
     levels = np.asarray(mixture.credible_level(mass), np.float64)
     if levels.ndim > 1:
         raise ValueError(f"mass: expected shape () or (n,), got {levels.shape}")
@@ -56,12 +114,54 @@ def _labels(mixture: Mixture, mass: ArrayLike) -> dict[float, str]:
     return {level: f"{100 * m:g} %" for level, m in sorted(pairs)}
 
 
-def _grid(mixture: Mixture) -> Doubles:
-    """Return coordinates (2, GRID) that span all components of some weight."""
+def _extent(mixture: Mixture) -> tuple[Doubles, Doubles]:
+    """Return corners of a rectangle that holds all components of some weight."""
     counts = mixture.weights >= LIGHTEST * mixture.weights.max()
-    means, reach = mixture.means[counts], REACH * mixture.stddevs[counts]
-    grid: Doubles = np.linspace((means - reach).min(axis=0), (means + reach).max(axis=0), GRID, axis=-1)
-    return grid
+    means, reach = (array[counts].astype(np.float64) for array in (mixture.means, REACH * mixture.stddevs))
+    return (means - reach).min(axis=0), (means + reach).max(axis=0)
+
+
+def _mesh(mixture: Mixture, low: Doubles, high: Doubles, levels: Doubles) -> tuple[Doubles, Doubles]:
+    """Return points of the picture, in its units, and their log-densities: a grid, halved where a level bends.
+
+    A cell is halved where a level passes through it whose log-density is not nearly linear there.
+    """
+    seeds = (_points_of_components(mixture) - low) / (high - low)
+    seeds = seeds[((seeds >= 0.0) & (seeds < 1.0)).all(axis=-1)]
+    heights = mixture.logpdf(low + seeds * (high - low))
+    cells = np.stack(np.meshgrid(np.arange(GRID), np.arange(GRID)), axis=-1).reshape(-1, 2)
+    corners = np.array([[0.0, 0.0], [1.0, 0.0], [0.0, 1.0], [1.0, 1.0], [0.5, 0.5]])
+    found = []
+    for count in GRID * 2 ** np.arange(HALVINGS + 1):
+        points = (cells[:, None] + corners) / count
+        value = mixture.logpdf(low + points * (high - low))
+        found.append((points.reshape(-1, 2), value.reshape(-1)))
+        # what is known of each cell: its corners, its middle, and the seeds in it
+        least, most = value.min(axis=-1), value.max(axis=-1)
+        bent = np.abs(value[:, 4] - value[:, :4].mean(axis=-1)) > BEND
+        flat = np.array([count, 1])
+        keys, order = cells @ flat, np.argsort(cells @ flat)
+        key = np.floor(seeds * count).astype(np.int64) @ flat
+        place = order[np.minimum(np.searchsorted(keys, key, sorter=order), len(keys) - 1)]
+        held = keys[place] == key
+        np.minimum.at(least, place[held], heights[held])
+        np.maximum.at(most, place[held], heights[held])
+        bent |= most > value.max(axis=-1) + BEND
+        passed = ((least[:, None] < levels) & (levels <= most[:, None])).any(axis=-1)
+        cells = (2 * cells[bent & passed][:, None] + corners[:4].astype(np.int64)).reshape(-1, 2)
+        if not len(cells):
+            break
+    points, values = (np.concatenate(parts) for parts in zip(*found, strict=True))
+    points, first = np.unique(points, axis=0, return_index=True)
+    return points, values[first]
+
+
+def _points_of_components(mixture: Mixture) -> Doubles:
+    """Return points (k, 2) in and around each component."""
+    radius = REACH * np.arange(RINGS)[:, None] / RINGS
+    angle = 2.0 * np.pi * (np.arange(SPOKES) + 0.5 * (np.arange(RINGS)[:, None] % 2)) / SPOKES
+    n0, n1 = (radius * np.cos(angle)).reshape(-1), (radius * np.sin(angle)).reshape(-1)
+    return points_of(mixture._parameters, n0, n1).reshape(-1, 2)
 
 
 def _ellipses(covariances: Doubles) -> tuple[Doubles, Doubles, Doubles]:

@@ -47,7 +47,8 @@ def points_of(p: Parameters, n0: Doubles, n1: Doubles) -> Doubles:
 
 def log_heights(p: Parameters) -> Doubles:
     """Return the log-densities of components at their means, (..., M)."""
-    return p.log_kappa() - p.log_stddevs().sum(axis=-1) - log(2.0 * pi)
+    heights: Doubles = p.log_kappa() - p.log_stddevs().sum(axis=-1) - log(2.0 * pi)
+    return heights
 
 
 def entropy(mixture: Mixture, workers: int | None) -> float:

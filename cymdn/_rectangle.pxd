@@ -1,11 +1,11 @@
 """The probability of a rectangle under one correlated normal distribution in the plane, to relative accuracy.
 
-In the white coordinates x, the standardised first coordinate, and y, where the second is r x + s y with s^2 = 1 - r^2,
-the distribution is round and the rectangle a parallelogram: between x = l0 and u0, and between the lines
+In the white coordinates x, the standardised first coordinate, and y, where the second is r x + s y with
+s^2 = 1 - r^2, the distribution is round and the rectangle a parallelogram: between x = l0 and u0, and between the lines
 r x + s y = l1 and u1. It is sliced: across x where |r| < s, else across y, so that the ends of a slice move by at most 1
 a unit. A slice is an interval of _normal.pxd. Slices are summed by Gauss-Legendre quadrature over pieces between the
 corners and the point nearest to 0, in each of which the integrand is smooth; a piece is cut where it has fallen by
-exp(-40). Nothing is a difference of tails: the sum over corners, of which other methods are made, has no digit left at
+exp(-37). Nothing is a difference of tails: the sum over corners, of which other methods are made, has no digit left at
 15 standard deviations.
 
 A negative r is made positive by a mirror. The gap of a corner, k - r x = s y, is what loses nothing as r goes to 1.
@@ -22,78 +22,89 @@ from cymdn._normal cimport (
 
 cdef extern from *:
     """
-    #define CYMDN_FALL 40.0 /* exp of its negative is beside the rest of a sum below all that a double holds */
+    #define CYMDN_FALL 37.0 /* exp of its negative is beside the rest of a sum below all that a double holds */
     #define CYMDN_LOST 1e-12 /* what squares of distances are off, at most, of themselves */
+    #define CYMDN_LONG 1e3 /* lengths for which differences of places are as good */
     #define CYMDN_AFAR 1e290 /* square of a distance that is not computed any more: no number has that logarithm */
     /* what these are: elementary_coefficients.py */
-    #define CYMDN_NODE_24_0 0.00240639000148932
-    #define CYMDN_WEIGHT_24_0 0.0061706148999936
-    #define CYMDN_NODE_24_1 0.012635722014345251
-    #define CYMDN_WEIGHT_24_1 0.014265694314466832
-    #define CYMDN_NODE_24_2 0.030862723998633622
-    #define CYMDN_WEIGHT_24_2 0.022138719408709904
-    #define CYMDN_NODE_24_3 0.056792236497799485
-    #define CYMDN_WEIGHT_24_3 0.02964929245771839
-    #define CYMDN_NODE_24_4 0.08999900701304854
-    #define CYMDN_WEIGHT_24_4 0.03667324070554015
-    #define CYMDN_NODE_24_5 0.12993790421072282
-    #define CYMDN_WEIGHT_24_5 0.04309508076597664
-    #define CYMDN_NODE_24_6 0.17595317403151223
-    #define CYMDN_WEIGHT_24_6 0.04880932605205694
-    #define CYMDN_NODE_24_7 0.22728926430558022
-    #define CYMDN_WEIGHT_24_7 0.05372213505798282
-    #define CYMDN_NODE_24_8 0.2831032461869774
-    #define CYMDN_WEIGHT_24_8 0.0577528340268628
-    #define CYMDN_NODE_24_9 0.3424786601519183
-    #define CYMDN_WEIGHT_24_9 0.060835236463901696
-    #define CYMDN_NODE_24_10 0.40444056626319186
-    #define CYMDN_WEIGHT_24_10 0.06291872817341415
-    #define CYMDN_NODE_24_11 0.4679715535686972
-    #define CYMDN_WEIGHT_24_11 0.06396909767337608
-    #define CYMDN_NODE_24_12 0.5320284464313028
-    #define CYMDN_WEIGHT_24_12 0.06396909767337608
-    #define CYMDN_NODE_24_13 0.5955594337368082
-    #define CYMDN_WEIGHT_24_13 0.06291872817341415
-    #define CYMDN_NODE_24_14 0.6575213398480817
-    #define CYMDN_WEIGHT_24_14 0.060835236463901696
-    #define CYMDN_NODE_24_15 0.7168967538130225
-    #define CYMDN_WEIGHT_24_15 0.0577528340268628
-    #define CYMDN_NODE_24_16 0.7727107356944197
-    #define CYMDN_WEIGHT_24_16 0.05372213505798282
-    #define CYMDN_NODE_24_17 0.8240468259684878
-    #define CYMDN_WEIGHT_24_17 0.04880932605205694
-    #define CYMDN_NODE_24_18 0.8700620957892772
-    #define CYMDN_WEIGHT_24_18 0.04309508076597664
-    #define CYMDN_NODE_24_19 0.9100009929869515
-    #define CYMDN_WEIGHT_24_19 0.03667324070554015
-    #define CYMDN_NODE_24_20 0.9432077635022005
-    #define CYMDN_WEIGHT_24_20 0.02964929245771839
-    #define CYMDN_NODE_24_21 0.9691372760013663
-    #define CYMDN_WEIGHT_24_21 0.022138719408709904
-    #define CYMDN_NODE_24_22 0.9873642779856547
-    #define CYMDN_WEIGHT_24_22 0.014265694314466832
-    #define CYMDN_NODE_24_23 0.9975936099985107
-    #define CYMDN_WEIGHT_24_23 0.0061706148999936
-    static const double cymdn_node24[24] = {
-        CYMDN_NODE_24_0, CYMDN_NODE_24_1, CYMDN_NODE_24_2, CYMDN_NODE_24_3, CYMDN_NODE_24_4, CYMDN_NODE_24_5,
-        CYMDN_NODE_24_6, CYMDN_NODE_24_7, CYMDN_NODE_24_8, CYMDN_NODE_24_9, CYMDN_NODE_24_10, CYMDN_NODE_24_11,
-        CYMDN_NODE_24_12, CYMDN_NODE_24_13, CYMDN_NODE_24_14, CYMDN_NODE_24_15, CYMDN_NODE_24_16, CYMDN_NODE_24_17,
-        CYMDN_NODE_24_18, CYMDN_NODE_24_19, CYMDN_NODE_24_20, CYMDN_NODE_24_21, CYMDN_NODE_24_22, CYMDN_NODE_24_23
+    #define CYMDN_NODE_28_0 0.001778751213022775
+    #define CYMDN_WEIGHT_28_0 0.0045621412965472586
+    #define CYMDN_NODE_28_1 0.009348417314563623
+    #define CYMDN_WEIGHT_28_1 0.01056605629638563
+    #define CYMDN_NODE_28_2 0.022870359685530903
+    #define CYMDN_WEIGHT_28_2 0.01645071389115219
+    #define CYMDN_NODE_28_3 0.04218348680393396
+    #define CYMDN_WEIGHT_28_3 0.022136467379502114
+    #define CYMDN_NODE_28_4 0.06705373871280247
+    #define CYMDN_WEIGHT_28_4 0.027553672837858374
+    #define CYMDN_NODE_28_5 0.09717931454141042
+    #define CYMDN_WEIGHT_28_5 0.0326364619834998
+    #define CYMDN_NODE_28_6 0.1321945609931841
+    #define CYMDN_WEIGHT_28_6 0.03732310711728439
+    #define CYMDN_NODE_28_7 0.17167445298056752
+    #define CYMDN_WEIGHT_28_7 0.041556708614450606
+    #define CYMDN_NODE_28_8 0.21513976409429914
+    #define CYMDN_WEIGHT_28_8 0.04528587219651642
+    #define CYMDN_NODE_28_9 0.2620628875224409
+    #define CYMDN_WEIGHT_28_9 0.04846532899896496
+    #define CYMDN_NODE_28_10 0.31187424195546065
+    #define CYMDN_WEIGHT_28_10 0.05105648378903038
+    #define CYMDN_NODE_28_11 0.363969186182411
+    #define CYMDN_WEIGHT_28_11 0.05302788296142321
+    #define CYMDN_NODE_28_12 0.41771535893330963
+    #define CYMDN_WEIGHT_28_12 0.05435559612914707
+    #define CYMDN_NODE_28_13 0.47246035505798284
+    #define CYMDN_WEIGHT_28_13 0.0550235065082376
+    #define CYMDN_NODE_28_14 0.5275396449420171
+    #define CYMDN_WEIGHT_28_14 0.0550235065082376
+    #define CYMDN_NODE_28_15 0.5822846410666904
+    #define CYMDN_WEIGHT_28_15 0.05435559612914707
+    #define CYMDN_NODE_28_16 0.6360308138175891
+    #define CYMDN_WEIGHT_28_16 0.05302788296142321
+    #define CYMDN_NODE_28_17 0.6881257580445393
+    #define CYMDN_WEIGHT_28_17 0.05105648378903038
+    #define CYMDN_NODE_28_18 0.7379371124775591
+    #define CYMDN_WEIGHT_28_18 0.04846532899896496
+    #define CYMDN_NODE_28_19 0.7848602359057009
+    #define CYMDN_WEIGHT_28_19 0.04528587219651642
+    #define CYMDN_NODE_28_20 0.8283255470194325
+    #define CYMDN_WEIGHT_28_20 0.041556708614450606
+    #define CYMDN_NODE_28_21 0.8678054390068158
+    #define CYMDN_WEIGHT_28_21 0.03732310711728439
+    #define CYMDN_NODE_28_22 0.9028206854585896
+    #define CYMDN_WEIGHT_28_22 0.0326364619834998
+    #define CYMDN_NODE_28_23 0.9329462612871975
+    #define CYMDN_WEIGHT_28_23 0.027553672837858374
+    #define CYMDN_NODE_28_24 0.9578165131960661
+    #define CYMDN_WEIGHT_28_24 0.022136467379502114
+    #define CYMDN_NODE_28_25 0.9771296403144691
+    #define CYMDN_WEIGHT_28_25 0.01645071389115219
+    #define CYMDN_NODE_28_26 0.9906515826854364
+    #define CYMDN_WEIGHT_28_26 0.01056605629638563
+    #define CYMDN_NODE_28_27 0.9982212487869773
+    #define CYMDN_WEIGHT_28_27 0.0045621412965472586
+    static const double cymdn_node28[28] = {
+        CYMDN_NODE_28_0, CYMDN_NODE_28_1, CYMDN_NODE_28_2, CYMDN_NODE_28_3, CYMDN_NODE_28_4, CYMDN_NODE_28_5,
+        CYMDN_NODE_28_6, CYMDN_NODE_28_7, CYMDN_NODE_28_8, CYMDN_NODE_28_9, CYMDN_NODE_28_10, CYMDN_NODE_28_11,
+        CYMDN_NODE_28_12, CYMDN_NODE_28_13, CYMDN_NODE_28_14, CYMDN_NODE_28_15, CYMDN_NODE_28_16, CYMDN_NODE_28_17,
+        CYMDN_NODE_28_18, CYMDN_NODE_28_19, CYMDN_NODE_28_20, CYMDN_NODE_28_21, CYMDN_NODE_28_22, CYMDN_NODE_28_23,
+        CYMDN_NODE_28_24, CYMDN_NODE_28_25, CYMDN_NODE_28_26, CYMDN_NODE_28_27
     };
-    static const double cymdn_weight24[24] = {
-        CYMDN_WEIGHT_24_0, CYMDN_WEIGHT_24_1, CYMDN_WEIGHT_24_2, CYMDN_WEIGHT_24_3, CYMDN_WEIGHT_24_4,
-        CYMDN_WEIGHT_24_5, CYMDN_WEIGHT_24_6, CYMDN_WEIGHT_24_7, CYMDN_WEIGHT_24_8, CYMDN_WEIGHT_24_9,
-        CYMDN_WEIGHT_24_10, CYMDN_WEIGHT_24_11, CYMDN_WEIGHT_24_12, CYMDN_WEIGHT_24_13, CYMDN_WEIGHT_24_14,
-        CYMDN_WEIGHT_24_15, CYMDN_WEIGHT_24_16, CYMDN_WEIGHT_24_17, CYMDN_WEIGHT_24_18, CYMDN_WEIGHT_24_19,
-        CYMDN_WEIGHT_24_20, CYMDN_WEIGHT_24_21, CYMDN_WEIGHT_24_22, CYMDN_WEIGHT_24_23
+    static const double cymdn_weight28[28] = {
+        CYMDN_WEIGHT_28_0, CYMDN_WEIGHT_28_1, CYMDN_WEIGHT_28_2, CYMDN_WEIGHT_28_3, CYMDN_WEIGHT_28_4,
+        CYMDN_WEIGHT_28_5, CYMDN_WEIGHT_28_6, CYMDN_WEIGHT_28_7, CYMDN_WEIGHT_28_8, CYMDN_WEIGHT_28_9,
+        CYMDN_WEIGHT_28_10, CYMDN_WEIGHT_28_11, CYMDN_WEIGHT_28_12, CYMDN_WEIGHT_28_13, CYMDN_WEIGHT_28_14,
+        CYMDN_WEIGHT_28_15, CYMDN_WEIGHT_28_16, CYMDN_WEIGHT_28_17, CYMDN_WEIGHT_28_18, CYMDN_WEIGHT_28_19,
+        CYMDN_WEIGHT_28_20, CYMDN_WEIGHT_28_21, CYMDN_WEIGHT_28_22, CYMDN_WEIGHT_28_23, CYMDN_WEIGHT_28_24,
+        CYMDN_WEIGHT_28_25, CYMDN_WEIGHT_28_26, CYMDN_WEIGHT_28_27
     };
     """
-    const double FALL "CYMDN_FALL", LOST "CYMDN_LOST", AFAR "CYMDN_AFAR"
-    const double *NODE "cymdn_node24"
-    const double *WEIGHT "cymdn_weight24"
+    const double FALL "CYMDN_FALL", LOST "CYMDN_LOST", LONG "CYMDN_LONG", AFAR "CYMDN_AFAR"
+    const double *NODE "cymdn_node28"
+    const double *WEIGHT "cymdn_weight28"
 
 cdef enum:
-    NODES = 24
+    NODES = 28
 
 cdef struct Rectangle:
     # in standard deviations of a component, around its mean
@@ -115,6 +126,7 @@ cdef struct Slice:
     double a
     double b
     double width   # b - a
+    double ahead   # how far beyond the first corner; NaN: not known better than by `at`
 
 
 cdef inline double gap(const Rectangle *p, double x, double k) noexcept nogil:
@@ -145,18 +157,18 @@ cdef inline Rectangle rectangle(const Component *c, const double *lower, const d
     return p
 
 
-cdef inline Slice made(double at, double a, double b, double width) noexcept nogil:
+cdef inline Slice made(double at, double a, double b, double width, double ahead) noexcept nogil:
     cdef Slice q
-    q.at, q.a, q.b, q.width = at, a, b, width
+    q.at, q.a, q.b, q.width, q.ahead = at, a, b, width, ahead
     return q
 
 
-cdef inline Slice slice_at(const Rectangle *p, double at) noexcept nogil:
-    """A slice that is not at a corner."""
+cdef inline Slice slice_at(const Rectangle *p, double at, double ahead) noexcept nogil:
+    """A slice that is not at a slanted side's end."""
     cdef double y = p.s * at, a = p.l0, b = p.u0, width = p.w0
     cdef bint low, high
     if not p.along:
-        return made(at, height(p, at, p.l1), height(p, at, p.u1), bivariate.bounded(p.kappa * p.w1, FARTHEST))
+        return made(at, height(p, at, p.l1), height(p, at, p.u1), bivariate.bounded(p.kappa * p.w1, FARTHEST), ahead)
     # an end is the rectangle's own, or on a slanted side
     low, high = gap(p, p.l0, p.l1) > y, gap(p, p.u0, p.u1) < y
     if low:
@@ -166,7 +178,7 @@ cdef inline Slice slice_at(const Rectangle *p, double at) noexcept nogil:
         width = (gap(p, p.l0, p.u1) - y) / p.r
     if high:
         b = (p.u1 - y) / p.r
-    return made(at, a, b, width)
+    return made(at, a, b, width, ahead)
 
 
 # The point of the rectangle that is nearest to 0: the square of its distance, and where the slice through it is
@@ -280,57 +292,66 @@ cdef inline void put(Slice *cuts, int *count, const Slice *q) noexcept nogil:
     count[0] += 1
 
 
+cdef inline int cut_at_corners(const Rectangle *p, Slice *cuts) noexcept nogil:
+    """Write the slices through the corners, in order; return their number."""
+    cdef double at, other, whole = p.w1 / p.r if p.w1 < p.r * p.w0 else p.w0
+    cdef double low = p.kappa * (p.r * p.w0), high = p.kappa * p.w1
+    cdef int count = 0
+    cdef Slice q
+    if not p.along:
+        q = slice_at(p, p.l0, 0.0)
+        put(cuts, &count, &q)
+        q = slice_at(p, p.u0, p.w0)
+        put(cuts, &count, &q)
+        return count
+    q = made(height(p, p.u0, p.l1), p.u0, p.u0, 0.0, 0.0)
+    put(cuts, &count, &q)
+    at = height(p, p.l0, p.l1)
+    other = (p.u1 - p.s * at) / p.r
+    q = made(at, p.l0, other if other < p.u0 else p.u0, whole, low)
+    put(cuts, &count, &q)
+    at = height(p, p.u0, p.u1)
+    other = (p.l1 - p.s * at) / p.r
+    q = made(at, other if other > p.l0 else p.l0, p.u0, whole, high)
+    put(cuts, &count, &q)
+    q = made(height(p, p.l0, p.u1), p.l0, p.l0, 0.0, low + high)
+    put(cuts, &count, &q)
+    return count
+
+
 cdef inline void add_rectangle(
-    const Component *component, double log_weight, const double *lower, const double *upper, Sum *sum
+    const Component *c, double log_weight, const double *lower, const double *upper, Sum *sum
 ) noexcept nogil:
     """Add 2 pi times the probability of the rectangle under a component of this weight."""
-    cdef Rectangle p = rectangle(component, lower, upper)
-    cdef double near, square = nearest_point(&p, &near), whole, other
-    cdef double tilt = -p.s / p.r if p.along else -p.kappa * p.r
-    cdef double low_end = -INFINITY, high_end = INFINITY  # of the slices of which both ends are slanted
+    cdef Rectangle p = rectangle(c, lower, upper)
+    cdef double near, square = nearest_point(&p, &near), length
+    cdef double tilt = -p.s / p.r if p.along else -p.kappa * p.r, da, db
     cdef Slice[5] cuts
     cdef Slice q
-    cdef int count = 0, i
-    cdef bint at_corner = False, low, high
+    cdef int count, i
+    cdef bint whole
     if not square < AFAR:
         return
-    if p.along:
-        whole = p.w1 / p.r if p.w1 / p.r < p.w0 else p.w0
-        high_end, low_end = height(&p, p.l0, p.l1), height(&p, p.u0, p.u1)
-        q = made(height(&p, p.u0, p.l1), p.u0, p.u0, 0.0)
-        put(cuts, &count, &q)
-        other = (p.u1 - p.s * high_end) / p.r
-        q = made(high_end, p.l0, other if other < p.u0 else p.u0, whole)
-        put(cuts, &count, &q)
-        other = (p.l1 - p.s * low_end) / p.r
-        q = made(low_end, other if other > p.l0 else p.l0, p.u0, whole)
-        put(cuts, &count, &q)
-        q = made(height(&p, p.l0, p.u1), p.l0, p.l0, 0.0)
-        put(cuts, &count, &q)
-    else:
-        q = slice_at(&p, p.l0)
-        put(cuts, &count, &q)
-        q = slice_at(&p, p.u0)
-        put(cuts, &count, &q)
+    count = cut_at_corners(&p, cuts)
+    # where the integrand hardly changes, a cut more would only cost digits
+    whole = cuts[count - 1].ahead * (1.0 + sqrt(square)) < 1.0
     for i in range(count):
-        at_corner = at_corner or cuts[i].at == near
-    if not at_corner:
-        q = slice_at(&p, near)
+        whole = whole or cuts[i].at == near
+    if not whole:
+        q = slice_at(&p, near, NAN)
         put(cuts, &count, &q)
     for i in range(count - 1):
-        if not cuts[i].at < cuts[i + 1].at:
+        length = cuts[i + 1].at - cuts[i].at
+        if cuts[i].ahead < LONG and cuts[i + 1].ahead < LONG:
+            length = cuts[i + 1].ahead - cuts[i].ahead
+        if not length > 0.0:
             continue
-        low, high = cuts[i + 1].at <= high_end, cuts[i].at >= low_end
-        if cuts[i].at >= near:
-            add_piece(
-                cuts + i, 1.0, cuts[i + 1].at - cuts[i].at, tilt if low else 0.0, tilt if high else 0.0,
-                square, log_weight, sum,
-            )
+        da = tilt if not p.along or cuts[i + 1].at <= height(&p, p.l0, p.l1) else 0.0
+        db = tilt if not p.along or cuts[i].at >= height(&p, p.u0, p.u1) else 0.0
+        if cuts[i].at >= near or whole and cuts[i + 1].at > near:
+            add_piece(cuts + i, 1.0, length, da, db, square, log_weight, sum)
         else:
-            add_piece(
-                cuts + i + 1, -1.0, cuts[i + 1].at - cuts[i].at, tilt if low else 0.0, tilt if high else 0.0,
-                square, log_weight, sum,
-            )
+            add_piece(cuts + i + 1, -1.0, length, da, db, square, log_weight, sum)
 
 
 cdef inline double rectangle_of_mixture(

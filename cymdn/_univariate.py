@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from cymdn import _distribution_kernels
-from cymdn._arrays import FLOAT64, Checked, FloatArray, check_arguments, check_size, methods_in_ieee_arithmetic
+from cymdn._arrays import FLOAT64, Checked, FloatArray, check_arguments_of, check_size, methods_in_ieee_arithmetic
 from cymdn._batch import Batch
 from cymdn._layout import pack
 from cymdn._running import Kernel, check_workers, run_over_batch
@@ -108,8 +108,9 @@ class UnivariateMixture(Batch):
     def __getitem__(self, index: Any) -> "UnivariateMixture":
         self._check_batch("batch to take from")
         rows = np.arange(self._means[..., 0].size).reshape(self.batch_shape)[index]
-        taken = (a.reshape(-1, self.n_components)[rows] for a in (self._log_weights, self._means, self._log_stddevs))
-        return UnivariateMixture(*taken, self._dtype)
+        flat = (array.reshape(-1, self.n_components) for array in (self._log_weights, self._means, self._log_stddevs))
+        weights, means, log_stddevs = (array[rows] for array in flat)
+        return UnivariateMixture(weights, means, log_stddevs, self._dtype)
 
     def _key(self) -> tuple[Any, ...]:
         return self._log_weights, self._means, self._log_stddevs, self._dtype
@@ -221,12 +222,10 @@ class UnivariateMixture(Batch):
         >>> from cymdn import BivariateMixture
         >>> line = BivariateMixture([1.0], [[0.0, 0.0]], [[1.0, 1.0]], [0.0]).marginal(0)
         >>> line.probability([-1.0, 8.0], [1.0, 9.0])
-        array([6.82689492e-01, 6.21983195e-16])
+        array([6.82689492e-01, 6.21983199e-16])
         """
         limits = {"lower": lower, "upper": upper}
-        return self._run(
-            _distribution_kernels.intervals, limits, workers=workers, cost=INTERVAL_COST, logarithm=False
-        )
+        return self._run(_distribution_kernels.intervals, limits, workers=workers, cost=INTERVAL_COST, logarithm=False)
 
     def log_probability(self, lower: ArrayLike, upper: ArrayLike, *, workers: int | None = None) -> FloatArray:
         """Logarithm of `probability`, with the same parameters, where that is below the smallest number too.
@@ -331,15 +330,8 @@ class UnivariateMixture(Batch):
 
     def _with(self, arguments: dict[str, ArrayLike]) -> Checked:
         """Return numbers of the line, whose batch shapes broadcast with that of the mixtures."""
-        checked = check_arguments(dict.fromkeys(arguments, ()), list(arguments.values()))
-        try:
-            batch_shape = np.broadcast_shapes(checked.batch_shape, self.batch_shape)
-        except ValueError:
-            raise ValueError(
-                f"{', '.join(arguments)}: expected a shape that broadcasts with {self.batch_shape} of the mixtures, "
-                f"got {checked.batch_shape}"
-            ) from None
-        return checked._replace(dtype=np.result_type(checked.dtype, self._dtype), batch_shape=batch_shape)
+        checked = check_arguments_of(self.batch_shape, dict.fromkeys(arguments, ()), list(arguments.values()))
+        return checked._replace(dtype=np.result_type(checked.dtype, self._dtype))
 
     def _run(
         self,

@@ -90,13 +90,23 @@ GOOD_CALLS = {  # the function, and its arguments by name
     "fit": (BivariateMixture.fit, fit_call),
     **{
         name: (of(name), lambda: dict(POINT))
-        for name in ("pdf", "logpdf", "component_logpdf", "responsibilities", "score")
+        for name in ("pdf", "logpdf", "component_logpdf", "responsibilities", "score", "predict", "cdf")
     },
+    **{
+        name: (of(name), lambda: {"lower": -np.ones(2), "upper": np.ones(2)})
+        for name in ("probability", "log_probability")
+    },
+    "transform": (of("transform"), lambda: {"matrix": np.eye(2), "offset": np.zeros(2)}),
     "sample": (of("sample"), lambda: {"size": 1, "rng": 0}),
     "marginal": (of("marginal"), lambda: {"axis": 0}),
     "conditional": (of("conditional"), lambda: {"axis": 0, "value": 0.5}),
     "credible_level": (of("credible_level"), lambda: {"mass": 0.5}),
     "marginal().cdf": (lambda **k: mixture(2, (3,)).marginal(0).cdf(**k), lambda: {"x": 0.5}),
+    "marginal().ppf": (lambda **k: mixture(2, (3,)).marginal(0).ppf(**k), lambda: {"p": np.full(3, 0.5)}),
+    "marginal().probability": (
+        lambda **k: mixture(2, (3,)).marginal(0).probability(**k),
+        lambda: {"lower": np.zeros(3), "upper": np.ones(3)},
+    ),
     "marginal().sample": (lambda **k: mixture(2, (3,)).marginal(0).sample(**k), lambda: {"size": 1, "rng": 0}),
 }
 ARRAYS = {
@@ -105,6 +115,9 @@ ARRAYS = {
     "mdn_loss of rows": ("raw", "x", "pen"),
     "mdn_sample": ("raw",),
     "BivariateMixture": ("weights", "means", "stddevs", "correlations"),
+    "probability": ("lower", "upper"),
+    "marginal().ppf": ("p",),
+    "marginal().probability": ("lower", "upper"),
 }
 
 
@@ -297,6 +310,9 @@ SHAPES = [
     ("mdn_loss of rows", "raw", f"{RAW}, P = 1 .*", [(6, 20), (6, 1), (6, 0)]),
     ("mdn_loss of rows", "x", ".*", [(5, 2), (1, 2), (6, 3), (6,)]),
     ("mdn_loss of rows", "pen", ".*", [(5,), (1,)]),
+    ("probability", "lower", r"shape \(\.\.\., 2\)", [(), (3,), (3, 1)]),
+    ("transform", "matrix", r"shape \(\.\.\., 2, 2\)", [(), (2,), (3, 2), (2, 3)]),
+    ("transform", "offset", r"shape \(\.\.\., 2\)", [(), (3,)]),
 ]
 # The same where others have another shape too, or the one to blame is not the one that differs
 OTHER_SHAPES = {
@@ -362,7 +378,9 @@ WORKERS = {
         "array": (np.ones(2, int), "ndarray"),
     },
 }
-TAKE_WORKERS = [name for name in GOOD_CALLS if re.search("density|logpdf|loss|^pdf|responsib|score|fit", name)]
+TAKE_WORKERS = [
+    name for name in GOOD_CALLS if re.search("density|logpdf|loss|^pdf|responsib|score|fit|prob|ppf|predict|^cdf", name)
+]
 
 
 def at(index, value):
@@ -605,6 +623,11 @@ BAD = {
         }
     },
     "marginal().cdf": {"x": {"of another batch": (np.zeros(4), r".*broadcasts with \(3,\).*got \(4,\)$")}},
+    "marginal().ppf": {"p": {"of another batch": (np.zeros(4), r".*broadcasts with \(3,\).*got \(4,\)$")}},
+    "marginal().probability": {"lower": {"of another batch": (np.zeros(4), r".*broadcasts.*got \(4,\)$")}},
+    "probability": {
+        "upper": {"of another batch": (np.zeros((4, 2)), r".*that broadcast with \(3,\).*got shape \(4, 2\)$")}
+    },
     "marginal().sample": {"size": SIZES, "rng": RNGS | FORGED},
 }
 NO_MEAN = r'reduction: the "mean" {} is undefined; use "sum" or "none"$'

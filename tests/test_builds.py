@@ -42,7 +42,7 @@ logpdf of a natural mixture                8a08e063f20ac89e  8a08e063f20ac89e  7
 component_logpdf of a natural mixture      79e9cb01956d49a8  79e9cb01956d49a8  65008ad5c17a77f9  7abc6041d33da3c6
 responsibilities of a natural mixture      7d22df2043b482d4  7d22df2043b482d4  e157c2e48278ede7  0d9268299d2ac515
 score of a natural mixture                 9e96580f75433aa5  9e96580f75433aa5  7a05deba998171a8  f8f1e4eeb29f5f95
-mode of a natural mixture                  29212fb22338fa39  29212fb22338fa39  508dd937abbd9212  508dd937abbd9212
+mode of a natural mixture                  29212fb22338fa39  29212fb22338fa39  fdbd7bc7cb5228f9  fdbd7bc7cb5228f9
 sample of a natural mixture                69baae883b5eb2e6  69baae883b5eb2e6  111b2f4a6baec22c  111b2f4a6baec22c
 pdf of a raw mixture                       fc28dfe5322a14e5  fc28dfe5322a14e5  f7eb325e5e7ade08  a405150ef4a5097d
 logpdf of a raw mixture                    0f551bc487adec56  0f551bc487adec56  e7120585b66ec293  3f448ea5d0b7bf1b
@@ -51,6 +51,12 @@ responsibilities of a raw mixture          3df49c4fac9a8cb4  3df49c4fac9a8cb4  a
 score of a raw mixture                     ec82707713332293  ec82707713332293  af73e06b5fd84c48  798de3cbf537f3f4
 mode of a raw mixture                      31fde4aea43a2e42  31fde4aea43a2e42  2de8262c96a15531  2de8262c96a15531
 sample of a raw mixture                    1749f10fd814f1e8  1749f10fd814f1e8  b4ea42ba7f63f89d  b4ea42ba7f63f89d
+log_probability of a natural mixture       79688c03318c167d  79688c03318c167d  8a4780449222f853  aca84acada4f84f8
+cdf of a natural mixture                   d873912e9983bb56  d873912e9983bb56  996f76b4883416ef  dd3b7e8e6ceb7f5f
+log_probability of a raw mixture           38e3680246a5cd35  38e3680246a5cd35  b5c302dc0456a0b1  9677b75d4d021b3a
+cdf of a raw mixture                       ef6bc2fb526a7172  ef6bc2fb526a7172  f71c2c63068fde52  9911e56154dd99ee
+ppf of a line                              cb988662f65f0a7f  cb988662f65f0a7f  67ccc2a99d630f79  67ccc2a99d630f79
+log_probability of a line                  190e29bc9930912a  190e29bc9930912a  da106808067d24f2  da106808067d24f2
 mdn_sample                                 9b44c5967badd037  9b44c5967badd037  5893b555a2d08be1  5893b555a2d08be1
 mdn_sample with pen                        9ee2fb69ec405ef2  9ee2fb69ec405ef2  df19f037a9393c0a  df19f037a9393c0a
 mdn_sample with pen state                  6139fc181e932cc1  6139fc181e932cc1  7297d507f4d57d53  7297d507f4d57d53
@@ -119,6 +125,13 @@ def calls(dtype):
             for kind, mixture in (("natural", natural), ("raw", network))
             for name in ("pdf", "logpdf", "component_logpdf", "responsibilities", "score", "mode", "sample")
         },
+        **{
+            f"{name} of a {kind} mixture": functools.partial(ask, mixture, name, x)
+            for kind, mixture in (("natural", natural), ("raw", network))
+            for name in ("log_probability", "cdf")
+        },
+        "ppf of a line": lambda: natural.marginal(0).ppf(uniform((n,), 13, 0, 1, dtype)),
+        "log_probability of a line": lambda: network.marginal(1).log_probability(x[:, 0], x[:, 0] + dtype(0.5)),
         "mdn_sample": lambda: cymdn.mdn_sample(raw[:, 3:], size=5, rng=told()),
         "mdn_sample with pen": lambda: cymdn.mdn_sample(raw[:, 2:], pen=1, bias=0.5, size=5, rng=told()),
         "mdn_sample with pen state": lambda: cymdn.mdn_sample(raw, pen=3, size=5, rng=told()),
@@ -129,6 +142,12 @@ def evaluate(mixture, name, x):
     """Ask a batch of mixtures, and its first one alone."""
     arguments = {"mode": (), "sample": (5, told())}.get(name, (x,))
     return getattr(mixture, name)(*arguments), getattr(mixture[0], name)(*arguments)
+
+
+def ask(mixture, name, x):
+    """Ask for a probability of each of a batch of mixtures, in the middle and in the tail."""
+    upper = [(x + x.dtype.type(k),) for k in (0.5, 9)]
+    return [getattr(mixture, name)(*((x,) if name != "cdf" else ()), *limit) for limit in upper]
 
 
 def digest(result):

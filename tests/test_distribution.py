@@ -351,7 +351,8 @@ def test_moments_of_raw_output_with_huge_correlations_are_those_of_its_parameter
     raw = network_output(3)
     raw[-3:] = [30.0, -400.0, 1e30]
     single = BivariateMixture.from_network_output(raw)
-    np.testing.assert_array_equal(single.correlations, [1.0, -1.0, 1.0])
+    nearest = np.nextafter(1.0, 0.0)  # to 1, which no correlation is
+    np.testing.assert_array_equal(single.correlations, [nearest, -nearest, nearest])
     expected = (single.weights[:, None, None] * single.covariances).sum(axis=0)
     offset = single.means - single.mean()
     expected = expected + (single.weights[:, None] * offset).T @ offset
@@ -559,13 +560,6 @@ def test_what_all_logits_share_changes_no_bit(offset):
         lambda m: [m.marginal(0).logpdf(x[0]), m.marginal(1).cdf(x[1]), m.conditional(0, x[0]).weights],
     ):
         assert_same_bits(ask(shifted), ask(plain))
-
-
-def test_mixtures_are_equal_only_to_themselves():
-    first, second = mixture(), mixture()
-    assert first == first
-    assert first != second
-    assert len({first, second, first}) == 2
 
 
 # Immutability

@@ -18,7 +18,7 @@ from checks import assert_same_bits
 ROOT = Path(__file__).resolve().parents[1]
 INF, NAN, TINY, HUGE = math.inf, math.nan, 5e-324, sys.float_info.max
 # the bounds of the header of _elementary.pxd, rounded up
-MAX_ULP = {"exp": 1.0, "exp_nonpositive": 1.0, "one_minus_exp": 3.0, "log": 1.0, "log1p": 1.0}
+MAX_ULP = {"exp": 1.0, "exp_nonpositive": 1.0, "one_minus_exp": 3.0, "log": 1.0, "log1p": 1.0, "mills": 3.0}
 COUNT = 1000
 
 rng = np.random.default_rng(20240229)
@@ -77,6 +77,11 @@ REGIONS = {
         "random bits": abs(RANDOM_BITS),
         "reduction boundaries": np.concatenate([POWERS[POWERS > 0.1] - 1, near([-0.5, 1.0, 3.0])]),
     },
+    "mills": {
+        "near 0": magnitudes(-300, 0),
+        "moderate": uniform(0, 40, COUNT),
+        "large": magnitudes(1, 9),
+    },
 }
 EXACT = {
     "exp": mpmath.exp,
@@ -84,6 +89,7 @@ EXACT = {
     "one_minus_exp": lambda x: -mpmath.expm1(x),
     "log": mpmath.log,
     "log1p": mpmath.log1p,
+    "mills": lambda x: mpmath.sqrt(mpmath.pi / 2) * mpmath.erfc(x / mpmath.sqrt(2)) * mpmath.exp(x * x / 2),
 }
 
 SPECIAL = {
@@ -101,6 +107,7 @@ SPECIAL = {
         *[(-1.0000000000000002, NAN), (-HUGE, NAN), (-INF, NAN), (INF, INF), (NAN, NAN), (HUGE, 709.782712893384)],
     ],
 }
+SPECIAL["mills"] = [(0.0, 1.2533141373155003), (1e300, 1e-300), (INF, 0.0), (NAN, NAN)]
 SPECIAL["one_minus_exp"] = [(0.0, 0.0), (-TINY, TINY), (-1e-300, 1e-300), (-40.0, 1.0), (-708.0, 1.0), (NAN, NAN)]
 SPECIAL["exp_nonpositive"] = [(x, y) for x, y in SPECIAL["exp"] if not x > 0]
 
@@ -195,4 +202,5 @@ def test_log_of_every_power_of_two_is_within_half_a_place(evaluate):
 
 def test_every_constant_is_the_one_its_program_computes():
     program = ROOT / "tools" / "elementary_coefficients.py"
-    subprocess.run([sys.executable, program, "--check", ROOT / "cymdn" / "_elementary.pxd"], check=True)
+    files = [ROOT / "cymdn" / f"_{name}.pxd" for name in ("elementary", "normal", "rectangle")]
+    subprocess.run([sys.executable, program, "--check", *files], check=True)

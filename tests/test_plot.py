@@ -46,24 +46,30 @@ def test_it_returns_the_artists_that_it_put_on_the_axes(ax):
 def test_contours_are_at_the_levels_of_their_masses(ax, mass):
     single = mixture()
     contours, _ = single.plot(ax, mass=mass)
-    masses = np.unique(mass)[::-1]
-    np.testing.assert_array_equal(contours.levels, single.credible_level(masses))
-    # a contour of several pieces is labelled on each
-    assert {text.get_text() for text in contours.labelTexts} == {f"{100 * m:g} %" for m in masses}
+    masses = np.unique(mass)
+    np.testing.assert_array_equal(contours.levels, np.log(single.credible_level(masses[::-1])))
+    entries = [text.get_text() for text in ax.get_legend().get_texts()]
+    assert entries == [*(f"{100 * m:g} %" for m in masses), "components, one stddev"]
 
 
-def test_contours_hold_their_masses(ax):
+@pytest.mark.parametrize(
+    ("means", "stddevs", "correlations"),
+    [
+        ([[0.0, 0.0], [3.0, 1.0]], [[1.0, 1.0], [0.5, 2.0]], [0.0, 0.9]),
+        ([[0.0, 0.0], [0.0, 0.0]], [[1.0, 1.0], [1.0, 1.0]], [0.9999, 0.9999]),  # a ridge
+        ([[0.0, 0.0], [0.0, 0.0]], [[1.0, 1.0], [1.0, 1.0]], [0.999, -0.999]),  # two that cross
+        ([[0.0, 0.0], [300.0, 0.0]], [[1.0, 1.0], [0.5, 0.5]], [0.0, 0.0]),  # small peaks far apart
+    ],
+)
+def test_contours_hold_their_masses(ax, means, stddevs, correlations):
     from matplotlib.path import Path
 
-    single = mixture(1)
-    contours, _ = single.plot(ax, mass=(0.5, 0.9))
+    single, masses = BivariateMixture([0.5, 0.5], means, stddevs, correlations), [0.5, 0.9, 0.99]
+    contours, _ = single.plot(ax, mass=masses)
     x = single.sample(20_000, rng=0)
-    for text in list(contours.labelTexts):
-        text.remove()
-    for path, level in zip(contours.get_paths(), contours.levels, strict=True):
-        # the label cuts the line: closed again, the path is off by its width
-        inside = Path(path.vertices).contains_points(x)
-        assert abs(inside.mean() - (single.pdf(x) >= level).mean()) < 0.03
+    for path, mass in zip(contours.get_paths(), masses[::-1], strict=True):
+        crossed = sum(Path(part).contains_points(x).astype(int) for part in path.to_polygons(closed_only=False))
+        assert abs((crossed % 2).mean() - mass) < 0.015  # three deviations of a mean are 0.011
 
 
 def test_ellipses_are_of_one_standard_deviation(ax):
@@ -112,12 +118,30 @@ REFUSED = [
 def test_bad_masses_and_batches_are_refused(ax, mass, pattern):
     with pytest.raises((TypeError, ValueError), match=f"^{pattern}"):
         mixture().plot(ax, mass=mass)
-    with pytest.raises(ValueError, match=r"^plot: expected a single mixture, got batch_shape \(3,\); take one by its"):
-        mixture(2, (3,)).plot()
+    for batch in ((0,), (65,)):
+        with pytest.raises(
+            ValueError, match=r"^plot: expected a batch of 1 to 64 mixtures, got batch_shape \((0|65),\)"
+        ):
+            mixture(2, batch).plot()
+    with pytest.raises(ValueError, match=r"^ax: expected 3 axes, one for each mixture, got 1$"):
+        mixture(2, (3,)).plot(ax)
+
+
+def test_a_batch_is_drawn_as_panels(pyplot):
+    panels = mixture(2, (5,)).plot()
+    axes = pyplot.gcf().axes
+    assert [panel.contours.axes for panel in panels] == axes[:5]
+    assert [ax.get_title() for ax in axes] == ["0", "1", "2", "3", "4", ""]
+    assert [ax.get_legend() is not None for ax in axes] == [True] + 5 * [False]
+    assert not axes[5].axison
+    _, given = pyplot.subplots(2, 1)
+    panels = mixture(2, (2, 1)).plot(given)
+    assert [panel.contours.axes for panel in panels] == list(given)
+    assert given[1].get_title() == "(1, 0)"
 
 
 def test_without_matplotlib_the_error_says_what_to_do(monkeypatch):
-    for name in ("matplotlib", "matplotlib.collections", "matplotlib.pyplot"):
+    for name in ("matplotlib", "matplotlib.tri", "matplotlib.pyplot"):
         monkeypatch.setitem(sys.modules, name, None)
     with pytest.raises(ImportError, match=r"^plot: needs matplotlib.*python -m pip install matplotlib"):
         mixture().plot()

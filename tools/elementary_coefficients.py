@@ -1,4 +1,4 @@
-"""Compute every number that stands in _elementary.pxd and _normal.pxd.
+"""Compute every number that stands in _elementary.pxd, _normal.pxd and _rectangle.pxd.
 
     python tools/elementary_coefficients.py                print the constants and their errors
     python tools/elementary_coefficients.py --check FILES  exit 1 if one is in none of these files
@@ -13,8 +13,7 @@ import sys
 from functools import cache
 from pathlib import Path
 
-from mpmath import atanh, cos, erfc, exp, expm1, floor, legendre, ln, lu_solve
-from mpmath import matrix, mp, mpf, pi, polyval, sqrt
+from mpmath import atanh, cos, erfc, exp, expm1, floor, legendre, ln, lu_solve, matrix, mp, mpf, pi, polyval, sqrt
 
 mp.dps = 60
 LN2 = ln(2)
@@ -106,7 +105,7 @@ def constants():
     numbers |= {f"MILLS_{i}": c for i, c in enumerate(powers)}
     errors["mills"] = error_in_ulp(powers, *problem)
 
-    for count in (7, 24):
+    for count in (7, 28):
         for i, (node, weight) in enumerate(gauss_legendre(count)):
             numbers |= {f"NODE_{count}_{i}": node, f"WEIGHT_{count}_{i}": weight}
     return numbers, errors
