@@ -213,6 +213,31 @@ def fits(bench: Bench) -> Iterator[Line]:
         yield _its_time(row, f"{peers.SKLEARN}, n_init=10", bench.pair(ours, theirs), goal=1.0, remark=remark)
 
 
+def probabilities(bench: Bench) -> Iterator[Line]:
+    """Compare probabilities of rectangles with SciPy's distribution function, a call for each component."""
+    rng = np.random.default_rng(0)
+    for m in (1, M):
+        row = f"probability of 1000 rectangles M={m}"
+        if not bench.wants(row, peers.SCIPY):
+            continue
+        try:
+            from scipy.stats import multivariate_normal
+        except ImportError as error:
+            yield Line(row, peers.SCIPY, remark=bench.failed(peers.SCIPY, error))
+            continue
+        raw = rng.normal(size=6 * m)
+        mixture = cymdn.BivariateMixture.from_network_output(raw)
+        lower = mixture.sample(1000, rng) - 1.0
+        frozen = [multivariate_normal(*each) for each in zip(mixture.means, mixture.covariances, strict=True)]
+        theirs = partial(_weighted_cdf, mixture.weights, frozen, lower)
+        pair = bench.pair(partial(mixture.probability, lower, lower + 2.0), theirs)
+        yield _faster(row, f"{peers.SCIPY}, absolute accuracy", pair, goal=10.0)
+
+
+def _weighted_cdf(weights, frozen, lower) -> np.ndarray:
+    return sum(w * each.cdf(lower + 2.0, lower_limit=lower) for w, each in zip(weights, frozen, strict=True))
+
+
 # Memory and import
 
 
@@ -253,4 +278,16 @@ def importing(bench: Bench) -> Iterator[Line]:
         yield Line("import cymdn", "after numpy", extra * 1e3, 15.0, at_most=True, unit="ms")
 
 
-GROUPS = (five_exp, loss_alone, long_batches, against_peers, one_row, two_workers, memory, importing, draws, fits)
+GROUPS = (
+    five_exp,
+    loss_alone,
+    long_batches,
+    against_peers,
+    one_row,
+    two_workers,
+    memory,
+    importing,
+    draws,
+    fits,
+    probabilities,
+)

@@ -4,7 +4,7 @@ The layers, each importing only from those below it:
 
     __init__              re-exports, no logic
     _diagnose             what is out of order in a network's output
-    _distribution         mixtures as an object, over _univariate (1-D mixtures), _fit and _plot
+    _distribution         mixtures as an object, over _univariate (1-D mixtures), _fit, _plot, _quadrature and _affine
     _gaussian, _mixture, _mdn, _sampling   the levels of the API: check, allocate, call, return; their documentation
     _running              runs kernels: workers, scratch memory, batches that broadcast
     _builds               the builds of the kernels, and which is used
@@ -12,7 +12,7 @@ The layers, each importing only from those below it:
     _layout               the order of raw network output, and of other code's
     _arrays               converts arrays, checks shapes, raises
     _kernels.pyx          loops over components and points; allocates nothing, raises nothing
-    _distribution_kernels.pyx   draws, modes and the normal distribution function; the same
+    _distribution_kernels.pyx   draws, modes and mixtures on a line; the same
     _bivariate.pxd        the formulas of one component at one point
     _elementary.pxd       branch-free elementary functions
 """

@@ -95,7 +95,7 @@ def check_arguments_of(batch_shape: Shape, cores: Mapping[str, Core], values: Se
     try:
         return checked._replace(batch_shape=np.broadcast_shapes(checked.batch_shape, batch_shape))
     except ValueError:
-        # an argument alone is to blame: where two broadcast with the batch, the batch with both
+        # a size that does not fit comes from one of them
         blamed = next(k for k, own in enumerate(checked.batch_shapes) if not _do_broadcast(own, batch_shape))
     name, shape = list(cores)[blamed], checked.arrays[blamed].shape
     expected = "leading axes that broadcast" if cores[name] else "a shape that broadcasts"

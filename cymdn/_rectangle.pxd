@@ -1,12 +1,12 @@
 """The probability of a rectangle under one correlated normal distribution in the plane, to relative accuracy.
 
-In the white coordinates x, the standardised first coordinate, and y, where the second is r x + s y with
-s^2 = 1 - r^2, the distribution is round and the rectangle a parallelogram: between x = l0 and u0, and between the lines
-r x + s y = l1 and u1. It is sliced: across x where |r| < s, else across y, so that the ends of a slice move by at most 1
-a unit. A slice is an interval of _normal.pxd. Slices are summed by Gauss-Legendre quadrature over pieces between the
-corners and the point nearest to 0, in each of which the integrand is smooth; a piece is cut where it has fallen by
-exp(-37). Nothing is a difference of tails: the sum over corners, of which other methods are made, has no digit left at
-15 standard deviations.
+In the white coordinates x, the standardised first coordinate, and y, where the second is r x + s y with s^2 = 1 - r^2,
+the distribution is round and the rectangle a parallelogram: between x = l0 and u0, and between the lines r x + s y = l1
+and u1. It is sliced: across x where |r| < s, else across y, so that the ends of a slice move by at most 1 a unit. A
+slice is an interval of _normal.pxd. Slices are summed by Gauss-Legendre quadrature over pieces between the corners and
+the point nearest to 0, in each of which the integrand is smooth; a piece is cut where it has fallen by exp(-37).
+Nothing is a difference of tails: the sum over corners, of which other methods are made, has no digit left at 15
+standard deviations.
 
 A negative r is made positive by a mirror. The gap of a corner, k - r x = s y, is what loses nothing as r goes to 1.
 """

@@ -624,7 +624,7 @@ BAD = {
     },
     "marginal().cdf": {"x": {"of another batch": (np.zeros(4), r".*broadcasts with \(3,\).*got \(4,\)$")}},
     "marginal().ppf": {"p": {"of another batch": (np.zeros(4), r".*broadcasts with \(3,\).*got \(4,\)$")}},
-    "marginal().probability": {"lower": {"of another batch": (np.zeros(4), r".*broadcasts.*got \(4,\)$")}},
+    "marginal().probability": {"upper": {"of another batch": (np.zeros(4), r".*with \(3,\) of the.*, got \(4,\)$")}},
     "probability": {
         "upper": {"of another batch": (np.zeros((4, 2)), r".*that broadcast with \(3,\).*got shape \(4, 2\)$")}
     },
