@@ -233,8 +233,7 @@ def _of_components(
     # column by column, in one pass
     smallest, largest = (extreme[pens:].astype(np.float64) for extreme in (raw.min(0), raw.max(0)))
     logits, _, _, *log_stddevs, a = planes(raw[:, pens:])
-    powers = np.exp(logits - logits.max(-1, keepdims=True))
-    weights = powers / powers.sum(-1, keepdims=True)
+    weights = _softmax(logits)
     with np.errstate(over="ignore", divide="ignore"):
         smallest_stddevs = _pair_of(np.hypot(np.exp([plane.min() for plane in planes(smallest)[3:5]]), floor))
         largest_stddevs = _pair_of(np.hypot(np.exp([plane.max() for plane in planes(largest)[3:5]]), floor))
@@ -256,6 +255,13 @@ def _of_components(
         "dead": tuple(map(int, np.flatnonzero(weights.max(0) < DEAD))),
         "effective_components": float(np.mean(1 / np.einsum("nm,nm->n", weights, weights), dtype=np.float64)),
     }
+
+
+def _softmax(logits: NDArray[Any]) -> NDArray[Any]:
+    if logits.shape[-1] == 1:  # reductions over one number are NumPy's slowest
+        return np.ones_like(logits)
+    powers: NDArray[Any] = np.exp(logits - logits.max(-1, keepdims=True))
+    return powers / powers.sum(-1, keepdims=True)
 
 
 def _heaviest(loss: NDArray[Any], finite: int) -> tuple[list[int], float]:
