@@ -20,15 +20,20 @@ The layers, each importing only from those below it:
 from cymdn._builds import show_config
 from cymdn._diagnose import diagnose
 from cymdn._distribution import BivariateMixture
-from cymdn._gaussian import gaussian_density_batch, gaussian_logpdf, gaussian_logpdf_and_gradient
+from cymdn._gaussian import GaussianGradient, gaussian_density_batch, gaussian_logpdf, gaussian_logpdf_and_gradient
 from cymdn._layout import Layout
 from cymdn._mdn import mdn_loss, mdn_loss_and_gradient
-from cymdn._mixture import mixture_logpdf, mixture_logpdf_and_gradient
-from cymdn._sampling import mdn_sample
+from cymdn._mixture import MixtureGradient, mixture_logpdf, mixture_logpdf_and_gradient
+from cymdn._sampling import MdnSample, mdn_sample
+from cymdn._univariate import UnivariateMixture
 
 __all__ = [
     "BivariateMixture",
+    "GaussianGradient",
     "Layout",
+    "MdnSample",
+    "MixtureGradient",
+    "UnivariateMixture",
     "__version__",
     "diagnose",
     "gaussian_density_batch",

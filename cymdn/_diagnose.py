@@ -260,8 +260,9 @@ def _of_components(
 def _softmax(logits: NDArray[Any]) -> NDArray[Any]:
     if logits.shape[-1] == 1:  # reductions over one number are NumPy's slowest
         return np.ones_like(logits)
-    powers: NDArray[Any] = np.exp(logits - logits.max(-1, keepdims=True))
-    return powers / powers.sum(-1, keepdims=True)
+    powers = np.exp(logits - logits.max(-1, keepdims=True))
+    weights: NDArray[Any] = powers / powers.sum(-1, keepdims=True)
+    return weights
 
 
 def _heaviest(loss: NDArray[Any], finite: int) -> tuple[list[int], float]:

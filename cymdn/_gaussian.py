@@ -40,7 +40,15 @@ class DensityGradient(NamedTuple):
 
 
 class GaussianGradient(NamedTuple):
-    """Gradient of the log-density of each component in unconstrained coordinates."""
+    """Gradient of the log-density of each component in unconstrained coordinates.
+
+    Examples
+    --------
+    >>> from cymdn import gaussian_logpdf_and_gradient
+    >>> _, gradient = gaussian_logpdf_and_gradient([1.0, 0.0], [[0.0, 0.0]], [[1.0, 2.0]], [0.0])
+    >>> gradient.mean, gradient.log_stddev, gradient.atanh_correlation
+    (array([[1., 0.]]), array([[ 0., -1.]]), array([0.]))
+    """
 
     mean: FloatArray
     """With respect to the means, (..., M, 2)."""

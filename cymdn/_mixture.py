@@ -20,7 +20,15 @@ CORES: dict[str, Core] = {
 
 
 class MixtureGradient(NamedTuple):
-    """Gradient of the log-density of mixtures in unconstrained coordinates."""
+    """Gradient of the log-density of mixtures in unconstrained coordinates.
+
+    Examples
+    --------
+    >>> from cymdn import mixture_logpdf_and_gradient
+    >>> _, gradient = mixture_logpdf_and_gradient([1.0, 0.0], [1.0], [[0.0, 0.0]], [[1.0, 2.0]], [0.0])
+    >>> gradient.logits, gradient.mean, gradient.log_stddev
+    (array([0.]), array([[1., 0.]]), array([[ 0., -1.]]))
+    """
 
     logits: FloatArray
     """With respect to the logits whose softmax the weights are, (..., M)."""

@@ -39,6 +39,14 @@ class MdnSample(NamedTuple):
         Ends of strokes, 0 or 1; pen states, one-hot; or None, without a pen.
     component : ndarray of int64 or scalar, shape (...)
         Which component each point is from; -1 where the logits hold a NaN, and the point is NaN.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from cymdn import mdn_sample
+    >>> x, pen, component = mdn_sample(np.zeros((5, 1 + 6 * 3)), pen=1, rng=0)
+    >>> x.shape, pen.shape, component.shape
+    ((5, 2), (5,), (5,))
     """
 
     x: FloatArray

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 import cymdn
-from cymdn._univariate import UnivariateMixture
+from cymdn import UnivariateMixture
 
 PUBLIC = [getattr(cymdn, name) for name in cymdn.__all__ if not name.startswith("_")]
 METHODS = [

@@ -15,7 +15,9 @@ ROOT = Path(__file__).resolve().parents[1]
 # Each layer and those it may import from; docs and the docstring of cymdn tell why.
 ARROWS = {
     "__main__": {"show_config"},
-    "__init__": {"_builds", "_diagnose", "_distribution", "_gaussian", "_layout", "_mixture", "_mdn", "_sampling"},
+    "__init__": {
+        "_builds", "_diagnose", "_distribution", "_gaussian", "_layout", "_mixture", "_mdn", "_sampling", "_univariate",
+    },
     "_diagnose": {"_arrays", "_layout", "_mdn"},
     "activations": {"_layout"},
     "torch": {
@@ -142,7 +144,8 @@ def test_wheel_holds_only_what_a_user_needs():
 def test_public_names_are_those_of_the_documentation():
     table = (ROOT / "README.md").read_text().partition("\n## Functions\n")[2]
     functions = re.findall(r"^\| `(\w+)\(", table, re.MULTILINE)
-    assert sorted(cymdn.__all__) == sorted(["__version__", *functions])
+    types = re.findall(r"`(\w+)`", re.search(r"^What they return, for annotations: (.*)$", table, re.MULTILINE)[1])
+    assert sorted(cymdn.__all__) == sorted(["__version__", *functions, *types])
     public = {name for name in vars(cymdn) if not name.startswith("_")}
     assert public <= set(cymdn.__all__) | OPTIONAL | {"activations"}  # other tests may have imported these
 
