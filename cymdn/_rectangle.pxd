@@ -25,6 +25,7 @@ cdef extern from *:
     #define CYMDN_FALL 37.0 /* exp of its negative is beside the rest of a sum below all that a double holds */
     #define CYMDN_LOST 1e-12 /* what squares of distances are off, at most, of themselves */
     #define CYMDN_LONG 1e3 /* lengths for which differences of places are as good */
+    #define CYMDN_BRIEF 1.2 /* length of a piece, and what its exponent changes by, for which few points are enough */
     #define CYMDN_AFAR 1e290 /* square of a distance that is not computed any more: no number has that logarithm */
     /* what these are: elementary_coefficients.py */
     #define CYMDN_NODE_28_0 0.001778751213022775
@@ -83,6 +84,39 @@ cdef extern from *:
     #define CYMDN_WEIGHT_28_26 0.01056605629638563
     #define CYMDN_NODE_28_27 0.9982212487869773
     #define CYMDN_WEIGHT_28_27 0.0045621412965472586
+    #define CYMDN_NODE_12_0 0.009219682876640375
+    #define CYMDN_WEIGHT_12_0 0.023587668193255914
+    #define CYMDN_NODE_12_1 0.04794137181476257
+    #define CYMDN_WEIGHT_12_1 0.05346966299765921
+    #define CYMDN_NODE_12_2 0.11504866290284765
+    #define CYMDN_WEIGHT_12_2 0.08003916427167311
+    #define CYMDN_NODE_12_3 0.2063410228566913
+    #define CYMDN_WEIGHT_12_3 0.10158371336153296
+    #define CYMDN_NODE_12_4 0.3160842505009099
+    #define CYMDN_WEIGHT_12_4 0.1167462682691774
+    #define CYMDN_NODE_12_5 0.43738329574426554
+    #define CYMDN_WEIGHT_12_5 0.12457352290670139
+    #define CYMDN_NODE_12_6 0.5626167042557345
+    #define CYMDN_WEIGHT_12_6 0.12457352290670139
+    #define CYMDN_NODE_12_7 0.6839157494990901
+    #define CYMDN_WEIGHT_12_7 0.1167462682691774
+    #define CYMDN_NODE_12_8 0.7936589771433087
+    #define CYMDN_WEIGHT_12_8 0.10158371336153296
+    #define CYMDN_NODE_12_9 0.8849513370971523
+    #define CYMDN_WEIGHT_12_9 0.08003916427167311
+    #define CYMDN_NODE_12_10 0.9520586281852375
+    #define CYMDN_WEIGHT_12_10 0.05346966299765921
+    #define CYMDN_NODE_12_11 0.9907803171233597
+    #define CYMDN_WEIGHT_12_11 0.023587668193255914
+    static const double cymdn_node12[12] = {
+        CYMDN_NODE_12_0, CYMDN_NODE_12_1, CYMDN_NODE_12_2, CYMDN_NODE_12_3, CYMDN_NODE_12_4, CYMDN_NODE_12_5,
+        CYMDN_NODE_12_6, CYMDN_NODE_12_7, CYMDN_NODE_12_8, CYMDN_NODE_12_9, CYMDN_NODE_12_10, CYMDN_NODE_12_11
+    };
+    static const double cymdn_weight12[12] = {
+        CYMDN_WEIGHT_12_0, CYMDN_WEIGHT_12_1, CYMDN_WEIGHT_12_2, CYMDN_WEIGHT_12_3, CYMDN_WEIGHT_12_4,
+        CYMDN_WEIGHT_12_5, CYMDN_WEIGHT_12_6, CYMDN_WEIGHT_12_7, CYMDN_WEIGHT_12_8, CYMDN_WEIGHT_12_9,
+        CYMDN_WEIGHT_12_10, CYMDN_WEIGHT_12_11
+    };
     static const double cymdn_node28[28] = {
         CYMDN_NODE_28_0, CYMDN_NODE_28_1, CYMDN_NODE_28_2, CYMDN_NODE_28_3, CYMDN_NODE_28_4, CYMDN_NODE_28_5,
         CYMDN_NODE_28_6, CYMDN_NODE_28_7, CYMDN_NODE_28_8, CYMDN_NODE_28_9, CYMDN_NODE_28_10, CYMDN_NODE_28_11,
@@ -100,11 +134,15 @@ cdef extern from *:
     };
     """
     const double FALL "CYMDN_FALL", LOST "CYMDN_LOST", LONG "CYMDN_LONG", AFAR "CYMDN_AFAR"
-    const double *NODE "cymdn_node28"
-    const double *WEIGHT "cymdn_weight28"
+    const double BRIEF "CYMDN_BRIEF"
+    const double *FEW_NODES "cymdn_node12"
+    const double *FEW_WEIGHTS "cymdn_weight12"
+    const double *MANY_NODES "cymdn_node28"
+    const double *MANY_WEIGHTS "cymdn_weight28"
 
 cdef enum:
-    NODES = 28
+    FEW = 12
+    MANY = 28
 
 cdef struct Rectangle:
     # in standard deviations of a component, around its mean
@@ -226,15 +264,17 @@ cdef inline double change(double a0, double a, double da, double b0, double b, d
     return da if a0 > 0.0 and a > 0.0 else beyond
 
 
-cdef inline double sum_of_slices(const Slice *start, double step, double da, double db) noexcept nogil:
+cdef inline double sum_of_slices(
+    const Slice *start, double step, double da, double db, const double *nodes, const double *weights, int count
+) noexcept nogil:
     """The integral, in units of exp of the start's exponent, over slices at the nodes of a step to either side."""
     # the part of each slice that is farther from 0 counts as the high end
-    cdef double[NODES] low, high, width, tail, factor, term
+    cdef double[MANY] low, high, width, tail, factor, term
     cdef double c = nearest(start.a, start.b), total = 0.0, at, a, b, moved
     cdef bint mirrored, short = False
     cdef int i, k
-    for i in range(NODES):
-        at = step * NODE[i]
+    for i in range(count):
+        at = step * nodes[i]
         a = start.a + da * at
         b = start.b + db * at
         moved = change(start.a, a, da * at, start.b, b, db * at)
@@ -243,28 +283,28 @@ cdef inline double sum_of_slices(const Slice *start, double step, double da, dou
         high[i] = -a if mirrored else b
         width[i] = larger(start.width + (db - da) * at, 0.0)
         term[i] = -0.5 * (at * (2.0 * start.at + at) + moved * (2.0 * c + moved))
-    for i in range(NODES):
+    for i in range(count):
         tail[i] = elementary.mills(fabs(low[i]))
-    for i in range(NODES):
+    for i in range(count):
         tail[i] *= elementary.exp_nonpositive(fall_to_low(low[i]))
-    for i in range(NODES):
+    for i in range(count):
         factor[i] = elementary.mills(high[i])
-    for i in range(NODES):
+    for i in range(count):
         factor[i] *= elementary.exp_nonpositive(fall_to_high(low[i], high[i], width[i]))
-    for i in range(NODES):
+    for i in range(count):
         factor[i] = between(low[i], tail[i], factor[i])
-        term[i] = WEIGHT[i] * elementary.exp_nonpositive(term[i])
-    for i in range(NODES):
+        term[i] = weights[i] * elementary.exp_nonpositive(term[i])
+    for i in range(count):
         short = short or is_short(high[i], width[i])
     if short:
-        for i in range(NODES):
+        for i in range(count):
             tail[i] = 0.0
         for k in range(7):
-            for i in range(NODES):
+            for i in range(count):
                 tail[i] += short_term(low[i], width[i], k)
-        for i in range(NODES):
+        for i in range(count):
             factor[i] = tail[i] if is_short(high[i], width[i]) else factor[i]
-    for i in range(NODES):
+    for i in range(count):
         total += term[i] * factor[i]
     return fabs(step) * total
 
@@ -273,13 +313,18 @@ cdef inline void add_piece(
     const Slice *start, double sign, double length, double da, double db, double square, double log_weight, Sum *sum
 ) noexcept nogil:
     """Add the integral over slices from one on, to the right or left, whose ends move by da and db a unit."""
-    cdef double c = nearest(start.a, start.b), fall, slope
+    cdef double c = nearest(start.a, start.b), fall, slope, total
     cdef double height = start.at * start.at + c * c
     if 0.5 * (height - square) > FALL + LOST * square:
         return
     slope = larger(sign * (start.at + c * (da if c > 0.0 else db)), 0.0)
     fall = 2.0 * FALL / (slope + sqrt(slope * slope + 2.0 * FALL))
-    add(sum, log_weight - 0.5 * height, sum_of_slices(start, sign * (fall if length > fall else length), da, db))
+    length = fall if length > fall else length
+    if length < BRIEF and length * slope < BRIEF:
+        total = sum_of_slices(start, sign * length, da, db, FEW_NODES, FEW_WEIGHTS, FEW)
+    else:
+        total = sum_of_slices(start, sign * length, da, db, MANY_NODES, MANY_WEIGHTS, MANY)
+    add(sum, log_weight - 0.5 * height, total)
 
 
 cdef inline void put(Slice *cuts, int *count, const Slice *q) noexcept nogil:

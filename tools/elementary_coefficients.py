@@ -105,7 +105,7 @@ def constants():
     numbers |= {f"MILLS_{i}": c for i, c in enumerate(powers)}
     errors["mills"] = error_in_ulp(powers, *problem)
 
-    for count in (7, 28):
+    for count in (7, 12, 28):
         for i, (node, weight) in enumerate(gauss_legendre(count)):
             numbers |= {f"NODE_{count}_{i}": node, f"WEIGHT_{count}_{i}": weight}
     return numbers, errors
