@@ -7,7 +7,7 @@ from functools import cache, partial
 import numpy as np
 import pytest
 import reference
-from checks import EPS, INF, NAN, PENS, assert_no_nan, assert_same_bits, each_dtype, each_pen
+from checks import EPS, INF, NAN, PENS, assert_no_nan, assert_same_bits, each_dtype
 from reference import EXTENDED, LONG
 from test_accuracy import BOUND, GROUPS, raw_output
 from test_contract import any_finite
@@ -97,9 +97,16 @@ def test_errors_are_within_8_eps_of_the_terms(way, group, pen, floor, dtype, fra
 
 @each_framework
 @each_dtype
-@each_pen
-@pytest.mark.parametrize(("m", "floor"), [(1, None), (3, None), (20, None), (3, (1e-3, 0.0)), (3, (1e10, 1e-30))])
-def test_finite_rows_give_no_nan_and_an_infinite_loss_gradient_0(m, floor, pen, dtype, framework):
+@pytest.mark.parametrize(
+    ("m", "pen", "floor"),
+    [
+        *((m, pen, None) for m in (1, 3, 20) for pen in PENS),
+        (3, "none", (1e-3, 0.0)),
+        (3, "none", (1e10, 1e-30)),
+    ],
+    ids=str,
+)
+def test_finite_rows_give_no_nan_and_an_infinite_loss_gradient_0(m, pen, floor, dtype, framework):
     rng, n = np.random.default_rng(m), 10_000
     raw, x = any_finite(rng, (n, PENS[pen] + 6 * m), dtype), any_finite(rng, (n, 2), dtype)
     raw[::2, PENS[pen] :][:, : m * int(rng.integers(1, 6))] = 0.5  # so that not all losses are infinite
@@ -137,54 +144,60 @@ def test_gradient_to_x_is_minus_the_sum_of_those_to_the_means_which_may_overflow
     assert within.any() or m == 1
 
 
-def weighed_apart(framework, raw, x, pen, weights, operations, monkeypatch):
-    """Loss, gradients, and the Hessian times ones, of the public functions, by kernels or by operations."""
-    module = importlib.import_module(f"cymdn.{framework.__name__}")
-    *given, w, v = arrays(framework, raw, x, pen, *weights[:2])
-    keywords = {"sample_weight": w, "pen_weight": v, "reduction": weights[2]}
+def weighed_apart(framework, raw, x, pen, w, v, reduction):
+    """Loss, gradients, and the Hessian times ones, of the public functions."""
+    module, given = importlib.import_module(f"cymdn.{framework.__name__}"), arrays(framework, raw, x, pen, w, v)
     if framework.__name__ == "torch":
-        monkeypatch.setattr(module, "_has_kernels", lambda raw: not operations)
         tensors = [tensor.requires_grad_() for tensor in given[:2]]
-        loss = module.mdn_loss(*tensors, given[2], **keywords)
+        loss = module.mdn_loss(*tensors, given[2], sample_weight=given[3], pen_weight=given[4], reduction=reduction)
         first = framework.autograd.grad(loss.sum(), tensors, create_graph=True)
         second = framework.autograd.grad(sum(part.sum() for part in first), tensors)
         return [tensor.detach().numpy() for tensor in (loss, *first, *second)]
-    monkeypatch.setattr(module, "FEW", INF if operations else 0)
+    return list(map(np.asarray, derivatives_in_jax(module.mdn_loss, reduction)(*given)))
 
-    def slope(raw, x):
-        total = lambda raw, x: module.mdn_loss(raw, x, given[2], **keywords).sum()  # noqa: E731
-        return framework.grad(total, (0, 1))(raw, x)
 
-    def everything(raw, x):
-        second = framework.grad(lambda raw, x: sum(part.sum() for part in slope(raw, x)), (0, 1))
-        return module.mdn_loss(raw, x, given[2], **keywords), *slope(raw, x), *second(raw, x)
+@cache  # so that JAX compiles it once
+def derivatives_in_jax(mdn_loss, reduction):
+    import jax
 
-    return list(map(np.asarray, framework.jit(everything)(*given[:2])))
+    def loss(raw, x, pen, w, v):
+        return mdn_loss(raw, x, pen, sample_weight=w, pen_weight=v, reduction=reduction)
+
+    def everything(*given):
+        slope = jax.grad(lambda *given: loss(*given).sum(), (0, 1))
+        second = jax.grad(lambda *given: sum(part.sum() for part in slope(*given)), (0, 1))
+        return loss(*given), *slope(*given), *second(*given)
+
+    return jax.jit(everything)
 
 
 @each_framework
 @pytest.mark.parametrize(("reduction", "pens", "operations"), [("none", 1, True), ("sum", 3, False), ("mean", 3, True)])
 def test_pens_may_have_weights_of_their_own(reduction, pens, operations, framework, monkeypatch):
+    module = importlib.import_module(f"cymdn.{framework.__name__}")
     if framework.__name__ == "jax":
         framework.clear_caches()  # of what was traced for the other way
+        monkeypatch.setattr(module, "FEW", INF if operations else 0)
+    else:
+        monkeypatch.setattr(module, "_has_kernels", lambda raw: not operations)
     rng, n = np.random.default_rng(0), 9
     raw, x = rng.normal(size=(n, pens + 12)), rng.normal(size=(n, 2))
     pen = rng.integers(0, 2, n) / 1.0 if pens == 1 else np.eye(3)[np.arange(n) % 3]
     w, v = rng.uniform(1, 2, n), rng.uniform(1, 2, n)
     w[[0, 1]] = v[[1, 2]] = 0
     raw[0, -1], raw[2, 0] = NAN, INF  # of what is skipped
-    evaluate = partial(weighed_apart, framework, operations=operations, monkeypatch=monkeypatch)
+    evaluate = partial(weighed_apart, framework)
     loss, *_, of_x = evaluated = cymdn._mdn.loss_and_gradients(
         raw, x, pen, sample_weight=w, pen_weight=v, reduction=reduction
     )
-    for ours, expected in zip(evaluate(raw, x, pen, (w, v, reduction)), evaluated, strict=False):
+    for ours, expected in zip(evaluate(raw, x, pen, w, v, reduction), evaluated, strict=False):
         np.testing.assert_allclose(ours, expected, rtol=1e-12, atol=1e-13)
     assert np.shape(loss) == ((n,) if reduction == "none" else ())
     assert not of_x[w == 0].any()
     # with the second derivatives: the terms add up, and with the same weights are those of one
     raw, x, pen, w, v = (array[3:] for array in (raw, x, pen, w, v))
-    whole, points, of_pens = (evaluate(raw, x, pen, (*both, "sum")) for both in ((w, v), (w, 0 * v), (0 * w, v)))
-    same, alone = (evaluate(raw, x, pen, (w, own, "sum")) for own in (w, None))
+    whole, points, of_pens = (evaluate(raw, x, pen, *both, "sum") for both in ((w, v), (w, 0 * v), (0 * w, v)))
+    same, alone = (evaluate(raw, x, pen, w, own, "sum") for own in (w, None))
     for ours, *parts in zip(whole, points, of_pens, strict=True):
         np.testing.assert_allclose(ours, sum(parts), rtol=1e-11, atol=1e-11)
     for ours, expected in zip(same, alone, strict=True):
