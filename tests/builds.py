@@ -1,6 +1,7 @@
 """What tests know of the package's inside: the one place to change where that is arranged anew."""
 
 import importlib
+from functools import cache
 
 import numpy as np
 
@@ -49,6 +50,15 @@ def forbid_checks(monkeypatch):
     """Make the checks in Python fail, which plain arrays are not to reach."""
     for module, name in ((_mdn, "_check_problem"), (_gaussian, "check_arguments"), (_sampling, "check_arguments")):
         monkeypatch.setattr(module, name, None)
+
+
+@cache
+def jax_module(few):
+    """Return a copy of cymdn.jax that leaves fewer rows than these to JAX; what another has traced does not count."""
+    module = importlib.util.module_from_spec(importlib.import_module("cymdn.jax").__spec__)
+    module.__spec__.loader.exec_module(module)
+    module.FEW = few
+    return module
 
 
 def offered_level():

@@ -4,6 +4,7 @@ import contextlib
 import importlib
 from functools import cache, partial
 
+import builds
 import numpy as np
 import pytest
 import reference
@@ -100,9 +101,9 @@ def test_errors_are_within_8_eps_of_the_terms(way, group, pen, floor, dtype, fra
 @pytest.mark.parametrize(
     ("m", "pen", "floor"),
     [
-        *((m, pen, None) for m in (1, 3, 20) for pen in PENS),
-        (3, "none", (1e-3, 0.0)),
-        (3, "none", (1e10, 1e-30)),
+        *((3, pen, None) for pen in PENS),
+        *((m, "none", None) for m in (1, 20)),
+        *((3, "none", floor) for floor in ((1e-3, 0.0), (1e10, 1e-30))),
     ],
     ids=str,
 )
@@ -144,16 +145,16 @@ def test_gradient_to_x_is_minus_the_sum_of_those_to_the_means_which_may_overflow
     assert within.any() or m == 1
 
 
-def weighed_apart(framework, raw, x, pen, w, v, reduction):
-    """Loss, gradients, and the Hessian times ones, of the public functions."""
-    module, given = importlib.import_module(f"cymdn.{framework.__name__}"), arrays(framework, raw, x, pen, w, v)
+def weighed_apart(framework, mdn_loss, raw, x, pen, w, v, reduction):
+    """Loss, gradients, and the Hessian times ones."""
+    given = arrays(framework, raw, x, pen, w, v)
     if framework.__name__ == "torch":
         tensors = [tensor.requires_grad_() for tensor in given[:2]]
-        loss = module.mdn_loss(*tensors, given[2], sample_weight=given[3], pen_weight=given[4], reduction=reduction)
+        loss = mdn_loss(*tensors, given[2], sample_weight=given[3], pen_weight=given[4], reduction=reduction)
         first = framework.autograd.grad(loss.sum(), tensors, create_graph=True)
         second = framework.autograd.grad(sum(part.sum() for part in first), tensors)
         return [tensor.detach().numpy() for tensor in (loss, *first, *second)]
-    return list(map(np.asarray, derivatives_in_jax(module.mdn_loss, reduction)(*given)))
+    return list(map(np.asarray, derivatives_in_jax(mdn_loss, reduction)(*given)))
 
 
 @cache  # so that JAX compiles it once
@@ -174,19 +175,19 @@ def derivatives_in_jax(mdn_loss, reduction):
 @each_framework
 @pytest.mark.parametrize(("reduction", "pens", "operations"), [("none", 1, True), ("sum", 3, False), ("mean", 3, True)])
 def test_pens_may_have_weights_of_their_own(reduction, pens, operations, framework, monkeypatch):
-    module = importlib.import_module(f"cymdn.{framework.__name__}")
     if framework.__name__ == "jax":
-        framework.clear_caches()  # of what was traced for the other way
-        monkeypatch.setattr(module, "FEW", INF if operations else 0)
+        mdn_loss = builds.jax_module(INF if operations else 0).mdn_loss
     else:
+        module = importlib.import_module("cymdn.torch")
         monkeypatch.setattr(module, "_has_kernels", lambda raw: not operations)
+        mdn_loss = module.mdn_loss
     rng, n = np.random.default_rng(0), 9
     raw, x = rng.normal(size=(n, pens + 12)), rng.normal(size=(n, 2))
     pen = rng.integers(0, 2, n) / 1.0 if pens == 1 else np.eye(3)[np.arange(n) % 3]
     w, v = rng.uniform(1, 2, n), rng.uniform(1, 2, n)
     w[[0, 1]] = v[[1, 2]] = 0
     raw[0, -1], raw[2, 0] = NAN, INF  # of what is skipped
-    evaluate = partial(weighed_apart, framework)
+    evaluate = partial(weighed_apart, framework, mdn_loss)
     loss, *_, of_x = evaluated = cymdn._mdn.loss_and_gradients(
         raw, x, pen, sample_weight=w, pen_weight=v, reduction=reduction
     )
@@ -218,10 +219,17 @@ def draw(framework):
         return type(drawn)(*(None if tensor is None else tensor.numpy() for tensor in drawn))
 
     def by_jax(raw, seed=0, **keywords):
-        drawn = framework.jit(lambda key, raw: module.mdn_sample(key, raw, **keywords))(framework.random.key(seed), raw)
+        drawn = drawing_in_jax(module.mdn_sample, **keywords)(framework.random.key(seed), raw)
         return type(drawn)(*(None if array is None else np.asarray(array) for array in drawn))
 
     return by_torch if framework.__name__ == "torch" else by_jax
+
+
+@cache  # so that JAX compiles it once
+def drawing_in_jax(mdn_sample, **keywords):
+    import jax
+
+    return jax.jit(partial(mdn_sample, **keywords))
 
 
 def raw_rows(n, width, dtype=np.float32, seed=0):
@@ -229,15 +237,15 @@ def raw_rows(n, width, dtype=np.float32, seed=0):
 
 
 @each_framework
-@pytest.mark.parametrize(("bias", "temperature"), [(0.0, 1.0), (0.5, 0.7), (0.0, 2.0)])
+@pytest.mark.parametrize(("bias", "temperature"), [(0.0, 1.0), (0.5, 0.7)])
 @pytest.mark.parametrize("pens", [0, 1, 3])
 def test_draws_are_those_of_numpy(pens, bias, temperature, draw):
     n, raw = 100_000, raw_rows(2, pens + 18)
     keywords = {"pen": pens, "bias": bias, "temperature": temperature, "size": n}
     ours, theirs = draw(raw, 1, **keywords), cymdn.mdn_sample(raw, rng=1, **keywords)
     assert type(ours) is type(theirs)
-    # differences in their standard errors: in all these tests some 300 numbers, of which one exceeds 5.5 by chance once
-    # in 9e4 runs, if all is right; and the seeds are fixed
+    # differences in their standard errors: in all these tests some 200 numbers, of which one exceeds 5.5 by chance once
+    # in 1e5 runs, if all is right; and the seeds are fixed
     a, b = ours.x.astype(float), theirs.x.astype(float)
     for f in (lambda x: x, lambda x: x[..., 0] * x[..., 1], np.square):
         difference = (f(a).mean(0) - f(b).mean(0)) / np.sqrt((f(a).var(0) + f(b).var(0)) / n)
