@@ -82,10 +82,16 @@ def allowed(way, number, dtype, floor=None):
 @each_framework
 @each_dtype
 @pytest.mark.parametrize(
-    ("pen", "floor"), [*((pen, None) for pen in PENS), ("none", (0.3, 0.3)), ("none", (1e-3, 0.0))], ids=str
+    ("way", "pen", "floor"),
+    [
+        *((by_operations, pen, None) for pen in PENS),
+        *((by_operations, "none", floor) for floor in ((0.3, 0.3), (1e-3, 0.0))),
+        *((by_kernels, pen, None) for pen in ("none", "categorical")),  # the same as NumPy's: see test_accuracy.py
+        (by_kernels, "none", (1e-3, 0.0)),
+    ],
+    ids=lambda value: getattr(value, "__name__", str(value)),
 )
 @pytest.mark.parametrize("group", GROUPS)
-@each_way
 def test_errors_are_within_8_eps_of_the_terms(way, group, pen, floor, dtype, framework):
     p = {name: array.astype(dtype) for name, array in GROUPS[group](np.random.default_rng(0), 300, 3).items()}
     raw, x, target = raw_output(p, pen)
