@@ -278,6 +278,8 @@ def of_network(method, raw, pen=0, bias=0.0, temperature=1.0, **given):
 def draw_object(rng):
     method = "credible_level" if chance(rng, 0.01) else pick(rng, (*OF_POINTS, *METHODS))
     (n, m), pens = draw_sizes(rng, {"mode": 30, "credible_level": 4}.get(method, 600)), pick(rng, (0, 1, 3))
+    if method == "credible_level":
+        m = min(m, 8)  # it evaluates some 1e5 points, several times
     batch, options = draw_batch(rng, n), {}
     needs_x = method in (*OF_POINTS, "conditional", "line")
     if chance(rng, 0.5):
