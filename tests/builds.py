@@ -1,6 +1,6 @@
 """What tests know of the package's inside: the one place to change where that is arranged anew."""
 
-import importlib
+import importlib.util
 from functools import cache
 
 import numpy as np
