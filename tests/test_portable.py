@@ -151,64 +151,82 @@ def test_gradient_to_x_is_minus_the_sum_of_those_to_the_means_which_may_overflow
     assert within.any() or m == 1
 
 
-def weighed_apart(framework, mdn_loss, raw, x, pen, w, v, reduction):
-    """Loss, gradients, and the Hessian times ones."""
-    given = arrays(framework, raw, x, pen, w, v)
+def weighed_apart(framework, mdn_loss, *arrays_and_weights, reduction="sum", second=False):
+    """Loss, gradients, and the Hessian times ones if wanted, of raw, x, pen and two weights."""
+    given = arrays(framework, *arrays_and_weights)
     if framework.__name__ == "torch":
         tensors = [tensor.requires_grad_() for tensor in given[:2]]
         loss = mdn_loss(*tensors, given[2], sample_weight=given[3], pen_weight=given[4], reduction=reduction)
-        first = framework.autograd.grad(loss.sum(), tensors, create_graph=True)
-        second = framework.autograd.grad(sum(part.sum() for part in first), tensors)
-        return [tensor.detach().numpy() for tensor in (loss, *first, *second)]
-    return list(map(np.asarray, derivatives_in_jax(mdn_loss, reduction)(*given)))
+        first = framework.autograd.grad(loss.sum(), tensors, create_graph=second)
+        results = [loss, *first]
+        if second:
+            results += framework.autograd.grad(sum(part.sum() for part in first), tensors)
+        return [tensor.detach().numpy() for tensor in results]
+    return list(map(np.asarray, derivatives_in_jax(mdn_loss, reduction, second)(*given)))
 
 
 @cache  # so that JAX compiles it once
-def derivatives_in_jax(mdn_loss, reduction):
+def derivatives_in_jax(mdn_loss, reduction, second):
     import jax
 
     def loss(raw, x, pen, w, v):
         return mdn_loss(raw, x, pen, sample_weight=w, pen_weight=v, reduction=reduction)
 
-    def everything(*given):
+    def derivatives(*given):
         slope = jax.grad(lambda *given: loss(*given).sum(), (0, 1))
-        second = jax.grad(lambda *given: sum(part.sum() for part in slope(*given)), (0, 1))
-        return loss(*given), *slope(*given), *second(*given)
+        turn = jax.grad(lambda *given: sum(part.sum() for part in slope(*given)), (0, 1))
+        return loss(*given), *slope(*given), *(turn(*given) if second else ())
 
-    return jax.jit(everything)
+    return jax.jit(derivatives)
+
+
+@pytest.fixture
+def loss_of(framework, monkeypatch):
+    """mdn_loss of a framework, by its operations or by the kernels."""
+
+    def of(operations):
+        if framework.__name__ == "jax":
+            return builds.jax_module(INF if operations else 0).mdn_loss
+        module = importlib.import_module("cymdn.torch")
+        monkeypatch.setattr(module, "_has_kernels", lambda raw: not operations)
+        return module.mdn_loss
+
+    return of
+
+
+def weighed_pens(n, pens):
+    """Raw output, points, pens, and weights of both."""
+    rng = np.random.default_rng(0)
+    raw, x = rng.normal(size=(n, pens + 12)), rng.normal(size=(n, 2))
+    pen = rng.integers(0, 2, n) / 1.0 if pens == 1 else np.eye(3)[np.arange(n) % 3]
+    return raw, x, pen, rng.uniform(1, 2, n), rng.uniform(1, 2, n)
 
 
 @each_framework
 @pytest.mark.parametrize(("reduction", "pens", "operations"), [("none", 1, True), ("sum", 3, False), ("mean", 3, True)])
-def test_pens_may_have_weights_of_their_own(reduction, pens, operations, framework, monkeypatch):
-    if framework.__name__ == "jax":
-        mdn_loss = builds.jax_module(INF if operations else 0).mdn_loss
-    else:
-        module = importlib.import_module("cymdn.torch")
-        monkeypatch.setattr(module, "_has_kernels", lambda raw: not operations)
-        mdn_loss = module.mdn_loss
-    rng, n = np.random.default_rng(0), 9
-    raw, x = rng.normal(size=(n, pens + 12)), rng.normal(size=(n, 2))
-    pen = rng.integers(0, 2, n) / 1.0 if pens == 1 else np.eye(3)[np.arange(n) % 3]
-    w, v = rng.uniform(1, 2, n), rng.uniform(1, 2, n)
+def test_pens_may_have_weights_of_their_own(reduction, pens, operations, framework, loss_of):
+    raw, x, pen, w, v = weighed_pens(9, pens)
     w[[0, 1]] = v[[1, 2]] = 0
     raw[0, -1], raw[2, 0] = NAN, INF  # of what is skipped
-    evaluate = partial(weighed_apart, framework, mdn_loss)
     loss, *_, of_x = evaluated = cymdn._mdn.loss_and_gradients(
         raw, x, pen, sample_weight=w, pen_weight=v, reduction=reduction
     )
-    for ours, expected in zip(evaluate(raw, x, pen, w, v, reduction), evaluated, strict=False):
+    got = weighed_apart(framework, loss_of(operations), raw, x, pen, w, v, reduction=reduction)
+    for ours, expected in zip(got, evaluated, strict=True):
         np.testing.assert_allclose(ours, expected, rtol=1e-12, atol=1e-13)
-    assert np.shape(loss) == ((n,) if reduction == "none" else ())
+    assert np.shape(loss) == ((9,) if reduction == "none" else ())
     assert not of_x[w == 0].any()
-    # with the second derivatives: the terms add up, and with the same weights are those of one
-    raw, x, pen, w, v = (array[3:] for array in (raw, x, pen, w, v))
-    whole, points, of_pens = (evaluate(raw, x, pen, *both, "sum") for both in ((w, v), (w, 0 * v), (0 * w, v)))
-    same, alone = (evaluate(raw, x, pen, w, own, "sum") for own in (w, None))
-    for ours, *parts in zip(whole, points, of_pens, strict=True):
+
+
+@each_framework
+def test_weighed_terms_add_up_with_their_second_derivatives(framework, loss_of):
+    *given, w, v = weighed_pens(6, 3)
+    evaluate = partial(weighed_apart, framework, loss_of(operations=True), *given, second=True)
+    whole, points, of_pens, same, alone = (
+        evaluate(*weights) for weights in ((w, v), (w, 0 * v), (0 * w, v), (w, w), (w, None))
+    )
+    for ours, *parts in (*zip(whole, points, of_pens, strict=True), *zip(same, alone, strict=True)):
         np.testing.assert_allclose(ours, sum(parts), rtol=1e-11, atol=1e-11)
-    for ours, expected in zip(same, alone, strict=True):
-        np.testing.assert_allclose(ours, expected, rtol=1e-11, atol=1e-11)
 
 
 # Draws, which PyTorch and JAX share but for the random numbers
