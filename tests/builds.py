@@ -6,7 +6,7 @@ from functools import cache
 import numpy as np
 
 from cymdn import _builds as choosing  # the build in use: level, reason, kernels, LEVELS, choose, why_not, load
-from cymdn import _gaussian, _kernels, _mdn, _sampling
+from cymdn import _distribution_kernels, _gaussian, _kernels, _mdn, _sampling
 from cymdn import _running as running  # workers: check_workers, split, run, is_worth_sharing; pieces
 
 BLOCK, CHUNK = _kernels.BLOCK, _kernels.CHUNK  # components of a block; rows of a partial sum of losses
@@ -44,6 +44,17 @@ class Declining:
 def decline(monkeypatch):
     """Replace the kernels by those that do nothing."""
     monkeypatch.setattr(choosing, "kernels", Declining())
+
+
+def misfits():
+    """Calls of kernels that Python's checks stand before, with an output of another number of rows."""
+    numbers, parameters, two, three = np.zeros(2), np.zeros((2, 6)), np.zeros((2, 2)), np.zeros(3)
+    scratch = np.zeros((_distribution_kernels.MODE_PLANES, 1))
+    return {
+        "normal_cdf": lambda: _distribution_kernels.normal_cdf(numbers, three),
+        "modes": lambda: _distribution_kernels.modes(parameters, True, 0, 2, scratch, three, two),
+        "apply_elementary": lambda: _kernels.apply_elementary("exp", numbers, three),
+    }
 
 
 def forbid_checks(monkeypatch):
