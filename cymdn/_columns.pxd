@@ -64,7 +64,6 @@ cdef struct Column:
     Py_ssize_t size     # numbers from the first on
     Py_ssize_t row      # numbers from a row to the next; 0: one row serves all
     bint single         # float32
-    bint paired         # its numbers alternate with those of the next column
 
 cdef struct Place:
     # a block's rows and columns, and where these are in the caller's memory
@@ -145,12 +144,8 @@ cdef inline void read(const Column *c, const Place *at, double *plane) noexcept 
 
 
 cdef inline void read_two(const Column *c, const Place *at, double *plane0, double *plane1) noexcept nogil:
-    # two columns: one after the other in memory, or number by number
+    # columns whose numbers alternate; the first stands for both
     cdef Py_ssize_t offset = at.row * c.row + 2 * at.column, rows = at.rows, columns = at.columns
-    if not c.paired:
-        read(c, at, plane0)
-        read(c + 1, at, plane1)
-        return
     if c.row == 2 * columns:
         columns *= rows
         rows = 1
@@ -185,10 +180,6 @@ cdef inline void write_two(
     const Column *c, const Place *at, const double *plane0, const double *plane1
 ) noexcept nogil:
     cdef Py_ssize_t offset = at.row * c.row + 2 * at.column, rows = at.rows, columns = at.columns
-    if not c.paired:
-        write(c, at, plane0)
-        write(c + 1, at, plane1)
-        return
     if c.first == NULL:
         return
     if c.row == 2 * columns:

@@ -40,12 +40,11 @@ cdef inline int give(Buffers *held, object array, Py_ssize_t n, Py_ssize_t a, Py
 
 
 cdef inline int take_pairs(Buffers *held, object array, Py_ssize_t n, Py_ssize_t m, Column *columns) except -1:
-    columns[0].paired = True  # the first column stands for both
+    # the first column stands for both
     return take(held, array, n, m, 2, columns) if m else take(held, array, n, 2, 0, columns)
 
 
 cdef inline int give_pairs(Buffers *held, object array, Py_ssize_t n, Py_ssize_t m, Column *columns) except -1:
-    columns[0].paired = True
     return give(held, array, n, m, 2, columns) if m else give(held, array, n, 2, 0, columns)
 
 

@@ -278,6 +278,8 @@ def of_network(method, raw, pen=0, bias=0.0, temperature=1.0, **given):
 def draw_object(rng):
     method = "credible_level" if chance(rng, 0.01) else pick(rng, (*OF_POINTS, *METHODS))
     (n, m), pens = draw_sizes(rng, {"mode": 30, "credible_level": 4}.get(method, 600)), pick(rng, (0, 1, 3))
+    if method == "credible_level":
+        m = min(m, 8)  # it evaluates some 1e5 points, several times
     batch, options = draw_batch(rng, n), {}
     needs_x = method in (*OF_POINTS, "conditional", "line")
     if chance(rng, 0.5):
@@ -616,13 +618,6 @@ class Liar(np.ndarray):
     ndim = property(lambda self: 1)
 
 
-class Forged:
-    """An interface to memory that is not there."""
-
-    def __init__(self, shape):
-        self.__array_interface__ = {"shape": shape, "typestr": "<f8", "data": (8, False), "version": 3, "strides": (0,)}
-
-
 class Miser(np.random.Generator):
     """A generator that returns too few numbers, others than asked for, or fails half-way."""
 
@@ -660,17 +655,11 @@ def check_forged(rng):
         elif kind == "argument":
             wanted = cymdn.mdn_loss(raw, x, reduction="none")
             assert_same_bits(cymdn.mdn_loss(raw.view(Liar), x.view(Liar), reduction="none"), wanted)
-        elif kind == "generator":
+        else:
             draws = cymdn.mdn_sample(
                 np.zeros((n, 6)), size=3, rng=Miser(pick(rng, ("few", "none", "text", "complex", "raises", "")))
             )
             assert len(np.unique(draws.x)) == 1, "points of other numbers than those given"
-        else:
-            mixture = BivariateMixture.__new__(BivariateMixture)
-            mixture.__setstate__(
-                pick(rng, ((np.zeros(5), False, np.dtype("f8")), (np.zeros(0), True, np.dtype("f4")), (), None, 3))
-            )
-            raise AssertionError("nonsense was taken as a state")
     except (TypeError, ValueError, AttributeError, RuntimeError):
         pass
 

@@ -1,11 +1,12 @@
 """What tests know of the package's inside: the one place to change where that is arranged anew."""
 
-import importlib
+import importlib.util
+from functools import cache
 
 import numpy as np
 
 from cymdn import _builds as choosing  # the build in use: level, reason, kernels, LEVELS, choose, why_not, load
-from cymdn import _gaussian, _kernels, _mdn, _sampling
+from cymdn import _distribution_kernels, _gaussian, _kernels, _mdn, _sampling
 from cymdn import _running as running  # workers: check_workers, split, run, is_worth_sharing; pieces
 
 BLOCK, CHUNK = _kernels.BLOCK, _kernels.CHUNK  # components of a block; rows of a partial sum of losses
@@ -45,10 +46,30 @@ def decline(monkeypatch):
     monkeypatch.setattr(choosing, "kernels", Declining())
 
 
+def misfits():
+    """Calls of kernels that Python's checks stand before, with an output of another number of rows."""
+    numbers, parameters, two, three = np.zeros(2), np.zeros((2, 6)), np.zeros((2, 2)), np.zeros(3)
+    scratch = np.zeros((_distribution_kernels.MODE_PLANES, 1))
+    return {
+        "normal_cdf": lambda: _distribution_kernels.normal_cdf(numbers, three),
+        "modes": lambda: _distribution_kernels.modes(parameters, True, 0, 2, scratch, three, two),
+        "apply_elementary": lambda: _kernels.apply_elementary("exp", numbers, three),
+    }
+
+
 def forbid_checks(monkeypatch):
     """Make the checks in Python fail, which plain arrays are not to reach."""
     for module, name in ((_mdn, "_check_problem"), (_gaussian, "check_arguments"), (_sampling, "check_arguments")):
         monkeypatch.setattr(module, name, None)
+
+
+@cache
+def jax_module(few):
+    """Return a copy of cymdn.jax that leaves fewer rows than these to JAX; what another has traced does not count."""
+    module = importlib.util.module_from_spec(importlib.import_module("cymdn.jax").__spec__)
+    module.__spec__.loader.exec_module(module)
+    module.FEW = few
+    return module
 
 
 def offered_level():

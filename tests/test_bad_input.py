@@ -659,6 +659,10 @@ OTHER_CASES = {
     "mdn_loss": {
         "too many axes": (shapes(raw=(1,) * 33 + (6,)), r"raw: expected at most 32 batch axes, got shape \(1,.*"),
         "a list that holds itself": (lambda a: a.update(x=holds_itself()), "x: expected an array of numbers, got list"),
+        "another n_components": (
+            {"n_components": 3},
+            r"raw: expected shape \(\.\.\., 21\) for n_components = 3, P = 3, got \(4, 3, 15\)$",
+        ),
         "one pen for three logits": (shapes(pen=(4, 3)), rf"raw: expected {RAW}, P = 1 .*got \(4, 3, 15\)$"),
         "no pen for three logits": ({"pen": None}, rf"raw: expected {RAW}, P = 0 .*"),
         **{
@@ -674,7 +678,12 @@ OTHER_CASES = {
         ),
     },
     "mdn_sample": {**PENLESS, "pen None": ({"pen": None}, "pen: " + PEN)},
-    "from_network_output": PENLESS,
+    "mdn_loss of rows": {"no pen for a logit": ({"pen": None}, rf"raw: expected {RAW}, P = 0 .*got \(6, 19\)$")},
+    "from_network_output": PENLESS
+    | {  # a greedy draw has no density
+        "bias inf": ({"bias": INF}, "bias: expected finite numbers, .*, got inf$"),
+        "temperature 0": ({"temperature": 0.0}, "temperature: expected .* temperatures above 0, got 0.0$"),
+    },
     "BivariateMixture": {
         "no components": (
             shapes(weights=0, means=(0, 2), stddevs=(0, 2), correlations=0),

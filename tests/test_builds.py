@@ -69,6 +69,7 @@ def golden():
     return {column: {row[0]: row[k + 1] for row in rows} for k, column in enumerate(COLUMNS)}
 
 
+@functools.cache
 def integers(count, seed):
     """Pseudo-random integers below 2^32, from a generator that is ten characters of arithmetic (Numerical Recipes)."""
     values = np.empty(count, np.uint64)
@@ -76,6 +77,7 @@ def integers(count, seed):
     for i in range(count):
         state = (1664525 * state + 1013904223) % 2**32
         values[i] = state
+    values.flags.writeable = False
     return values
 
 

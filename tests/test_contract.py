@@ -673,6 +673,24 @@ def test_what_pens_weigh_is_no_part_of_what_the_mean_divides_by():
 
 
 @each_dtype
+def test_an_infinite_term_of_a_pen_of_its_own_weight_is_an_infinite_loss_and_nan_stays_nan(dtype):
+    raw, x, largest = np.zeros((3, 7), dtype), np.zeros((3, 2), dtype), np.finfo(dtype).max
+    raw[:, 0] = -largest  # the loss of the pen, of which two are beyond the dtype
+    raw[0, 4:6] = -largest  # log stddevs: the loss of the point is -inf
+    raw[2, 4] = NAN
+    loss, gradient = loss_rows(raw, x, np.ones(3), pen_weight=2.0)
+    np.testing.assert_array_equal(loss, [INF, INF, NAN])
+    np.testing.assert_array_equal(gradient[:2], 0)
+
+
+@each_reduction
+def test_the_number_of_components_may_be_stated(reduction):
+    arguments = loss_problem((6,), 3, "categorical")
+    stated, plain = ({"reduction": reduction, **more} for more in ({"n_components": 3}, {}))
+    assert_same_bits(mdn_loss_and_gradient(*arguments, **stated), mdn_loss_and_gradient(*arguments, **plain))
+
+
+@each_dtype
 def test_a_pen_that_is_rounded_beyond_a_bound_counts_as_the_bound(dtype):
     raw, x = np.full((4, 7), 0.5, dtype), np.zeros((4, 2), dtype)
     got = mdn_loss_and_gradient(raw, x, [1 + 1e-6, -1e-6, 1 + 2e-6, -2e-6], reduction="none")
@@ -809,6 +827,11 @@ def test_what_no_kernel_computed_is_not_returned(monkeypatch):
     for call in calls:
         with pytest.raises(AssertionError, match=r"^arrays that were checked do not fit each other$"):
             call()
+
+
+@pytest.mark.parametrize("kernel", builds.misfits())
+def test_kernels_decline_outputs_of_another_size(kernel):
+    assert builds.misfits()[kernel]() is False
 
 
 @each_dtype

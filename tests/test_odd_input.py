@@ -196,13 +196,6 @@ def test_one_argument_of_another_dtype_gives_the_bits_of_the_common_dtype(one, o
     assert_same_bits(outputs, evaluate_plain(arguments, common))
 
 
-@pytest.mark.parametrize("name", ARGUMENTS)
-def test_float32_with_one_float64_is_evaluated_in_float64(name):
-    arguments = density_problem(n=30, m=20, dtype=np.float32)
-    mixed = {**arguments, name: density_problem(n=30, m=20)[name]}
-    assert_same_bits(evaluate(mixed), evaluate_plain(mixed, np.float64))
-
-
 @pytest.mark.parametrize(
     ("dtype", "unlucky"), [("i8", 2**24 + 1), ("i8", 2**53 + 1), ("i8", 2**63 - 1), ("u8", 2**64 - 1)]
 )

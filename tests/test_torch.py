@@ -423,12 +423,11 @@ def test_derivative_is_that_of_the_formulas(name, path):
         torch.testing.assert_close(got, expected, rtol=1e-10, atol=1e-10)
 
 
-@each_reduction
-def test_gradgradcheck_passes(reduction, path):
+def test_gradgradcheck_passes(path):
     raw, x, pen = network_output(batch=(2,), m=2)
 
     def loss(raw, x):
-        return mdn_loss(raw, x, pen, sample_weight=weights((2,)), reduction=reduction)
+        return mdn_loss(raw, x, pen, sample_weight=weights((2,)), reduction="none")
 
     assert torch.autograd.gradcheck(loss, (raw, x), check_forward_ad=True, check_batched_grad=True)
     assert torch.autograd.gradgradcheck(loss, (raw, x), check_fwd_over_rev=True, check_batched_grad=True)
@@ -558,8 +557,9 @@ def test_traced_operations_depend_on_their_arguments():
 # Operators, graphs
 
 
-@each_dtype
-@each_pen
+@pytest.mark.parametrize(
+    ("pen", "dtype"), [("none", torch.float64), ("bernoulli", torch.float32), ("categorical", torch.float64)]
+)
 @each_reduction
 def test_opcheck_passes(reduction, pen, dtype):
     raw, x, targets = network_output(pen, (4,), dtype=dtype)
@@ -571,9 +571,13 @@ def test_opcheck_passes(reduction, pen, dtype):
         passed = torch.library.opcheck(operator, (*tensors, targets, weights((4,)), None, reduction, [0.5, 0.0], *more))
         assert len(passed) == 4
         assert set(passed.values()) == {"SUCCESS"}
-    for upstream in (torch.tensor(2.0), torch.tensor([1.0, 0.0, INF, -1.0])):
-        tensors = torch.randn(4, 13, generator=torch.Generator().manual_seed(0)), upstream, upstream.clone()
-        assert set(torch.library.opcheck(cymdn_torch._scale_operator, tensors).values()) == {"SUCCESS"}
+
+
+@pytest.mark.parametrize("upstream", [2.0, [1.0, 0.0, INF, -1.0]])
+def test_opcheck_passes_for_what_scales_gradients(upstream):
+    upstream = torch.tensor(upstream)
+    tensors = torch.randn(4, 13, generator=torch.Generator().manual_seed(0)), upstream, upstream.clone()
+    assert set(torch.library.opcheck(cymdn_torch._scale_operator, tensors).values()) == {"SUCCESS"}
 
 
 @pytest.fixture
@@ -612,10 +616,9 @@ def test_compiled_loss_takes_other_batch_sizes_without_compiling_again(compiler,
     assert len(graphs) == 1
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_compiled_operations_give_the_same_numbers(dtype, compiler, operations):
+def test_compiled_operations_give_the_same_numbers(compiler, operations):
     *tensors, pen = network_output(dtype=torch.float32)
-    (raw, x), weight = (t.detach().to(dtype).requires_grad_() for t in tensors), weights()
+    (raw, x), weight = (t.detach().bfloat16().requires_grad_() for t in tensors), weights()
 
     def loss(raw, x):
         return mdn_loss(raw, x, pen, sample_weight=weight)
@@ -626,7 +629,7 @@ def test_compiled_operations_give_the_same_numbers(dtype, compiler, operations):
         assert_same_tensors(ours.float(), theirs.float())
 
 
-@each_reduction
+@pytest.mark.parametrize("reduction", ["none", "mean"])
 def test_compiled_vmap_is_that_of_the_calls(reduction, compiler):
     raw, x, pen = (t.detach() for t in network_output(batch=(4, 3)))
     criterion = MDNLoss(reduction)
@@ -656,6 +659,7 @@ def test_compiled_module_is_one_graph_of_one_operator(compiler):
 @pytest.mark.skipif(not any(map(shutil.which, ("c++", "g++", "clang++"))), reason="no C++ compiler")
 def test_inductor_gives_the_same_numbers(compiler, tmp_path, monkeypatch):
     monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path))  # leaves nothing behind, and finds nothing
+    monkeypatch.setattr(torch._inductor.config, "compile_threads", 1)  # starts no processes for one graph
     torch.manual_seed(0)
     layer = torch.nn.Linear(3, 19).double()
     past, (_, x, pen) = torch.randn(6, 3, dtype=torch.float64), network_output()
@@ -767,7 +771,7 @@ def train(criterion, parameters, h, x):
     return *losses, criterion(h, x).item()
 
 
-@pytest.mark.parametrize(("unit", "middle"), [(1.0, 0.0), (300.0, 900.0), (1e-3, 0.0)])
+@pytest.mark.parametrize(("unit", "middle"), [(300.0, 900.0), (1e-3, 0.0)])
 def test_head_starts_near_one_gaussian_and_learns_in_any_unit(unit, middle):
     torch.manual_seed(0)
     h, x = prediction(unit=unit, middle=middle)
@@ -910,8 +914,6 @@ def test_compiled_loss_refuses_with_the_same_message(what, compiler):
 
 
 LOADER = '''
-import sys
-
 import numpy as np
 import torch
 
@@ -939,21 +941,21 @@ if __name__ == "__main__":
     torch.set_num_threads(2)
     data = Losses()
     expected = [data[k] for k in range(8)]  # this process has used its threads before it starts others
-    loader = torch.utils.data.DataLoader(
-        data, batch_size=None, num_workers=2, multiprocessing_context=sys.argv[1], timeout=60
-    )
-    for (loss, gradient), (expected_loss, expected_gradient) in zip(loader, expected, strict=True):
-        assert loss == expected_loss
-        assert np.array_equal(gradient, expected_gradient)
+    for start, workers in {"fork": 2, "spawn": 1}.items():
+        if start not in torch.multiprocessing.get_all_start_methods():
+            continue
+        loader = torch.utils.data.DataLoader(
+            data, batch_size=None, num_workers=workers, multiprocessing_context=start, timeout=60
+        )
+        for (loss, gradient), (expected_loss, expected_gradient) in zip(loader, expected, strict=True):
+            assert loss == expected_loss
+            assert np.array_equal(gradient, expected_gradient)
     print("same bits")
 '''
 
 
-@pytest.mark.parametrize("start", ["fork", "spawn"])
-def test_workers_of_a_data_loader_give_the_same_bits(start, tmp_path):
-    if start not in torch.multiprocessing.get_all_start_methods():
-        pytest.skip(f"no {start} on this system")
+def test_workers_of_a_data_loader_give_the_same_bits(tmp_path):
     program = tmp_path / "loader.py"
     program.write_text(LOADER)
-    run = run_python(program, start, cwd=tmp_path)
+    run = run_python(program, cwd=tmp_path)
     assert run.stdout == "same bits\n", run.stderr

@@ -69,8 +69,8 @@ def seeds_in(file, fault):
     if file.suffix not in (".py", ".pyx", ".pxd"):
         return
     text, name, body = file.read_text(), fault["function"], fault["body"].strip("\n")
-    local = set(re.findall(r"\b(\w+) = ", body))
-    if words(re.sub(r'"[^"]*"', "", body)) - words(text) - KNOWN - local:
+    local, known = set(re.findall(r"\b(\w+) = ", body)), names(text) if file.suffix == ".py" else words(text)
+    if words(re.sub(r'"[^"]*"', "", body)) - known - KNOWN - local:
         return
     if file.suffix == ".py":
         for node in functions(ast.parse(text), name):
@@ -87,6 +87,12 @@ def seeds_in(file, fault):
 
 def words(text):
     return set(re.findall(r"(?<![.\w])[A-Za-z_]\w*", text))  # but attributes
+
+
+def names(text):
+    """Return the names of a module's code; a docstring may have other words."""
+    attributes = ("id", "arg", "name", "asname")
+    return {getattr(node, attribute, None) for node in ast.walk(ast.parse(text)) for attribute in attributes}
 
 
 def functions(tree, name):
