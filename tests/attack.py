@@ -243,8 +243,20 @@ def draw_sharpening(rng):
 
 
 OF_POINTS = ("logpdf", "pdf", "component_logpdf", "responsibilities", "score")
-METHODS = (*OF_POINTS, "line", "conditional", "marginal", "mean", "covariance", "parts", "sample", "mode")
-PARTS = ("weights", "means", "stddevs", "correlations", "covariances")
+METHODS = (
+    *OF_POINTS,
+    "line",
+    "rectangle",
+    "turned",
+    "conditional",
+    "marginal",
+    "mean",
+    "covariance",
+    "parts",
+    "sample",
+    "mode",
+)
+PARTS = ("weights", "means", "stddevs", "log_stddevs", "correlations", "atanh_correlations", "covariances")
 
 
 def use_mixture(mixture, method, x=None, **options):
@@ -255,7 +267,19 @@ def use_mixture(mixture, method, x=None, **options):
         return tuple(getattr(mixture, part) for part in PARTS)
     if method == "line":
         line, at = mixture.marginal(0), np.asarray(x)[..., 1]
-        return line.logpdf(at), line.pdf(at), line.cdf(at)
+        return (
+            line.logpdf(at),
+            line.pdf(at),
+            line.cdf(at),
+            line.log_probability(np.float32(-1), at),
+            line.ppf(np.full(np.shape(at), 0.25, np.result_type(at, np.float32))),
+        )
+    if method == "rectangle":
+        probability = mixture.probability(np.float32([-1, -np.inf]), x)
+        assert not (probability > 1).any()
+        return probability, mixture.cdf(x)
+    if method == "turned":
+        return mixture.transform(np.int8([[0, -1], [1, 0]])).logpdf(x)
     if method in ("marginal", "conditional"):
         line = mixture.marginal(0) if method == "marginal" else mixture.conditional(1, np.asarray(x)[..., 0])
         return line.weights, line.means, line.stddevs, line.mean(), line.variance()
@@ -281,7 +305,7 @@ def draw_object(rng):
     if method == "credible_level":
         m = min(m, 8)  # it evaluates some 1e5 points, several times
     batch, options = draw_batch(rng, n), {}
-    needs_x = method in (*OF_POINTS, "conditional", "line")
+    needs_x = method in (*OF_POINTS, "conditional", "line", "rectangle", "turned")
     if chance(rng, 0.5):
         given = draw_natural(rng, n, m, batch)
         arrays = dict(zip(OBJECT, [given[name] for name in ("weights", "mean", "stddev", "correlation")], strict=True))

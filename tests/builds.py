@@ -51,7 +51,13 @@ def misfits():
     numbers, parameters, two, three = np.zeros(2), np.zeros((2, 6)), np.zeros((2, 2)), np.zeros(3)
     scratch = np.zeros((_distribution_kernels.MODE_PLANES, 1))
     return {
-        "normal_cdf": lambda: _distribution_kernels.normal_cdf(numbers, three),
+        "intervals": lambda: _distribution_kernels.intervals(
+            2, 1, numbers, numbers, np.zeros((2, 3)), None, three, True
+        ),
+        "quantiles": lambda: _distribution_kernels.quantiles(2, 1, numbers, np.zeros((2, 3)), None, three),
+        "rectangles": lambda: _kernels.rectangles(
+            2, 1, np.zeros((2, 2)), np.ones((2, 2)), np.zeros((2, 6)), None, three, True, True
+        ),
         "modes": lambda: _distribution_kernels.modes(parameters, True, 0, 2, scratch, three, two),
         "apply_elementary": lambda: _kernels.apply_elementary("exp", numbers, three),
     }
