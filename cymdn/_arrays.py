@@ -33,6 +33,7 @@ Shape: TypeAlias = tuple[int, ...]
 LARGEST_FLOOR = 1e300  # it has an inverse
 FLOAT64, FLOAT32 = np.dtype(np.float64), np.dtype(np.float32)
 
+_FRAMEWORKS = {"torch": "cymdn.torch", "jax": "cymdn.jax", "jaxlib": "cymdn.jax"}
 MOST_AXES = 32  # of a batch: NumPy's own functions that broadcast and index take no more
 MOST_NUMBERS = 2**58  # of an array to return: their bytes can be counted
 
@@ -327,7 +328,10 @@ def _as_numeric(name: str, value: ArrayLike) -> NDArray[Any]:
         masked = _holds_masked(value)
         array = np.asarray(None if masked else value)
     except (TypeError, ValueError, RuntimeError) as error:
-        raise TypeError(f"{name}: expected an array of numbers, got {type(value).__name__} ({error})") from error
+        came, module = type(value).__name__, _FRAMEWORKS.get(type(value).__module__.partition(".")[0])
+        if module:  # a tensor that requires a gradient, a tracer
+            raise TypeError(f"{name}: expected an array of numbers, got {came}; {module} takes these") from error
+        raise TypeError(f"{name}: expected an array of numbers, got {came} ({error})") from error
     if masked:
         raise TypeError(f"{name}: expected an array of numbers, got a masked array; fill or drop its masked entries")
     if array.dtype.kind not in "biuf" or array.dtype.itemsize > 8:

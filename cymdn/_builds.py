@@ -11,9 +11,9 @@ try:
     from cymdn import _kernels
 except ImportError as error:
     raise ImportError(
-        "cymdn: the compiled kernels cannot be imported. In the folder of its sources, Python imports these instead of "
-        "the installed package: change to another folder."
-    ) from error
+        f"cymdn: the compiled kernels cannot be imported ({error}). In the folder of its sources, Python imports these "
+        "instead of the installed package: use python -P, or another folder."
+    ) from None
 
 BLOCK, CHUNK = _kernels.BLOCK, _kernels.CHUNK
 scratch_size = _kernels.scratch_size

@@ -377,11 +377,13 @@ def check_layout(
     n_components: int | None = None,
 ) -> Sizes:
     """Check the shapes of arguments against each other; nothing but shapes need be known."""
-    (batch_shape, _), _, _ = check_shapes({**RAW, "x": (2,)}, (raw, x))
+    (batch_shape,), _, _ = check_shapes(RAW, (raw,))
     check_shape("x", x, (*batch_shape, 2))
     pens = 0
     if pen is not None:  # one pen logit or three, told apart by the number of axes
         pens = 3 if len(pen) > len(batch_shape) else 1
+        if pen == (*batch_shape, 1):
+            raise ValueError(f"pen: expected shape {batch_shape} or {(*batch_shape, 3)}, got {pen}; pass pen[..., 0]")
         check_shape("pen", pen, (*batch_shape, 3) if pens == 3 else batch_shape)
     if sample_weight is not None:
         check_shape("sample_weight", sample_weight, batch_shape)

@@ -26,7 +26,7 @@ try:
 except ModuleNotFoundError as _error:
     if _error.name not in ("jax", "jax.experimental.buffer_callback"):  # JAX is there, and lacks something of its own
         raise
-    raise ImportError('cymdn.jax needs JAX: python -m pip install "cymdn[jax]"', name="jax") from _error
+    raise ImportError("cymdn.jax needs JAX: python -m pip install jax", name="jax") from _error
 
 __all__ = ["mdn_loss", "mdn_sample"]
 

@@ -29,7 +29,7 @@ try:
 except ModuleNotFoundError as _error:
     if _error.name != "torch":  # PyTorch is there, and lacks something of its own
         raise
-    raise ImportError('cymdn.torch needs PyTorch: python -m pip install "cymdn[torch]"', name="torch") from _error
+    raise ImportError("cymdn.torch needs PyTorch: python -m pip install torch", name="torch") from _error
 
 __all__ = ["MDNHead", "MDNLoss", "mdn_loss", "mdn_sample"]
 

@@ -285,7 +285,7 @@ def rows_of_not_numbers():
 X, PAIR, SINGLE = r"shape \(n, 1, 2\)", r"shape \(n, m, 2\)", r"shape \(n, m, 1\)"  # as in the documentation
 PAIR_3, SINGLE_3 = f"{PAIR} with m = 3", f"{SINGLE} with m = 3"
 PAIR_43, SINGLE_43 = (f"{shape} with n = 4, m = 3 \\(or n = 1\\)" for shape in (PAIR, SINGLE))
-RAW, POINTS, MIXED = r"shape \(\.\.\., P \+ 6 M\)", r"shape \(\.\.\., 2\)", r"shape \(4, 3, 2\)"
+RAW, POINTS = r"shape \(\.\.\., P \+ 6 M\)", r"shape \(4, 3, 2\)"
 SHAPES = [
     # wrong number of axes, wrong size of the last axis, of the middle axis
     ("gaussian_density_batch", "x", X, [(), (2,), (4, 2), (1, 4, 1, 2)]),
@@ -302,8 +302,7 @@ SHAPES = [
     ("mdn_loss", "raw", RAW, [()]),
     ("mdn_loss", "raw", f"{RAW}, P = 3 pen logits and M >= 1", [(4, 3, 3)]),
     ("mdn_loss", "raw", f"{RAW}, P = 3 .*", [(4, 3, 12)]),
-    ("mdn_loss", "x", POINTS, [(), (4, 3, 3)]),
-    ("mdn_loss", "x", MIXED, [(4, 1, 2), (3, 2)]),
+    ("mdn_loss", "x", POINTS, [(), (4, 3, 3), (4, 1, 2), (3, 2)]),
     ("mdn_loss", "pen", r"shape \(4, 3\)", [(4, 1)]),
     ("mdn_loss", "pen", r"shape \(4, 3, 3\)", [(4, 3, 2)]),
     ("mdn_loss", "sample_weight", r"shape \(4, 3\)", [(4, 1)]),
@@ -662,6 +661,10 @@ OTHER_CASES = {
         "another n_components": (
             {"n_components": 3},
             r"raw: expected shape \(\.\.\., 21\) for n_components = 3, P = 3, got \(4, 3, 15\)$",
+        ),
+        "a pen with an axis of 1": (
+            shapes(pen=(4, 3, 1)),
+            r"pen: expected shape \(4, 3\) or \(4, 3, 3\), got \(4, 3, 1\); pass pen\[\.\.\., 0\]$",
         ),
         "one pen for three logits": (shapes(pen=(4, 3)), rf"raw: expected {RAW}, P = 1 .*got \(4, 3, 15\)$"),
         "no pen for three logits": ({"pen": None}, rf"raw: expected {RAW}, P = 0 .*"),

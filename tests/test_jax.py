@@ -647,3 +647,8 @@ except ValueError as error:
     flags = "--xla_force_host_platform_device_count=2"
     result = run_python("-W", "error", "-c", program, JAX_PLATFORMS="cpu", XLA_FLAGS=flags)
     assert result.stdout == "2 devices\n", result.stderr
+
+
+def test_a_tracer_is_sent_to_the_module_for_it():
+    with pytest.raises(TypeError, match=r"^raw: expected an array of numbers, got \w+; cymdn.jax takes these"):
+        jax.jit(cymdn.mdn_loss)(jnp.zeros((4, 6)), jnp.zeros((4, 2)))

@@ -121,9 +121,9 @@ def test_tests_run_against_the_installed_package_whose_version_is_that_of_the_di
 
 def test_import_of_the_sources_says_what_is_wrong():
     run = run_python("-c", "import cymdn", cwd=ROOT)
-    assert run.stderr.splitlines()[-1].startswith(
-        "ImportError: cymdn: the compiled kernels cannot be imported. In the f"
-    )
+    assert run.stderr.splitlines()[-1].startswith("ImportError: cymdn: the compiled kernels cannot be imported (")
+    assert run.stderr.count("Traceback") == 1
+    assert "use python -P, or another folder" in run.stderr
 
 
 def test_wheel_holds_only_what_a_user_needs():
@@ -142,7 +142,7 @@ def test_wheel_holds_only_what_a_user_needs():
 
 
 def test_public_names_are_those_of_the_documentation():
-    table = (ROOT / "README.md").read_text().partition("\n## Functions\n")[2]
+    table = (ROOT / "docs" / "api" / "index.md").read_text()
     functions = re.findall(r"^\| `(\w+)\(", table, re.MULTILINE)
     types = re.findall(r"`(\w+)`", re.search(r"^What they return, for annotations: (.*)$", table, re.MULTILINE)[1])
     assert sorted(cymdn.__all__) == sorted(["__version__", *functions, *types])
@@ -171,7 +171,7 @@ def test_an_optional_module_is_left_alone_and_without_its_package_says_what_to_i
     program = f"import sys, cymdn; print(*[module for module in ('cymdn.{name}', '{name}') if module in sys.modules])"
     assert run_python("-c", program).stdout == "\n"
     run = run_python("-c", f"import sys; sys.modules['{name}'] = None; import cymdn.{name}")
-    message = rf'ImportError: cymdn\.{name} needs \w+: python -m pip install "cymdn\[{name}\]"'
+    message = rf"ImportError: cymdn\.{name} needs \w+: python -m pip install {name}"
     assert re.fullmatch(message, run.stderr.splitlines()[-1])
 
 

@@ -959,3 +959,9 @@ def test_workers_of_a_data_loader_give_the_same_bits(tmp_path):
     program.write_text(LOADER)
     run = run_python(program, cwd=tmp_path)
     assert run.stdout == "same bits\n", run.stderr
+
+
+def test_a_tensor_that_numpy_cannot_take_is_sent_to_the_module_for_it():
+    raw = torch.zeros(4, 6, requires_grad=True)
+    with pytest.raises(TypeError, match=r"^raw: expected an array of numbers, got Tensor; cymdn.torch takes these$"):
+        cymdn.mdn_loss(raw, torch.zeros(4, 2))
