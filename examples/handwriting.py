@@ -840,8 +840,10 @@ def main() -> None:
     reading = learn_to_read(arguments.epochs, rng)
     draw_reader(reading, arguments.out)
     writer = learn_to_write(arguments.writer_epochs, rng)
-    pens = draw_writer(writer, arguments.out.with_stem(arguments.out.stem + "_samples"), arguments.seed)
+    samples = arguments.out.with_stem(arguments.out.stem + "_samples")
+    pens = draw_writer(writer, samples, arguments.seed)
     print(report_pens(pens))
+    print(f"drawn: {arguments.out}, {samples}")
     print(report_time((reading.training, writer), time.perf_counter() - start))
 
 
