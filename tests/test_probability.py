@@ -75,6 +75,8 @@ CASES = {
     "across a ridge": ((-0.5, -0.625), (0.75, 0.5), 12.0),
     "beside a ridge": ((0.25, 0.5), (0.75, 1.0), 3.5),
     "on a ridge, as wide": ((0.5, 0.5), (0.5 + 2.0**-30, 0.5 + 2.0**-30), -14.0),
+    "a corner on a ridge": ((0.5, 0.5), (INF, INF), 16.0),
+    "a corner on a ridge, and another beside it": ((0.5, 0.5), (1.5, 0.5 + 2.0**-20), 15.0),
     "half plane of a ridge": ((-INF, -INF), (0.5, 0.25), 9.0),
 }
 
