@@ -2,9 +2,9 @@
 
     python benchmarks/fits.py [--seeds 10] [--workers 1] [WORD ...]
 
-Each coordinate has variance 1, so that scikit-learn's reg_covar of 1e-6 is a floor of 1e-3 of the spread, the largest that
-cymdn takes by default. Of scikit-learn the best and the median seed are shown, of cymdn the worst and the median: `worst -
-best` is the number that should not be below -0.001. Both run one after the other in one process and thread.
+Each coordinate has variance 1, so that scikit-learn's reg_covar of 1e-6 is a floor of 1e-3 of the spread, the largest
+that cymdn takes by default. Of scikit-learn the best and the median seed are shown, of cymdn the worst and the median:
+`worst - best` is the number that should not be below -0.001. Both run one after the other in one process and thread.
 """
 
 import argparse
@@ -32,7 +32,7 @@ def standardised(points):
 
 
 def sets():
-    """The sets by name, each with its number of components."""
+    """Return the sets by name, each with its number of components."""
     geyser = np.loadtxt(TABLE, delimiter=",", skiprows=1)
     wine, cancer = datasets.load_wine().data, datasets.load_breast_cancer().data
     digits = datasets.load_digits().data
@@ -79,7 +79,7 @@ def sets():
 
 
 def timed(fit, score, seeds):
-    """Scores and CPU seconds of fits with each seed."""
+    """Return scores and CPU seconds of fits with each seed."""
     scores, seconds = [], []
     for seed in range(seeds):
         start = time.process_time()
@@ -96,9 +96,8 @@ def main():
     parser.add_argument("--theirs", type=int, help="seeds of scikit-learn, if fewer")
     arguments = parser.parse_args()
     warnings.filterwarnings("ignore", category=UserWarning)  # scikit-learn's, of convergence
-    print(
-        f"{'set/M':24}{'n':>7} |{'best':>9}{'median':>9}{'s':>7} |{'worst':>9}{'median':>9}{'s':>7} | worst - best  time"
-    )
+    head = f"{'set/M':24}{'n':>7} |{'best':>9}{'median':>9}{'s':>7} |{'worst':>9}{'median':>9}{'s':>7}"
+    print(f"{head} | worst - best  time")
     for name, (points, m) in sets().items():
         if arguments.words and not any(word in name for word in arguments.words):
             continue

@@ -7,8 +7,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from cymdn._arrays import check_arguments
-from cymdn._estimation import check_values, check_weights
-from cymdn._points import Doubles, Model, Summary, Units, ordered, summarise
+from cymdn._points import Doubles, Model, Summary, Units, check_values, check_weights, ordered, summarise
 
 
 class Chunk(NamedTuple):
@@ -29,7 +28,8 @@ class Chunks(NamedTuple):
 
     def summary(self, key: int) -> Summary:
         """Return what has to be known of all points; check them."""
-        return reduce(Summary.merged, self.each(_summarise_chunk, self.missing, key))
+        summaries: list[Summary] = self.each(_summarise_chunk, self.missing, key)
+        return reduce(Summary.merged, summaries)
 
     def in_units(self, units: Units) -> "Chunks":
         """Return what sums moments over all points."""
@@ -44,8 +44,9 @@ class Chunks(NamedTuple):
         """Call a function of a chunk and these arguments, for each chunk."""
         import dask
 
-        call = dask.delayed(function, pure=False)  # type: ignore[attr-defined]
-        return list(dask.compute(*(call(*chunk, *arguments) for chunk in self.chunks)))  # type: ignore[attr-defined]
+        delayed: Any = dask  # whose own types are incomplete
+        call = delayed.delayed(function, pure=False)
+        return list(delayed.compute(*(call(*chunk, *arguments) for chunk in self.chunks)))
 
 
 def source(points: Any, sample_weight: Any, missing: bool) -> Chunks:
@@ -59,7 +60,7 @@ def source(points: Any, sample_weight: Any, missing: bool) -> Chunks:
     points = points.rechunk({1: 2})
     blocks = points.to_delayed()[:, 0]
     starts = np.cumsum([0, *points.chunks[0]])
-    weights = [None] * len(blocks)
+    weights: Any = [None] * len(blocks)
     if sample_weight is not None:
         if np.shape(sample_weight) != (len(points),):
             raise ValueError(f"sample_weight: expected shape ({len(points)},), got {np.shape(sample_weight)}")

@@ -303,7 +303,7 @@ class BivariateMixture(Batch):
         )
         if not found.converged.all():
             warnings.warn(
-                f"the likelihood still rose after {int(found.steps.max())} steps; fit_mixture takes more, or a larger tolerance",
+                f"the likelihood still rose after {found.steps.max()} steps; see max_steps of fit_mixture",
                 RuntimeWarning,
                 stacklevel=3,  # past the wrapper that sets the arithmetic
             )

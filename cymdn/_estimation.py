@@ -1,7 +1,6 @@
-"""From the arguments of a fit to parameters: what is checked, in which units, with which floor, and what is said of it."""
+"""From the arguments of a fit to parameters: checks, search and ascent, and what is said of the fit."""
 
 import sys
-from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -13,43 +12,23 @@ from cymdn._parameters import SMALLEST_STDDEV, Natural, Parameters, Unconstraine
 from cymdn._points import (
     COVARIANCE_TYPES,
     KNOWN,
-    SMALLEST,
     Doubles,
     Model,
     Points,
     Summary,
     Units,
+    check_values,
+    check_weights,
     ordered,
     sampled,
     summarise,
 )
 from cymdn._running import check_workers
 from cymdn._sampling import Seed, check_rng
+from cymdn._units import Callback, Options, log_jacobian, measure, settings, spread_out, to_estimate
 
 MOST_RESTARTS = 1_000_000
-FLOOR = 1e-3  # of the size of what a component may be
-TIED = 0.1  # share of points that repeat a coordinate, above which it counts as rounded
-SAME = 1e-9  # of the spread: smaller differences are rounding errors
-BACKGROUND = 0.05  # weight that the background starts with
 STRONG = 9.0  # atanh correlation: beyond it 1 - r has lost half its digits
-
-Callback = Callable[[int, float], object]
-
-
-class Options(NamedTuple):
-    """What holds for each set of points."""
-
-    components: int
-    covariance_type: int
-    known: Parameters | None
-    init: Parameters | None
-    background: bool
-    floor: Doubles | None
-    restarts: int
-    tolerance: float
-    most: int
-    workers: int
-    callback: Callback | None
 
 
 class Estimate(NamedTuple):
@@ -139,8 +118,7 @@ def estimate(
     else:
         dtype, array, weight = check_points(points, sample_weight, missing)
         shape = array.shape[:-2]
-        pairs = zip(array.reshape(-1, *array.shape[-2:]), weight.reshape(-1, weight.shape[-1]), strict=True)
-        sources = [Memory(*pair) for pair in pairs]
+        sources = [Memory(array[index], weight[index]) for index in np.ndindex(shape)]
     keys = draw_keys(generator, len(sources))
     fits = [
         fit_one(
@@ -186,19 +164,6 @@ def check_points(
     return checked.dtype, array, np.broadcast_to(given, array.shape[:-1]).astype(np.float64)
 
 
-def check_values(array: Doubles, missing: bool, start: int = 0) -> None:
-    """Check coordinates, the first of which are those of point `start`."""
-    good = np.isfinite(array) | (np.isnan(array) & missing)
-    expected = "finite numbers, or NaN for a coordinate that is missing" if missing else "finite numbers"
-    hint = "" if missing or not np.isnan(array).any() else " (allow_missing=True takes NaN as missing)"
-    check_each("points", array, good, expected + hint, start)
-
-
-def check_weights(given: NDArray[Any], start: int = 0) -> None:
-    """Check weights, the first of which is that of point `start`."""
-    check_each("sample_weight", given, np.isfinite(given) & (given >= 0), "finite numbers >= 0", start)
-
-
 def check_floors(stddev_floor: ArrayLike | None, known: Parameters | None) -> Doubles | None:
     """Return a floor for each coordinate, or None."""
     if stddev_floor is None:
@@ -234,9 +199,9 @@ def fit_one(source: Any, options: Options, key: list[int], which: str) -> One:
     """Fit a mixture to one set of points."""
     m = options.components
     summary = source.summary(key[0])
-    if summary.count < m:
+    if summary.number < m:
         raise ValueError(
-            f"points: expected at least n_components = {m} of them with a weight > 0, got {summary.count}{which}"
+            f"points: expected at least n_components = {m} of them with a weight > 0, got {summary.number}{which}"
         )
     sample = sampled(summary)
     units, floor = measure(summary, sample, options, which)
@@ -263,7 +228,7 @@ def fit_one(source: Any, options: Options, key: list[int], which: str) -> One:
         lambda estimate: points.expect(model, estimate),
         lambda sums, estimate: _search.maximise(model, sums, estimate),
         found,
-        options.tolerance / summary.count,
+        options.tolerance / summary.number,
         options.most,
         callback,
     )
@@ -273,134 +238,7 @@ def fit_one(source: Any, options: Options, key: list[int], which: str) -> One:
     return from_estimate(ascent, units, in_total(sums[-1] / _search.total(sums)), floor, summary)
 
 
-def measure(summary: Summary, sample: Doubles, options: Options, which: str) -> tuple[Units, Doubles]:
-    """Return units in which the points are of size 1, and the floor in the user's."""
-    given = np.zeros(2) if options.floor is None else options.floor
-    _, size = np.frexp(np.maximum(summary.largest, given))
-    points, weight = np.ldexp(sample[:, :2], -size), np.ldexp(sample[:, 2], -summary.weight)
-    center, spread = np.zeros(2), np.zeros(2)
-    for axis in range(2):
-        known = ~np.isnan(points[:, axis])
-        values, share = points[known, axis], weight[known]
-        if not len(values):
-            raise ValueError(f"points: expected some whose coordinate {axis} is not missing, got none{which}")
-        if summary.low[axis] == summary.high[axis]:
-            center[axis] = values[0]
-            if options.floor is None and options.known is None:
-                raise ValueError(
-                    f"stddev_floor: expected one, because all points agree in coordinate {axis}; got None{which}"
-                )
-        else:
-            center[axis] = share @ values / share.sum()
-            offset = values - center[axis]
-            largest = np.abs(offset).max() or np.ldexp(summary.high - summary.low, -size)[axis]
-            # squares of the offsets themselves may be 0
-            spread[axis] = largest * max(np.sqrt(share @ (offset / largest) ** 2 / share.sum()), SMALLEST)
-    if options.floor is None:
-        floor = np.zeros(2) if options.known else default_floor(points, spread, options.components)
-    else:
-        floor = np.ldexp(options.floor, -size)
-    _, scale = np.frexp(np.maximum(np.maximum(spread, floor), SMALLEST))
-    if options.covariance_type == COVARIANCE_TYPES.index("spherical"):
-        together = (size + scale).max()
-        scale = together - size
-    return Units(size, center, scale, summary.weight), np.ldexp(floor, size)
-
-
-def default_floor(points: Doubles, spread: Doubles, components: int) -> Doubles:
-    """Return the floor of points for which none is given: small for the smallest component that there may be.
-
-    That is a thousandth of the points' spread, or of the width of the shortest interval that holds half a component's
-    share of the points, where that is smaller: clusters may be small and far from each other, and one point far away
-    must not matter. Of values that were rounded, the standard deviation of the rounding error is a floor too.
-    """
-    floor = np.empty(2)
-    for axis in range(2):
-        values = np.sort(points[~np.isnan(points[:, axis]), axis])
-        held = max(len(values) // (2 * components), 1)
-        widths = values[held:] - values[:-held]
-        steps = np.diff(values)
-        steps = steps[steps > SAME * spread[axis]]
-        shortest = FLOOR * widths[widths > 0].min(initial=spread[axis])
-        rounded = len(steps) + 1 < (1.0 - TIED) * len(values)
-        step = steps.min() / np.sqrt(12.0) if rounded and len(steps) else 0.0
-        floor[axis] = min(FLOOR * spread[axis], max(shortest, step))
-    return floor
-
-
-def settings(summary: Summary, units: Units, floor: Doubles, background: bool, which: str) -> Doubles:
-    """Return the floors, and the log-densities of a background over the box that holds all points, in these units."""
-    numbers = np.zeros(5)
-    low, high = (np.ldexp(np.ldexp(end, -units.size), -units.scale) for end in (summary.low, summary.high))
-    if background:
-        for axis in range(2):
-            if not high[axis] > low[axis]:
-                raise ValueError(
-                    f"background: expected False, because all points agree in coordinate {axis}; got True{which}"
-                )
-        numbers[3:] = -np.log(high - low)
-        numbers[2] = numbers[3] + numbers[4]
-    scaled = units.of_lengths(floor)
-    numbers[:2] = np.where(scaled > 0, np.maximum(scaled, SMALLEST), 0.0)
-    return numbers
-
-
 # Estimates and parameters
-
-
-def spread_out(options: Options, units: Units) -> Doubles:
-    """Return an estimate of components as wide as the points, or of known covariance, that all lie in the middle."""
-    found = np.zeros(6 * options.components + 1)
-    each = _search.components(found)
-    each[:, 3] = each[:, 5] = 1.0
-    if options.known is not None:
-        each[:, 3:] = factors(options.known, options.components, units)
-    found[-1] = BACKGROUND * options.background
-    each[:, 0] = (1.0 - found[-1]) / options.components
-    return found
-
-
-def to_estimate(init: Parameters, options: Options, units: Units) -> Doubles:
-    """Return the estimate that a mixture is, with covariance matrices of the type that is asked for."""
-    found = spread_out(options, units)
-    each = _search.components(found)
-    each[:, 0] *= options.components * init.weights()
-    each[:, 1:3] = units.of_points(init.means())
-    if options.known is None:
-        each[:, 3:] = factors(init, options.components, units)
-        constrain(each, options.covariance_type)
-    return found
-
-
-def factors(parameters: Parameters, components: int, units: Units) -> Doubles:
-    """Return l00, l10 and l11 of the components, (M, 3)."""
-    stddevs = units.of_lengths(parameters.stddevs())
-    l10, l11 = stddevs[:, 1] * parameters.correlations(), stddevs[:, 1] * np.exp(-parameters.log_kappa())
-    return np.broadcast_to(np.stack([stddevs[:, 0], l10, l11], axis=-1), (components, 3))
-
-
-def constrain(each: Doubles, covariance_type: int) -> None:
-    """Make covariance matrices such as the type allows, in place."""
-    name = COVARIANCE_TYPES[covariance_type]
-    if name == "full":
-        return
-    l00, l10, l11 = each[:, 3:].T
-    v00, v01, v11 = l00**2, l00 * l10, l10**2 + l11**2
-    if name == "tied":
-        v00, v01, v11 = (np.full_like(v, each[:, 0] @ v / each[:, 0].sum()) for v in (v00, v01, v11))
-    else:
-        v01 = np.zeros_like(v01)
-    if name == "spherical":
-        v00 = v11 = 0.5 * (v00 + v11)
-    each[:, 3] = np.sqrt(v00)
-    each[:, 4] = v01 / each[:, 3]
-    each[:, 5] = np.sqrt(v11 - each[:, 4] ** 2)
-
-
-def log_jacobian(summary: Summary, units: Units) -> float:
-    """Return by how much the weighted log-likelihood is larger in these units than in the user's."""
-    first, second = np.log(2.0) * (units.size + units.scale)
-    return float(summary.masses @ [first + second, first, second])
 
 
 def from_estimate(
@@ -419,7 +257,7 @@ def from_estimate(
             "multiply points and floor by a power of ten"
         )
     return One(
-        w / w.sum(),
+        w / w.sum() if w.any() else np.full_like(w, 1.0 / len(w)),  # where the background has taken all
         means,
         stddevs,
         np.arcsinh(l10 / l11),
@@ -449,7 +287,10 @@ def gathered(fits: list[One], shape: tuple[int, ...], dtype: np.dtype[Any], opti
     return Estimate(
         (Unconstrained if strong else Natural)(packed),
         dtype,
-        *(np.reshape([one[k] for one in fits], shape) for k in (4, 5, 6, 7)),
+        np.reshape([one.background for one in fits], shape),
+        np.reshape([one.converged for one in fits], shape),
+        np.reshape([one.steps for one in fits], shape),
+        np.reshape([one.log_likelihood for one in fits], shape),
         count_parameters(options),
         np.reshape([one.floor for one in fits], (*shape, 2)),
         np.reshape([one.n_points for one in fits], shape),

@@ -281,7 +281,7 @@ cdef inline void evaluate_part(
 cdef inline Py_ssize_t next_part(
     const Points *points, Py_ssize_t i, Py_ssize_t last, int *known, Part *part
 ) noexcept nogil:
-    """Read a part of the points from i on, all of which have the same coordinates known; return where the next begins."""
+    """Read points from i on that have the same coordinates known, at most a part; return where the next one begins."""
     cdef Py_ssize_t end = min(i + PART, last)
     known[0] = BOTH if i < points.both else FIRST if i < points.first else SECOND
     if known[0] == BOTH:

@@ -33,8 +33,8 @@ class MixtureFit(Fields):
     mixture : BivariateMixture
         The heaviest component first.
     background : float
-        Weight of the background, which has a constant density over the smallest box that holds all points. The density of
-        the points is (1 - background) times that of the mixture, plus background / area of the box. 0.0 without one.
+        Weight of the background, which has a constant density over the smallest box that holds all points. The density
+        of the points is (1 - background) times that of the mixture, plus background / area of the box. 0.0 without one.
     converged : bool
         Whether the steps ended because the likelihood no longer rose, and not because there were `max_steps` of them.
     steps : int
@@ -105,17 +105,19 @@ def fit_mixture(
     Parameters
     ----------
     points : array_like, shape (..., n, 2)
-        Finite; n >= `n_components`. Leading axes are a batch: a mixture is fitted to each set of n points. Or a Dask array
-        (n, 2), of which each chunk is gone through where it is: a worker holds its chunks, the caller some thousand points.
+        Finite; n >= `n_components`. Leading axes are a batch: a mixture is fitted to each set of n points. Or a Dask
+        array (n, 2), of which each chunk is gone through where it is: a worker holds its chunks, the caller some
+        thousand points.
     n_components : int
         Number M of components.
     covariance_type : {"full", "diag", "tied", "spherical"}, optional
-        Covariance matrices of any kind, without correlations, the same of all components, or multiples of the unit matrix.
+        Covariance matrices of any kind, without correlations, the same of all components, or multiples of the unit
+        matrix.
     covariance : array_like, shape (2, 2) or (M, 2, 2), optional
         Known covariance matrices, in the units of the points: only means and weights are fitted.
     init : BivariateMixture, optional
-        A mixture of M components from which to go on, in place of a search: for points that come by and by, for starts of
-        your own. With a batch of sets of points, one mixture or a batch of them.
+        A mixture of M components from which to go on, in place of a search: for points that come by and by, for starts
+        of your own. With a batch of sets of points, one mixture or a batch of them.
     background : bool, optional
         Whether some points may be from a uniform distribution over the smallest box that holds all of them.
     allow_missing : bool, optional
@@ -129,22 +131,24 @@ def fit_mixture(
     stddev_floor : float or array_like of shape (2,), optional
         In the units of the points: the square of it is added to the variances of each component, as if every point
         were known with an error of that standard deviation. It keeps a component from collapsing onto a point,
-        where the likelihood has no bound. For rounded points, the step over sqrt(12) is a good one. By default, for each
-        coordinate, a thousandth of the points' standard deviation, or of the width of the shortest interval that holds
-        half a component's share of the points, where that is smaller. In the second place the standard deviation of a
-        rounding error counts, where it is larger and many points share their values. The result tells which it was.
+        where the likelihood has no bound. For rounded points, the step over sqrt(12) is a good one. By default, for
+        each coordinate, a thousandth of the points' standard deviation, or of the width of the shortest interval that
+        holds half a component's share of the points, where that is smaller. In the second place the standard deviation
+        of a rounding error counts, where it is larger and many points share their values. The result tells which it
+        was.
     restarts : int, optional
         Starts of each search, at most a million, from the best of which the search goes on.
     tolerance : float, optional
-        In nats, of the log-likelihood of all points, weights of mean 1: when five steps together gain no more, they end.
+        In nats, of the log-likelihood of all points, weights of mean 1: when five steps together gain no more, they
+        end.
     max_steps : int, optional
         Steps over all points, at most.
     workers : int, optional
         As in `mdn_loss`. Dask has its own.
     callback : callable, optional
         Called as ``callback(step, log_likelihood)`` after each step over all points: of `tqdm`, say,
-        ``lambda *_: bar.update()``. What it raises ends the fit. The log-likelihood is that of points with errors of the
-        floor's size.
+        ``lambda *_: bar.update()``. What it raises ends the fit. The log-likelihood is that of points with errors of
+        the floor's size.
 
     Returns
     -------
@@ -165,14 +169,16 @@ def fit_mixture(
 
     Notes
     -----
-    The search looks at 4096 points at most: k-means from starts by greedy k-means++ (Arthur & Vassilvitskii, SODA 2007), then
-    components removed from where they are worth little and split where they fit badly, as long as the likelihood rises
-    (Ueda et al., Neural Comput. 12, 2000); for few points, several times. What it finds is improved on all points by
-    expectation-maximisation (Dempster, Laird & Rubin, J. R. Stat. Soc. B 39, 1977) with Anderson mixing that never lowers the
-    likelihood. Sums are taken in each component's own coordinates, so that digits do not depend on its size and place.
+    The search looks at 4096 points at most: k-means from starts by greedy k-means++ (Arthur & Vassilvitskii, SODA
+    2007), then components removed from where they are worth little and split where they fit badly, as long as the
+    likelihood rises (Ueda et al., Neural Comput. 12, 2000); for few points, several times. What it finds is improved
+    on all points by expectation-maximisation (Dempster, Laird & Rubin, J. R. Stat. Soc. B 39, 1977) with Anderson
+    mixing that never lowers the likelihood. Sums are taken in each component's own coordinates, so that digits do not
+    depend on its size and place.
 
     What is raised is the likelihood of points with errors of the floor's size, of which a component's density is exp of
-    the expected log-density: the likelihood itself, as long as the floor is small. The result's is the likelihood itself.
+    the expected log-density: the likelihood itself, as long as the floor is small. The result's is the likelihood
+    itself.
 
     Examples
     --------
@@ -185,7 +191,7 @@ def fit_mixture(
     (array([0.75, 0.25]), True)
     >>> points[::10, 1] = np.nan
     >>> fit_mixture(points, 2, covariance_type="spherical", allow_missing=True, rng=0).mixture.stddevs.round(1).tolist()
-    [[1.0, 1.0], [0.9, 0.9]]
+    [[1.0, 1.0], [1.0, 1.0]]
     """
     found = estimate(
         points,
@@ -235,11 +241,11 @@ def check_init(init: object, components: int, points: Any) -> Parameters:
 
 def as_fit(found: Estimate) -> MixtureFit:
     """Return an estimate as the user gets it: numbers for a single set of points, else arrays."""
-    numbers = [found.background, found.converged, found.steps, found.log_likelihood, found.n_points]
-    if not found.background.shape:
-        numbers = [number.item() for number in numbers]
-    *report, n_points = numbers
     mixture = BivariateMixture._made_of(found.parameters, found.dtype)
-    fit = MixtureFit(mixture, *report, found.n_parameters, found.stddev_floor)
+    report: list[Any] = [found.background, found.converged, found.steps, found.log_likelihood, found.n_points]
+    if not found.background.shape:
+        report = [number.item() for number in report]
+    background, converged, steps, log_likelihood, n_points = report
+    fit = MixtureFit(mixture, background, converged, steps, log_likelihood, found.n_parameters, found.stddev_floor)
     fit.n_points = n_points
     return fit

@@ -1,11 +1,13 @@
 """The points of a fit, in units of their own size, in the order of what is known of them."""
 
-from typing import NamedTuple
+from itertools import pairwise
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from cymdn import _distribution_kernels as kernels
+from cymdn._arrays import check_each
 from cymdn._running import run, workers_for
 
 Doubles = NDArray[np.float64]
@@ -39,19 +41,19 @@ class Units(NamedTuple):
 
     def of_points(self, points: Doubles) -> Doubles:
         """Return points (n, 2) in these units."""
-        return np.ldexp(np.ldexp(points, -self.size) - self.center, -self.scale)
+        return np.asarray(np.ldexp(np.ldexp(points, -self.size) - self.center, -self.scale))
 
     def of_lengths(self, lengths: Doubles) -> Doubles:
         """Return lengths (..., 2) in these units."""
-        return np.ldexp(lengths, -self.size - self.scale)
+        return np.asarray(np.ldexp(lengths, -self.size - self.scale))
 
     def to_points(self, points: Doubles) -> Doubles:
         """Return points in the user's units."""
-        return np.ldexp(self.center + np.ldexp(points, self.scale), self.size)
+        return np.asarray(np.ldexp(self.center + np.ldexp(points, self.scale), self.size))
 
     def to_lengths(self, lengths: Doubles) -> Doubles:
         """Return lengths in the user's units."""
-        return np.ldexp(lengths, self.size + self.scale)
+        return np.asarray(np.ldexp(lengths, self.size + self.scale))
 
 
 class Points(NamedTuple):
@@ -75,28 +77,30 @@ class Points(NamedTuple):
 
         workers = min(workers_for(n * m, model.workers), pieces)
         bounds = [pieces * k // workers for k in range(workers + 1)]
-        run(call, m, list(zip(bounds[:-1], bounds[1:], strict=True)), 1)
+        run(call, m, list(pairwise(bounds)), 1)
         return sums[0] if pieces == 1 else np.asarray(sums.sum(axis=0))
 
 
 class Summary(NamedTuple):
     """What has to be known of all points before they are gone through: of a chunk, or of all."""
 
-    count: int  # of points that count: of weight > 0, not without both coordinates
+    number: int  # of points that count: of weight > 0, not without both coordinates
     largest: Doubles  # (2,): absolute values
     low: Doubles  # (2,)
     high: Doubles  # (2,)
     weight: int  # power of two above all weights
     masses: Doubles  # (3,): weights of the points known in both coordinates, the first, the second, times 2^-weight
     sample: Doubles  # (at most SAMPLE + 1, 4): coordinates, weight, logarithm of its priority; in order of index
-    index: NDArray[np.int64]
+    indices: NDArray[np.int64]
 
     def merged(self, other: "Summary") -> "Summary":
         """Return what is known of the points of both, in this order."""
         weight = max(self.weight, other.weight)
-        sample, index = _highest(np.concatenate([self.sample, other.sample]), np.concatenate([self.index, other.index]))
+        sample, index = _highest(
+            np.concatenate([self.sample, other.sample]), np.concatenate([self.indices, other.indices])
+        )
         return Summary(
-            self.count + other.count,
+            self.number + other.number,
             np.maximum(self.largest, other.largest),
             np.minimum(self.low, other.low),
             np.maximum(self.high, other.high),
@@ -105,6 +109,19 @@ class Summary(NamedTuple):
             sample,
             index,
         )
+
+
+def check_values(array: Doubles, missing: bool, start: int = 0) -> None:
+    """Check coordinates, the first of which are those of point `start`."""
+    good = np.isfinite(array) | (np.isnan(array) & missing)
+    expected = "finite numbers, or NaN for a coordinate that is missing" if missing else "finite numbers"
+    hint = "" if missing or not np.isnan(array).any() else " (allow_missing=True takes NaN as missing)"
+    check_each("points", array, good, expected + hint, start)
+
+
+def check_weights(given: NDArray[Any], start: int = 0) -> None:
+    """Check weights, the first of which is that of point `start`."""
+    check_each("sample_weight", given, np.isfinite(given) & (given >= 0), "finite numbers >= 0", start)
 
 
 def summarise(points: Doubles, weight: Doubles, start: int, key: int) -> Summary:

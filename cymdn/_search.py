@@ -1,18 +1,19 @@
 """The search for a start: greedy k-means++, then components removed here and split there as long as that pays.
 
-Every trial is a few steps of expectation-maximisation on a sample, in compiled code. Removing the component that is worth
-least and splitting one that fits badly is the split-and-merge idea (Ueda, Nakano, Ghahramani & Hinton, Neural Comput. 12,
-2000) in a random order, so that no trial is made twice.
+Every trial is a few steps of expectation-maximisation on a sample, in compiled code. Removing the component that is
+worth least and splitting one that fits badly is the split-and-merge idea (Ueda, Nakano, Ghahramani & Hinton, Neural
+Comput. 12, 2000) in a random order, so that no trial is made twice.
 """
 
 from collections.abc import Callable
+from itertools import pairwise
 from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from cymdn import _distribution_kernels as kernels
-from cymdn._points import KNOWN, Doubles, Model, Points
+from cymdn._points import KNOWN, SMALLEST, Doubles, Model, Points
 from cymdn._running import check_done, run
 
 T = TypeVar("T")
@@ -93,7 +94,7 @@ def start(points: Points, model: Model, first: Doubles, rng: np.random.Generator
     weight = points.planes[2]
     m = len(first) // 6
     each_coordinate = points.planes[:2]
-    spread = np.sqrt(each_coordinate**2 @ weight / weight.sum())[:, None] + 1e-300  # their mean is near 0
+    spread = np.sqrt(each_coordinate**2 @ weight / weight.sum())[:, None] + SMALLEST  # their mean is near 0
     scaled = each_coordinate / spread
     centers = scaled[:, _seeds(scaled, weight, m, rng)]
     nearest = _nearest(scaled, centers)
@@ -139,13 +140,14 @@ def _distances(points: Doubles, centers: Doubles) -> Doubles:
 
 
 def _nearest(points: Doubles, centers: Doubles) -> NDArray[np.intp]:
-    return np.argmin(_distances(points, centers), axis=0)
+    return np.asarray(np.argmin(_distances(points, centers), axis=0))
 
 
 def _draw(mass: Doubles, count: int, rng: np.random.Generator) -> NDArray[np.intp]:
     """Draw indices in proportion to mass."""
     cumulative = np.cumsum(mass)
-    return np.minimum(np.searchsorted(cumulative, rng.random(count) * cumulative[-1], "right"), len(mass) - 1)
+    places = np.searchsorted(cumulative, rng.random(count) * cumulative[-1], "right")
+    return np.asarray(np.minimum(places, len(mass) - 1))
 
 
 # Remove and split
@@ -209,9 +211,9 @@ def _effective_count(points: Points) -> float:
 def _chances(points: Points, model: Model, found: Climbed, effective: float) -> Chances:
     """Return what to remove and to split.
 
-    The less likelihood is lost without it, the likelier a component is removed. The more the fourth moment of its points
-    in some direction is away from the 3 of a Gaussian, in standard errors, the likelier it is split: below 3 are two
-    clusters side by side, above 3 a narrow one in a wide one.
+    The less likelihood is lost without it, the likelier a component is removed. The more the fourth moment of its
+    points in some direction is away from the 3 of a Gaussian, in standard errors, the likelier it is split: below 3
+    are two clusters side by side, above 3 a narrow one in a wide one.
     """
     m = len(found.estimate) // 6
     worth = np.empty((m, WORTH))
@@ -235,7 +237,7 @@ def _without(chances: Doubles, index: int) -> Doubles:
     if not rest.any():
         rest[:] = 1.0
         rest[index] = 0.0
-    return rest / rest.sum()
+    return np.asarray(rest / rest.sum())
 
 
 def _moved(
@@ -249,8 +251,8 @@ def _moved(
 ) -> Doubles:
     """Return an estimate in which the removed component has become a part of the split one, or of its surroundings.
 
-    One of three at random: the halves of a Gaussian on both sides of a line through its mean; a narrow and a wide one in
-    the same place; one of any shape about a point.
+    One of three at random: the halves of a Gaussian on both sides of a line through its mean; a narrow and a wide one
+    in the same place; one of any shape about a point.
     """
     estimate, sums = found.estimate.copy(), found.sums.copy()
     each, moments = components(estimate), sums[:-2].reshape(-1, 6)
@@ -307,7 +309,7 @@ def search(points: Points, model: Model, first: Doubles, restarts: int, rng: np.
 
 
 def count_searches(n: int, m: int) -> int:
-    """Return how many searches are worth their time: several for few points, where they are cheap and maxima are many."""
+    """Return how many searches are worth their time: several for few points, where there are many maxima."""
     steps = FEW * SHORT + FINE + sum(STAGES) * m // 2
     return min(1 + SEARCH_WORK // (n * m * steps), SEARCHES) if m > 1 else 1
 
@@ -322,5 +324,5 @@ def in_threads(call: Callable[[int], T], count: int, workers: int) -> list[T]:
 
     workers = min(workers, count)
     bounds = [count * k // workers for k in range(workers + 1)]
-    run(work, 1, list(zip(bounds[:-1], bounds[1:], strict=True)), 1)
+    run(work, 1, list(pairwise(bounds)), 1)
     return results

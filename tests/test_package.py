@@ -15,7 +15,9 @@ ROOT = Path(__file__).resolve().parents[1]
 # Each layer and those it may import from; docs and the docstring of cymdn tell why.
 ARROWS = {
     "__main__": {"show_config"},
-    "__init__": {"_builds", "_diagnose", "_distribution", "_gaussian", "_layout", "_mixture", "_mdn", "_sampling"},
+    "__init__": {
+        "_builds", "_diagnose", "_distribution", "_fit", "_gaussian", "_layout", "_mixture", "_mdn", "_sampling",
+    },
     "_diagnose": {"_arrays", "_layout", "_mdn"},
     "activations": {"_layout"},
     "torch": {
@@ -27,7 +29,7 @@ ARROWS = {
     "_distribution": {
         "_arrays",
         "_distribution_kernels",
-        "_fit",
+        "_estimation",
         "_layout",
         "_parameters",
         "_plot",
@@ -35,7 +37,15 @@ ARROWS = {
         "_sampling",
         "_univariate",
     },
-    "_fit": {"_arrays", "_layout", "_parameters", "_running", "_sampling"},
+    "_fit": {"_arrays", "_distribution", "_estimation", "_parameters", "_sampling"},
+    "_estimation": {
+        "_acceleration", "_arrays", "_chunked", "_parameters", "_points", "_running", "_sampling", "_search", "_units",
+    },
+    "_chunked": {"_arrays", "_points"},
+    "_units": {"_parameters", "_points", "_search"},
+    "_acceleration": {"_points", "_search"},
+    "_search": {"_distribution_kernels", "_points", "_running"},
+    "_points": {"_arrays", "_distribution_kernels", "_running"},
     "_plot": set(),
     "_univariate": {"_arrays", "_distribution_kernels", "_layout", "_running", "_sampling"},
     "_sampling": {"_arrays", "_distribution_kernels", "_layout"},
@@ -47,7 +57,8 @@ ARROWS = {
     "_layout": {"_arrays"},
     "_builds": {"__version__", "_kernels"},
     "_arrays": {"_distribution_kernels"},
-    "_distribution_kernels": {"_arithmetic", "_buffers", "_columns", "_component", "_draws", "_modes"},
+    "_distribution_kernels": {"_arithmetic", "_buffers", "_columns", "_component", "_draws", "_expectation", "_modes"},
+    "_expectation": {"_columns", "_elementary"},
     "_draws": {"_bivariate", "_columns", "_component", "_elementary"},
     "_modes": {"_bivariate", "_component", "_elementary"},
     "_component": {"_bivariate", "_columns", "_elementary"},
