@@ -8,7 +8,7 @@ import pytest
 from checks import assert_same_bits, each_dtype
 from problems import each_layout, parameters
 
-from cymdn import BivariateMixture, MixtureFit, _points, fit_mixture
+from cymdn import BivariateMixture, _points, fit_mixture
 
 OLD_FAITHFUL = Path(__file__).resolve().parents[1] / "examples" / "old_faithful.csv"
 
