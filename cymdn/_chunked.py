@@ -28,8 +28,12 @@ class Chunks(NamedTuple):
 
     def summary(self, key: int) -> Summary:
         """Return what has to be known of all points; check them."""
-        summaries: list[Summary] = self.each(_summarise_chunk, self.missing, key)
-        return reduce(Summary.merged, summaries)
+        tasks = self.each(_summarise_chunk, self.missing, key)
+        while len(tasks) > 1:  # two by two, where they are: the caller gets one sample, however many chunks
+            pairs = zip(tasks[::2], tasks[1::2], strict=False)
+            tasks = [_delayed(Summary.merged)(*pair) for pair in pairs] + tasks[len(tasks) // 2 * 2 :]
+        summary: Summary = _compute(tasks)[0]
+        return summary
 
     def in_units(self, units: Units) -> "Chunks":
         """Return what sums moments over all points."""
@@ -37,16 +41,27 @@ class Chunks(NamedTuple):
 
     def expect(self, model: Model, estimate: Doubles) -> Doubles:
         """Return the sums of the E step, added up in the order of the chunks."""
-        sums = self.each(_expect_chunk, self.units, model._replace(workers=1), estimate)
+        sums = _compute(self.each(_expect_chunk, self.units, model._replace(workers=1), estimate))
         return np.asarray(reduce(np.add, sums))
 
     def each(self, function: Callable[..., Any], *arguments: Any) -> list[Any]:
-        """Call a function of a chunk and these arguments, for each chunk."""
-        import dask
+        """Return the tasks to call a function of a chunk and these arguments, for each chunk."""
+        call = _delayed(function)
+        return [call(*chunk, *arguments) for chunk in self.chunks]
 
-        delayed: Any = dask  # whose own types are incomplete
-        call = delayed.delayed(function, pure=False)
-        return list(delayed.compute(*(call(*chunk, *arguments) for chunk in self.chunks)))
+
+def _delayed(function: Callable[..., Any]) -> Any:
+    import dask
+
+    untyped: Any = dask
+    return untyped.delayed(function, pure=False)
+
+
+def _compute(tasks: list[Any]) -> Any:
+    import dask
+
+    untyped: Any = dask
+    return untyped.compute(*tasks)
 
 
 def source(points: Any, sample_weight: Any, missing: bool) -> Chunks:
