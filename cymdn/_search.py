@@ -18,11 +18,11 @@ from cymdn._running import check_done, run
 
 T = TypeVar("T")
 
-SHORT = 30  # steps of a start
+SHORT = 15  # steps of a start
 ROUNDS = 30  # of k-means
 FINE = 60  # of the best start
-STAGES = (5, 5, 10, 20)  # steps of a trial, which ends where it falls behind
-OPTIMISM = 3.0  # times what a stage gained is what a trial may be behind
+STAGES = (5, 5, 10, 10)  # steps of a trial, which ends where it falls behind
+OPTIMISM = (3.0, 2.0, 1.0)  # times what a stage gained is what a trial may be behind after it
 LEAST_GAIN = 1e-6  # nats a point that a trial must gain
 SPIKE = 0.5  # trace of C^-1 F from which a component counts as collapsed: as if 1.4 floors wide
 LEAST_POINTS = 3  # of a component: fewer are always on a line
@@ -194,8 +194,8 @@ def _spikes(found: Climbed, model: Model, effective: float) -> int:
 def _race(points: Points, model: Model, trial: Doubles, target: float) -> Climbed:
     """Climb from a trial for as long as it may still pass the target."""
     reached, before = climb(points, model, trial, STAGES[0]), -np.inf
-    for steps in STAGES[1:]:
-        if reached.likelihood + OPTIMISM * (reached.likelihood - before) < target:
+    for steps, optimism in zip(STAGES[1:], OPTIMISM, strict=True):
+        if reached.likelihood + optimism * (reached.likelihood - before) < target:
             break
         before = reached.likelihood
         reached = climb(points, model, maximise(model, reached.sums, reached.estimate), steps)
