@@ -55,7 +55,7 @@ class MixtureFit(Fields):
 
     Notes
     -----
-    Of a batch of fits all but `n_parameters` are arrays of the batch's shape.
+    Of a batch of fits all but the number of parameters are arrays of the batch's shape.
 
     Examples
     --------

@@ -35,7 +35,7 @@ HALF_NORMAL = 0.7978845608028654  # sqrt(2 / pi): the mean of a normal number's 
 # what a pair of components that split one by size has of its variances
 NARROW, WIDE = 0.3, 1.7
 WORTH = 7  # numbers of the kernel's Worth: likelihood lost, mass, five fourth moments
-ANGLES = np.pi / 12 * np.arange(12)
+ANGLES: Doubles = np.pi / 12 * np.arange(12.0)
 TEMPERATURE = 0.1  # of removals, in what components are worth in the mean
 
 

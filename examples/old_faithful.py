@@ -53,7 +53,9 @@ def report(fits, best):
     """Print what was found beside what is known."""
     for fit in fits:
         m = fit.mixture.n_components
-        print(f"{m} components: log-likelihood {fit.log_likelihood:9.3f}, BIC {fit.bic:8.2f}" + "  best" * (fit is best))
+        print(
+            f"{m} components: log-likelihood {fit.log_likelihood:9.3f}, BIC {fit.bic:8.2f}" + "  best" * (fit is best)
+        )
     mixture = best.mixture
     found = {
         "weight": mixture.weights,
