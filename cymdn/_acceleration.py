@@ -86,7 +86,10 @@ def ascend(
     most: int,
     callback: Callable[[int, float], object],
 ) -> Ascent:
-    """Ascend until five steps together gain less than `tolerance` nats a point, or for so many E steps at most."""
+    """Ascend until five steps together gain less than `tolerance` nats a point, or for so many E steps at most.
+
+    The end is always a plain step's, so that the floor is in its variances.
+    """
     background = bool(estimate[-1] > 0)
     steps = 0
 
@@ -125,8 +128,8 @@ def ascend(
         g, f = next_g, next_f
         history.append(here.likelihood)
         if len(history) > LAST and history[-1] - history[-1 - LAST] < tolerance:
-            return Ascent(here.estimate, steps, True)
-    return Ascent(here.estimate, steps, False)
+            return Ascent(here.improved, steps, True)
+    return Ascent(here.improved, steps, False)
 
 
 def mix(differences: Doubles, f: Doubles, damping: float) -> Doubles:

@@ -176,6 +176,9 @@ def fit_mixture(
     mixing that never lowers the likelihood. Sums are taken in each component's own coordinates, so that digits do not
     depend on its size and place.
 
+    The search does not look for components that have shrunk to the floor about fewer points than half a component's
+    share, 1 / (2 M), though a start may lead to one.
+
     What is raised is the likelihood of points with errors of the floor's size, of which a component's density is exp of
     the expected log-density: the likelihood itself, as long as the floor is small. The result's is the likelihood
     itself.

@@ -25,9 +25,9 @@ STAGES = (5, 5, 10, 10)  # steps of a trial, which ends where it falls behind
 OPTIMISM = (3.0, 2.0, 1.0)  # times what a stage gained is what a trial may be behind after it
 LEAST_GAIN = 1e-6  # nats a point that a trial must gain
 SPIKE = 0.5  # trace of C^-1 F from which a component counts as collapsed: as if 1.4 floors wide
-LEAST_POINTS = 3  # of a component: fewer are always on a line
+LEAST_POINTS = 2.5  # of a component: two are always on a line
 FAILURES = 2  # trials a component, one after the other, that end the search
-FEW = 2  # starts of a search after the first one
+FEW = 4  # starts of a search after the first one
 SEARCHES = 6  # at most
 SEARCH_WORK = 4_000_000  # points times components times steps that searches after the first may take
 WORK = 1 << 23  # points times components times steps of one call: Python looks for Ctrl-C between two
@@ -181,14 +181,16 @@ def remove_and_split(points: Points, model: Model, found: Climbed, rng: np.rando
 
 
 def _spikes(found: Climbed, model: Model, effective: float) -> int:
-    """Return how many components are of too few points, or have shrunk to the size of the floor in some direction.
+    """Return how many components are of too few points, or have shrunk to the size of the floor about a few.
 
-    The likelihood of a spike is high by the floor alone. Starts may lead to one; trials must not look for more.
+    The likelihood of such a spike is high by the floor alone. Starts may lead to one; trials must not look for more.
+    Where half a component's share of the points has one value, that is no accident.
     """
     weight, _, _, l00, l10, l11 = components(found.estimate).T
     floor0, floor1 = model.settings[:2]
     trace = (floor0 / l00) ** 2 + (floor0 * (l10 / l00) / l11) ** 2 + (floor1 / l11) ** 2  # of C^-1 F, at most 2
-    return int(((weight * effective < LEAST_POINTS) | (trace > SPIKE)).sum())
+    shrunk = (trace > SPIKE) & (weight < 0.5 / len(weight))
+    return int((shrunk | (weight * effective < LEAST_POINTS)).sum())
 
 
 def _race(points: Points, model: Model, trial: Doubles, target: float) -> Climbed:
