@@ -26,7 +26,7 @@ OPTIMISM = (3.0, 2.0, 1.0)  # times what a stage gained is what a trial may be b
 LEAST_GAIN = 1e-6  # nats a point that a trial must gain
 SPIKE = 0.5  # trace of C^-1 F from which a component counts as collapsed: as if 1.4 floors wide
 LEAST_POINTS = 2.5  # of a component: two are always on a line
-FAILURES = 2  # trials a component, one after the other, that end the search
+FAILURES = 5  # trials one after the other that end the search, besides one for each component
 FEW = 4  # starts of a search after the first one
 SEARCHES = 6  # at most
 SEARCH_WORK = 4_000_000  # points times components times steps that searches after the first may take
@@ -167,7 +167,7 @@ def remove_and_split(points: Points, model: Model, found: Climbed, rng: np.rando
     m = len(found.estimate) // 6
     effective = _effective_count(points)
     failures, chances = 0, None
-    while m > 1 and failures < FAILURES * m:
+    while m > 1 and failures < m + FAILURES:
         chances = chances or _chances(points, model, found, effective)
         removed = int(rng.choice(m, p=chances.removal))
         split = int(rng.choice(m, p=_without(chances.split, removed)))

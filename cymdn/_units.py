@@ -12,6 +12,7 @@ from cymdn._search import components
 FLOOR = 1e-3  # of the size of what a component may be
 TIED = 0.1  # share of points that repeat a coordinate, above which it counts as rounded
 SAME = 1e-9  # of the spread: smaller differences are rounding errors
+FARTHEST = 1e60  # offset from the points of a mean to go on from
 BACKGROUND = 0.05  # weight that the background starts with
 
 
@@ -56,13 +57,17 @@ def measure(summary: Summary, sample: Doubles, options: Options, which: str) -> 
             offset = values - center[axis]
             largest = np.abs(offset).max() or np.ldexp(summary.high - summary.low, -size)[axis]
             # squares of the offsets themselves may be 0
-            spread[axis] = largest * max(np.sqrt(share @ (offset / largest) ** 2 / share.sum()), SMALLEST)
+            if largest > 0:  # and not lost beside a huge floor
+                spread[axis] = largest * max(np.sqrt(share @ (offset / largest) ** 2 / share.sum()), SMALLEST)
     if options.floor is None:
         floor = np.zeros(2) if options.known else default_floor(points, spread, options.components)
     else:
         floor = np.ldexp(options.floor, -size)
     _, scale = np.frexp(np.maximum(np.maximum(spread, floor), SMALLEST))
     if options.covariance_type == COVARIANCE_TYPES.index("spherical"):
+        if options.floor is None:
+            floor[:] = np.ldexp(floor, size).min()
+            floor = np.ldexp(floor, -size)
         together = (size + scale).max()
         scale = together - size
     return Units(size, center, scale, summary.weight), np.ldexp(floor, size)
@@ -113,6 +118,8 @@ def spread_out(options: Options, units: Units) -> Doubles:
     each[:, 3] = each[:, 5] = 1.0
     if options.known is not None:
         each[:, 3:] = factors(options.known, options.components, units)
+        if not (np.abs(np.log(each[:, [3, 5]])) < -np.log(SMALLEST)).all():
+            raise ValueError("covariance: expected matrices of the size of the points, to a factor of 1e70")
     found[-1] = BACKGROUND * options.background
     each[:, 0] = (1.0 - found[-1]) / options.components
     return found
@@ -123,9 +130,10 @@ def to_estimate(init: Parameters, options: Options, units: Units) -> Doubles:
     found = spread_out(options, units)
     each = components(found)
     each[:, 0] *= options.components * init.weights()
-    each[:, 1:3] = units.of_points(init.means())
+    each[:, 1:3] = np.clip(units.of_points(init.means()), -FARTHEST, FARTHEST)
     if options.known is None:
         each[:, 3:] = factors(init, options.components, units)
+        each[:, 3:] = np.clip(each[:, 3:], [SMALLEST, -1.0 / SMALLEST, SMALLEST], 1.0 / SMALLEST)
         constrain(each, options.covariance_type)
     return found
 
