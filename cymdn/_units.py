@@ -70,7 +70,8 @@ def measure(summary: Summary, sample: Doubles, options: Options, which: str) -> 
             floor = np.ldexp(floor, -size)
         together = (size + scale).max()
         scale = together - size
-    return Units(size, center, scale, summary.weight), np.ldexp(floor, size)
+    used = np.ldexp(floor, size) if options.floor is None else options.floor
+    return Units(size, center, scale, summary.weight), used
 
 
 def default_floor(points: Doubles, spread: Doubles, count: int) -> Doubles:
@@ -106,8 +107,7 @@ def settings(summary: Summary, units: Units, floor: Doubles, background: bool, w
                 )
         numbers[3:] = -np.log(high - low)
         numbers[2] = numbers[3] + numbers[4]
-    scaled = units.of_lengths(floor)
-    numbers[:2] = np.where(scaled > 0, np.maximum(scaled, SMALLEST), 0.0)
+    numbers[:2] = np.where(floor > 0, np.maximum(units.of_lengths(floor), SMALLEST), 0.0)
     return numbers
 
 

@@ -12,6 +12,7 @@ from checks import assert_same_bits
 from test_fit import clusters
 
 from cymdn import BivariateMixture, MixtureFit, _points, fit_mixture
+from cymdn import _distribution_kernels as kernels
 
 TYPES = ("full", "diag", "tied", "spherical")
 PARAMETERS = {"full": 17, "diag": 14, "tied": 11, "spherical": 11}  # of three components
@@ -463,3 +464,59 @@ def test_equal_weights_make_a_simple_sample():
     sample = _points.sampled(_points.summarise(points, np.ones(10_000), 0, 1))
     np.testing.assert_array_equal(sample[:, 2], sample[0, 2])
     assert len(np.unique(sample[:, 0])) == _points.SAMPLE
+
+
+# Extremes
+
+
+@pytest.mark.parametrize("floor", [1e-200, 1e-74, 1e100])
+@pytest.mark.parametrize("unit", [1e-290, 1.0, 1e290])
+def test_floors_and_units_of_any_size_give_a_legal_mixture(unit, floor):
+    points = np.round(np.random.default_rng(0).normal(size=(30, 2))) * unit
+    for covariance_type in TYPES:
+        fit = fit_mixture(points, 3, covariance_type=covariance_type, stddev_floor=floor, rng=0)
+        assert fit.mixture._parameters.are_valid()
+        np.testing.assert_array_equal(fit.stddev_floor, floor)
+        assert not np.isnan(fit.log_likelihood)
+
+
+def test_a_known_covariance_that_no_unit_can_hold_is_refused():
+    points = np.random.default_rng(0).normal(size=(30, 2))
+    with pytest.raises(ValueError, match="^covariance: expected matrices of the size of the points"):
+        fit_mixture(points, 2, covariance=np.eye(2) * 1e-180)
+
+
+@pytest.mark.parametrize("argument", ["planes", "settings", "estimate", "scratch", "sums"])
+def test_kernels_decline_arrays_that_do_not_fit(argument):
+    n, m = 10, 2
+    arrays = {
+        "planes": np.ones((3, n)),
+        "settings": np.zeros(5),
+        "estimate": np.ones(6 * m + 1),
+        "scratch": np.empty((kernels.FIT_PLANES, m)),
+        "sums": np.ones(6 * m + 2),
+    }
+
+    def call(planes, settings, estimate, scratch, sums):
+        model = (0, settings, estimate, scratch)
+        return [
+            kernels.expect_moments(planes, n, n, *model, 0, len(planes[0]), sums),
+            kernels.climb(planes, n, n, *model, 2, 0.0, -np.inf, sums),
+            kernels.inspect_components(planes, n, n, *model, np.empty((m, 7))),
+        ]
+
+    assert call(**arrays) == [True] * 3
+    wrong = dict(arrays)
+    if argument == "planes":
+        wrong["planes"] = np.ones((2, n))
+    else:
+        wrong[argument] = arrays[argument][..., :-1].copy()
+    results = call(**wrong)
+    assert not all(results)
+    assert not results[0]
+
+
+def test_kernels_decline_places_outside_of_the_points():
+    planes, model = np.ones((3, 10)), (0, np.zeros(5), np.ones(7), np.empty((kernels.FIT_PLANES, 1)))
+    for both, first, begin, end in ((11, 11, 0, 10), (5, 4, 0, 10), (-1, 10, 0, 10), (10, 10, 0, 11), (10, 10, -1, 10)):
+        assert not kernels.expect_moments(planes, both, first, *model, begin, end, np.ones(8))
