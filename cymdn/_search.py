@@ -29,7 +29,7 @@ LEAST_POINTS = 2.5  # of a component: two are always on a line
 FAILURES = 5  # trials one after the other that end the search, besides one for each component
 FEW = 4  # starts of a search after the first one
 SEARCHES = 6  # at most
-SEARCH_WORK = 4_000_000  # points times components times steps that searches after the first may take
+SEARCH_WORK = 1_500_000  # points times components times steps that searches after the first may take
 WORK = 1 << 23  # points times components times steps of one call: Python looks for Ctrl-C between two
 HALF_NORMAL = 0.7978845608028654  # sqrt(2 / pi): the mean of a normal number's absolute value
 # what a pair of components that split one by size has of its variances

@@ -482,7 +482,7 @@ def test_floors_and_units_of_any_size_give_a_legal_mixture(unit, floor):
 
 def test_a_known_covariance_that_no_unit_can_hold_is_refused():
     points = np.random.default_rng(0).normal(size=(30, 2))
-    with pytest.raises(ValueError, match="^covariance: expected matrices of the size of the points"):
+    with pytest.raises(ValueError, match=r"^covariance: expected matrices of the size of the points"):
         fit_mixture(points, 2, covariance=np.eye(2) * 1e-180)
 
 
