@@ -4,7 +4,9 @@ The layers, each importing only from those below it:
 
     __init__              re-exports, no logic
     _diagnose             what is out of order in a network's output
-    _distribution         mixtures as an object, over _univariate (1-D mixtures), _fit, _plot, _quadrature and _affine
+    _fit                  fits of mixtures to points
+    _distribution         mixtures as an object, over _univariate (1-D mixtures), _plot, _quadrature and _affine
+    _estimation           maximum likelihood: _search for a start, _acceleration from there; _points, _chunked
     _gaussian, _mixture, _mdn, _sampling   the levels of the API: check, allocate, call, return; their documentation
     _running              runs kernels: workers, scratch memory, batches that broadcast
     _builds               the builds of the kernels, and which is used
@@ -20,6 +22,7 @@ The layers, each importing only from those below it:
 from cymdn._builds import show_config
 from cymdn._diagnose import diagnose
 from cymdn._distribution import BivariateMixture
+from cymdn._fit import MixtureFit, fit_mixture
 from cymdn._gaussian import GaussianGradient, gaussian_density_batch, gaussian_logpdf, gaussian_logpdf_and_gradient
 from cymdn._layout import Layout
 from cymdn._mdn import mdn_loss, mdn_loss_and_gradient
@@ -32,10 +35,12 @@ __all__ = [
     "GaussianGradient",
     "Layout",
     "MdnSample",
+    "MixtureFit",
     "MixtureGradient",
     "UnivariateMixture",
     "__version__",
     "diagnose",
+    "fit_mixture",
     "gaussian_density_batch",
     "gaussian_logpdf",
     "gaussian_logpdf_and_gradient",

@@ -268,11 +268,17 @@ def check_size(name: str, value: object, batch_shape: Shape = ()) -> Shape:
     return shape
 
 
-def check_each(name: str, array: NDArray[Any], good: NDArray[np.bool_] | np.bool_, expected: str) -> None:
-    """Check the values of an array, of which `good` tells; its axes are the array's first ones."""
+def check_each(
+    name: str, array: NDArray[Any], good: NDArray[np.bool_] | np.bool_, expected: str, start: int = 0
+) -> None:
+    """Check the values of an array, of which `good` tells; its axes are the array's first ones.
+
+    An array that is a part of another begins at index `start` of it.
+    """
     if not good.all():
         first = tuple(int(axis[0]) for axis in np.nonzero(np.atleast_1d(~good)))[: np.ndim(good)]
-        raise ValueError(f"{name}: expected {expected}, got {array[first]} at index {first}")
+        place = (first[0] + start, *first[1:]) if start else first
+        raise ValueError(f"{name}: expected {expected}, got {array[first]} at index {place}")
 
 
 def check_flag(name: str, value: object) -> bool:

@@ -1,13 +1,14 @@
 """A batch of mixtures as an object: evaluate, draw, ask, move."""
 
 import sys
+import warnings
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from cymdn import _affine, _distribution_kernels, _fit, _quadrature
+from cymdn import _affine, _distribution_kernels, _quadrature
 from cymdn._arrays import (
     FLOAT32,
     FLOAT64,
@@ -22,6 +23,7 @@ from cymdn._arrays import (
     methods_in_ieee_arithmetic,
 )
 from cymdn._batch import Batch
+from cymdn._estimation import estimate
 from cymdn._layout import MEAN, PARAMETERS, RAW, Pens, check_pens, components_of, pack, planes
 from cymdn._parameters import SMALLEST_STDDEV, SUM_TOLERANCE, Natural, Parameters, Unconstrained, floored
 from cymdn._running import Kernel, check_done, check_workers, run_over_batch
@@ -256,46 +258,31 @@ class BivariateMixture(Batch):
         restarts: int = 8,
         workers: int | None = None,
     ) -> "BivariateMixture":
-        """Fit a mixture to points by maximum likelihood.
+        """Fit a mixture to points by maximum likelihood: the mixture of `fit_mixture`, which can do more and says more.
 
         Parameters
         ----------
-        points : array_like, shape (n, 2)
-            Finite; n >= `n_components`.
+        points : array_like, shape (..., n, 2)
+            Finite; n >= `n_components`. Leading axes are a batch.
         n_components : int
             Number of components.
-        sample_weight : array_like, shape (n,), optional
-            Weights of the points, finite and >= 0, not all 0. A point of weight 0 is skipped, one of weight 2 counts
-            as two points.
-        rng : numpy.random.Generator or seed, optional
-            For the starts, as in `mdn_sample`.
-        stddev_floor : float or array_like of shape (2,), optional
-            In the units of the points: the square of it is added to the variances of each component, as if every point
-            were known with an error of that standard deviation. It keeps a component from collapsing onto a point,
-            where the likelihood has no bound. A thousandth of the points' standard deviations, if not given.
-        restarts : int, optional
-            Starts, at most a million, from which the best is followed to the end.
-        workers : int, optional
-            As in `mdn_loss`.
+        sample_weight, rng, stddev_floor, restarts, workers : optional
+            As in `fit_mixture`.
 
         Returns
         -------
         BivariateMixture
-            Without batch axes, the heaviest component first.
+            Of the batch shape of the points, the heaviest component first.
 
         Raises
         ------
         TypeError, ValueError
-            An argument is not as above; all points agree in a coordinate and no `stddev_floor` is given; the points
-            are so near each other that a standard deviation would be below 2.23e-308.
+            As `fit_mixture` does.
 
-        Notes
+        Warns
         -----
-        Expectation-maximisation (Dempster, Laird & Rubin, J. R. Stat. Soc. B 39, 1977) from starts by k-means++
-        (Arthur & Vassilvitskii, SODA 2007), until a step gains less than 1e-10 nats a point, 2000 steps at
-        most. Sums are taken in units of the points' whole spread: standard deviations below some 1e-6 of that lose
-        digits. What is raised is the likelihood of points with errors of the floor's size, of which a component's
-        density is exp of the expected log-density: the likelihood itself, as long as the floor is small.
+        RuntimeWarning
+            The likelihood still rose at the last of 1000 steps.
 
         Examples
         --------
@@ -306,8 +293,22 @@ class BivariateMixture(Batch):
         >>> BivariateMixture.fit(points, 2, rng=0).weights.round(2)
         array([0.75, 0.25])
         """
-        dtype, parameters = _fit.fit(points, n_components, sample_weight, rng, stddev_floor, restarts, workers)
-        return cls._made_of(Natural(parameters), dtype)
+        found = estimate(
+            points,
+            n_components,
+            sample_weight=sample_weight,
+            rng=rng,
+            stddev_floor=stddev_floor,
+            restarts=restarts,
+            workers=workers,
+        )
+        if not found.converged.all():
+            warnings.warn(
+                f"the likelihood still rose after {found.steps.max()} steps; see max_steps of fit_mixture",
+                RuntimeWarning,
+                stacklevel=3,  # past the wrapper that sets the arithmetic
+            )
+        return cls._made_of(found.parameters, found.dtype)
 
     # Parameters
 

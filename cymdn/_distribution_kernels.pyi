@@ -8,6 +8,7 @@ from cymdn._arrays import FloatArray
 
 DRAW_PLANES: int
 MODE_PLANES: int
+FIT_PLANES: int
 
 def draw(
     s: int,
@@ -34,6 +35,44 @@ def modes(
     scratch: NDArray[np.float64],
     highest_out: NDArray[np.float64],
     mode_out: NDArray[np.float64],
+) -> bool: ...
+def expect_moments(
+    planes: NDArray[np.float64],
+    both: int,
+    first: int,
+    covariance_type: int,
+    settings: NDArray[np.float64],
+    estimate: NDArray[np.float64],
+    scratch: NDArray[np.float64],
+    begin: int,
+    end: int,
+    sums_out: NDArray[np.float64],
+) -> bool: ...
+def maximise_moments(
+    sums: NDArray[np.float64], covariance_type: int, settings: NDArray[np.float64], estimate: NDArray[np.float64]
+) -> bool: ...
+def climb(
+    planes: NDArray[np.float64],
+    both: int,
+    first: int,
+    covariance_type: int,
+    settings: NDArray[np.float64],
+    estimate: NDArray[np.float64],
+    scratch: NDArray[np.float64],
+    steps: int,
+    gain: float,
+    last: float,
+    sums_out: NDArray[np.float64],
+) -> bool: ...
+def inspect_components(
+    planes: NDArray[np.float64],
+    both: int,
+    first: int,
+    covariance_type: int,
+    settings: NDArray[np.float64],
+    estimate: NDArray[np.float64],
+    scratch: NDArray[np.float64],
+    worth_out: NDArray[np.float64],
 ) -> bool: ...
 def call_in_ieee_arithmetic(
     function: Callable[..., Any], arguments: tuple[Any, ...], keywords: dict[str, Any]

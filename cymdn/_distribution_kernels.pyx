@@ -15,11 +15,13 @@ from cymdn._buffers cimport Buffers, hold, hold_each, release
 from cymdn._columns cimport Column
 from cymdn._component cimport Component, component
 from cymdn._draws cimport Draws, draw_row
+from cymdn._expectation cimport PART, Gaussian, Model, Moments, Points, Worth, expect, inspect, maximise
 from cymdn._modes cimport Search, View, find_mode, height_of
 
 cpdef enum:
     DRAW_PLANES = 12  # cumulative weights, and components of 11 numbers
     MODE_PLANES = 21  # components, views of 5, heights, terms, points visited and their number
+    FIT_PLANES = PART  # terms
 
 
 cdef void draw_rows(const Draws *d, const Column *rows, const Column *x, const Column *pen) noexcept nogil:
@@ -144,6 +146,181 @@ def modes(
                     (<double *> highest.first)[i] = -INFINITY
                     x[0], x[1] = s.components[0].mean0, s.components[0].mean1
                 find_mode(&s, first, last, <double *> highest.first + i, x)
+            _arithmetic.restore_arithmetic(before)
+        return True
+    finally:
+        release(&held)
+
+
+# Fits: arguments that all have
+#     planes       (3, n): coordinates 0, coordinates 1, weights, in the order of what is known
+#     both, first  where those begin of which the first coordinate alone is known, and the second alone
+#     estimate     (6 m + 1,): weight, mean and Cholesky factor of each component, weight of the background
+#     settings     (5,): floors, log-densities of the background where both coordinates are known, the first, the second
+#     scratch      (FIT_PLANES, m)
+#     sums         (6 m + 2,): moments of each component, mass of the background, log-likelihood
+
+
+cdef int hold_model(Buffers *held, Py_ssize_t m, int covariance_type, settings, Model *model) except -1:
+    cdef Column numbers
+    cdef const double *first
+    cdef int k
+    hold_each(held, settings, sizeof(double), 5, 0, 0, &numbers)
+    model.m, model.covariance_type = m, covariance_type
+    if held.fit:
+        first = <const double *> numbers.first
+        model.floor0, model.floor1 = first[0], first[1]
+        for k in range(3):
+            model.log_uniform[k] = first[2 + k]
+    return 0
+
+
+cdef int hold_points(Buffers *held, planes, Py_ssize_t both, Py_ssize_t first, Points *points) except -1:
+    cdef Column numbers
+    cdef Py_ssize_t n = planes.shape[1]
+    hold_each(held, planes, sizeof(double), 3, n, 0, &numbers)
+    held.fit = held.fit and n > 0 and 0 <= both <= first <= n
+    points.x = <const double *> numbers.first
+    points.y, points.weight = points.x + n, points.x + 2 * n
+    points.both, points.first, points.count = both, first, n
+    return 0
+
+
+def expect_moments(
+    planes, Py_ssize_t both, Py_ssize_t first, int covariance_type, settings, estimate, scratch,
+    Py_ssize_t begin, Py_ssize_t end,   # points to go through
+    sums_out,
+):
+    """The E step."""
+    cdef Py_ssize_t m = scratch.shape[1]
+    cdef Buffers held
+    cdef Column parameters, memory, sums
+    cdef Model model
+    cdef Points points
+    cdef _arithmetic.arithmetic before
+    held.count = 0
+    held.fit = m > 0
+    try:
+        hold_model(&held, m, covariance_type, settings, &model)
+        hold_points(&held, planes, both, first, &points)
+        hold_each(&held, estimate, sizeof(double), 6 * m + 1, 0, 0, &parameters)
+        hold(&held, scratch, sizeof(double), PyBUF_WRITABLE, FIT_PLANES, m, 0, &memory)
+        hold(&held, sums_out, sizeof(double), PyBUF_WRITABLE, 6 * m + 2, 0, 0, &sums)
+        if not (held.fit and 0 <= begin <= end <= points.count):
+            return False
+        with nogil:
+            before = _arithmetic.use_ieee_arithmetic()
+            expect(
+                &points, begin, end, <const Gaussian *> parameters.first, &model, <double *> memory.first,
+                <Moments *> sums.first, <double *> sums.first + 6 * m,
+            )
+            _arithmetic.restore_arithmetic(before)
+        return True
+    finally:
+        release(&held)
+
+
+def maximise_moments(sums, int covariance_type, settings, estimate):
+    """The M step, in place."""
+    cdef Py_ssize_t m = estimate.shape[0] // 6
+    cdef Buffers held
+    cdef Column parameters, moments
+    cdef Model model
+    cdef _arithmetic.arithmetic before
+    held.count = 0
+    held.fit = m > 0
+    try:
+        hold_model(&held, m, covariance_type, settings, &model)
+        hold_each(&held, sums, sizeof(double), 6 * m + 2, 0, 0, &moments)
+        hold(&held, estimate, sizeof(double), PyBUF_WRITABLE, 6 * m + 1, 0, 0, &parameters)
+        if not held.fit:
+            return False
+        before = _arithmetic.use_ieee_arithmetic()
+        maximise(
+            <const Moments *> moments.first, <const double *> moments.first + 6 * m, &model,
+            <Gaussian *> parameters.first,
+        )
+        _arithmetic.restore_arithmetic(before)
+        return True
+    finally:
+        release(&held)
+
+
+cdef void climb_steps(
+    const Points *points, Gaussian *g, const Model *model, double *terms, Moments *sums, double *rest,
+    Py_ssize_t steps, double gain, double last,
+) noexcept nogil:
+    while True:
+        expect(points, 0, points.count, g, model, terms, sums, rest)
+        steps -= 1
+        if steps <= 0 or rest[1] - last < gain:
+            return
+        last = rest[1]
+        maximise(sums, rest, model, g)
+
+
+def climb(
+    planes, Py_ssize_t both, Py_ssize_t first, int covariance_type, settings, estimate, scratch,
+    Py_ssize_t steps,   # at most
+    double gain,        # of log-likelihood, below which a step is the last
+    double last,        # log-likelihood before
+    sums_out,           # of the estimate that is left
+):
+    """Steps of expectation-maximisation, in place."""
+    cdef Py_ssize_t m = scratch.shape[1]
+    cdef Buffers held
+    cdef Column parameters, memory, sums
+    cdef Model model
+    cdef Points points
+    cdef _arithmetic.arithmetic before
+    held.count = 0
+    held.fit = m > 0
+    try:
+        hold_model(&held, m, covariance_type, settings, &model)
+        hold_points(&held, planes, both, first, &points)
+        hold(&held, estimate, sizeof(double), PyBUF_WRITABLE, 6 * m + 1, 0, 0, &parameters)
+        hold(&held, scratch, sizeof(double), PyBUF_WRITABLE, FIT_PLANES, m, 0, &memory)
+        hold(&held, sums_out, sizeof(double), PyBUF_WRITABLE, 6 * m + 2, 0, 0, &sums)
+        if not held.fit:
+            return False
+        with nogil:
+            before = _arithmetic.use_ieee_arithmetic()
+            climb_steps(
+                &points, <Gaussian *> parameters.first, &model, <double *> memory.first, <Moments *> sums.first,
+                <double *> sums.first + 6 * m, steps, gain, last,
+            )
+            _arithmetic.restore_arithmetic(before)
+        return True
+    finally:
+        release(&held)
+
+
+def inspect_components(
+    planes, Py_ssize_t both, Py_ssize_t first, int covariance_type, settings, estimate, scratch,
+    worth_out,   # (m, 7): see Worth
+):
+    """What each component is worth, and how far it is from a Gaussian."""
+    cdef Py_ssize_t m = scratch.shape[1]
+    cdef Buffers held
+    cdef Column parameters, memory, worth
+    cdef Model model
+    cdef Points points
+    cdef _arithmetic.arithmetic before
+    held.count = 0
+    held.fit = m > 0
+    try:
+        hold_model(&held, m, covariance_type, settings, &model)
+        hold_points(&held, planes, both, first, &points)
+        hold_each(&held, estimate, sizeof(double), 6 * m + 1, 0, 0, &parameters)
+        hold(&held, scratch, sizeof(double), PyBUF_WRITABLE, FIT_PLANES, m, 0, &memory)
+        hold(&held, worth_out, sizeof(double), PyBUF_WRITABLE, m, 7, 0, &worth)
+        if not held.fit:
+            return False
+        with nogil:
+            before = _arithmetic.use_ieee_arithmetic()
+            inspect(
+                &points, <const Gaussian *> parameters.first, &model, <double *> memory.first, <Worth *> worth.first
+            )
             _arithmetic.restore_arithmetic(before)
         return True
     finally:

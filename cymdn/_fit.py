@@ -1,209 +1,254 @@
-"""Maximum likelihood by expectation-maximisation: kernels for what depends on points, NumPy for sums and components."""
+"""Fits of mixtures to points, and what they say of themselves."""
 
-import sys
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from cymdn._arrays import Checked, FloatArray, check_arguments, check_count, check_each
-from cymdn._layout import PARAMETERS
-from cymdn._parameters import SMALLEST_STDDEV
-from cymdn._running import check_workers, run_over_batch
-from cymdn._sampling import Seed, check_rng
-
-Doubles = NDArray[np.float64]
-
-PIECE = 1 << 16  # points whose responsibilities are held at once
-DEFAULT_FLOOR = 1e-3  # in standard deviations of the points
-START_GAIN = 1e-3  # nats a point below which a step ends the comparison of starts
-START_STEPS = 50
-GAIN = 1e-10  # nats a point below which a step ends the fit
-STEPS = 2000
-MOST_RESTARTS = 1_000_000
-
-SMALLEST = 1e-100  # ratio of floor to spread and of spread to offsets: products of four are no denormal numbers yet
+from cymdn._arrays import FloatArray, in_ieee_arithmetic
+from cymdn._distribution import BivariateMixture
+from cymdn._estimation import Estimate, estimate
+from cymdn._parameters import Parameters
+from cymdn._sampling import Seed
 
 
-class _Data(NamedTuple):
-    """Points in units of their standard deviation, or of the floor where that is larger, from their mean."""
+class Fields(NamedTuple):
+    """The fields of `MixtureFit`."""
 
-    points: Doubles  # (n, 2)
-    weight: Doubles  # (n,), of sum 1
-    floor: Doubles  # (2,)
-    workers: int
+    mixture: BivariateMixture
+    background: float | NDArray[np.float64]
+    converged: bool | NDArray[np.bool_]
+    steps: int | NDArray[np.int64]
+    log_likelihood: float | NDArray[np.float64]
+    n_parameters: int
+    stddev_floor: FloatArray
 
 
-def fit(
+class MixtureFit(Fields):
+    """A fitted mixture, and how it was reached: a named tuple, as `fit_mixture` returns it.
+
+    Attributes
+    ----------
+    mixture : BivariateMixture
+        The heaviest component first.
+    background : float
+        Weight of the background, which has a constant density over the smallest box that holds all points. The density
+        of the points is (1 - background) times that of the mixture, plus background / area of the box. 0.0 without one.
+    converged : bool
+        Whether the steps ended because the likelihood no longer rose, and not because there were `max_steps` of them.
+    steps : int
+        Steps over all points: E steps of expectation-maximisation.
+    log_likelihood : float
+        Sum of the log-densities of all points, each times its weight: of a point of which a coordinate is missing, the
+        marginal density of the other.
+    n_parameters : int
+        Number of parameters that were free.
+    stddev_floor : ndarray, shape (2,)
+        The floor that was used, in the units of the points; 0 with a known covariance.
+    n_points : float
+        Number of points, or the sum of their weights.
+
+    See Also
+    --------
+    fit_mixture : What makes it.
+
+    Notes
+    -----
+    Of a batch of fits all but the number of parameters are arrays of the batch's shape.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from cymdn import fit_mixture
+    >>> rng = np.random.default_rng(0)
+    >>> points = np.concatenate([rng.normal(0.0, 1.0, (300, 2)), rng.normal(8.0, 1.0, (100, 2))])
+    >>> fits = [fit_mixture(points, m, rng=0) for m in range(1, 5)]
+    >>> min(fits, key=lambda fit: fit.bic).mixture.n_components
+    2
+    """
+
+    n_points: float | NDArray[np.float64]
+
+    @property
+    def aic(self) -> float | NDArray[np.float64]:
+        """Akaike's information criterion, 2 p - 2 log L for p parameters: the lower, the better."""
+        return 2.0 * self.n_parameters - 2.0 * self.log_likelihood
+
+    @property
+    def bic(self) -> float | NDArray[np.float64]:
+        """Bayesian information criterion, p log n - 2 log L for p parameters and n points: the lower, the better."""
+        return self.n_parameters * np.log(self.n_points) - 2.0 * self.log_likelihood
+
+
+@in_ieee_arithmetic
+def fit_mixture(
     points: ArrayLike,
     n_components: int,
-    sample_weight: ArrayLike | None,
-    rng: Seed,
-    stddev_floor: ArrayLike | None,
-    restarts: int,
-    workers: int | None,
-) -> tuple[np.dtype[Any], Doubles]:
-    """Return the dtype of the points and packed parameters (6 M) of a mixture, the heaviest component first."""
-    components = check_count("n_components", n_components, 1)
-    attempts = check_count("restarts", restarts, 1, MOST_RESTARTS)
-    dtype, array, weight = _check_points(points, sample_weight, components)
-    given = _check_floor(stddev_floor)
-    # in units, powers of two, in which nothing below is beyond float64 or denormal
-    _, unit = np.frexp(np.maximum(abs(array).max(axis=0), 0.0 if given is None else given))
-    array = np.ldexp(array, -unit)
-    center, spread = _moments(array, weight)
-    floor = _floor_of(spread) if given is None else np.ldexp(given, -unit)
-    scale = np.maximum(spread, floor)
-    data = _Data((array - center) / scale, weight, np.maximum(floor / scale, SMALLEST), check_workers(workers))
-    generator = check_rng(rng)
-    best, highest = _climb(data, _start(data, components, generator), START_GAIN, START_STEPS)
-    for _ in range(attempts - 1):
-        parameters, likelihood = _climb(data, _start(data, components, generator), START_GAIN, START_STEPS)
-        if likelihood > highest:
-            best, highest = parameters, likelihood
-    parameters, _ = _climb(data, best, GAIN, STEPS)
-    w, m0, m1, s0, s1, r = parameters.reshape(PARAMETERS, components)[:, np.argsort(-parameters[:components])]
-    with np.errstate(over="ignore", under="ignore"):
-        means = np.ldexp(center + scale * np.stack([m0, m1], axis=-1), unit)
-        stddevs = np.ldexp(scale * np.stack([s0, s1], axis=-1), unit)
-    means, stddevs = (np.clip(a, -sys.float_info.max, sys.float_info.max) for a in (means, stddevs))
-    if not (stddevs > SMALLEST_STDDEV).all():
-        raise ValueError(
-            f"points: expected such that standard deviations are above {SMALLEST_STDDEV:.3g}, got {stddevs.min()}; "
-            "multiply points and floor by a power of ten"
-        )
-    return dtype, np.concatenate([w, *means.T, *stddevs.T, r])
+    *,
+    covariance_type: str = "full",
+    covariance: ArrayLike | None = None,
+    init: BivariateMixture | None = None,
+    background: bool = False,
+    allow_missing: bool = False,
+    sample_weight: ArrayLike | None = None,
+    rng: Seed = None,
+    stddev_floor: ArrayLike | None = None,
+    restarts: int = 8,
+    tolerance: float = 1e-2,
+    max_steps: int = 1000,
+    workers: int | None = None,
+    callback: Callable[[int, float], object] | None = None,
+) -> MixtureFit:
+    r"""Fit a mixture to points by maximum likelihood, and say how it went.
 
+    Parameters
+    ----------
+    points : array_like, shape (..., n, 2)
+        Finite; n >= `n_components`. Leading axes are a batch: a mixture is fitted to each set of n points. Or a Dask
+        array (n, 2), of which each chunk is gone through where it is: a worker holds its chunks, the caller some
+        thousand points.
+    n_components : int
+        Number M of components.
+    covariance_type : {"full", "diag", "tied", "spherical"}, optional
+        Covariance matrices of any kind, without correlations, the same of all components, or multiples of the unit
+        matrix.
+    covariance : array_like, shape (2, 2) or (M, 2, 2), optional
+        Known covariance matrices, in the units of the points: only means and weights are fitted.
+    init : BivariateMixture, optional
+        A mixture of M components from which to go on, in place of a search: for points that come by and by, for starts
+        of your own. With a batch of sets of points, one mixture or a batch of them.
+    background : bool, optional
+        Whether some points may be from a uniform distribution over the smallest box that holds all of them.
+    allow_missing : bool, optional
+        Whether NaN means that a coordinate of a point is missing (at random); else it is an error. A point without both
+        says nothing.
+    sample_weight : array_like, shape (..., n) or (n,), optional
+        Weights of the points, finite and >= 0, not all 0. A point of weight 0 is skipped, one of weight 2 counts
+        as two points.
+    rng : numpy.random.Generator or seed, optional
+        For the search, as in `mdn_sample`. The same seed gives the same fit, whatever the number of workers.
+    stddev_floor : float or array_like of shape (2,), optional
+        In the units of the points: the square of it is added to the variances of each component, as if every point
+        were known with an error of that standard deviation. It keeps a component from collapsing onto a point,
+        where the likelihood has no bound. For rounded points, the step over sqrt(12) is a good one. By default, for
+        each coordinate, a thousandth of the points' standard deviation, or of the width of the shortest interval that
+        holds half a component's share of the points, where that is smaller. In the second place the standard deviation
+        of a rounding error counts, where it is larger and many points share their values. The result tells which it
+        was.
+    restarts : int, optional
+        Starts of each search, at most a million, from the best of which the search goes on.
+    tolerance : float, optional
+        In nats, of the log-likelihood of all points, weights of mean 1: when five steps together gain no more, they
+        end.
+    max_steps : int, optional
+        Steps over all points, at most.
+    workers : int, optional
+        As in `mdn_loss`. Dask has its own.
+    callback : callable, optional
+        Called as ``callback(step, log_likelihood)`` after each step over all points: of `tqdm`, say,
+        ``lambda *_: bar.update()``. What it raises ends the fit. The log-likelihood is that of points with errors of
+        the floor's size.
 
-def _check_points(
-    points: ArrayLike, sample_weight: ArrayLike | None, components: int
-) -> tuple[np.dtype[Any], Doubles, Doubles]:
-    """Return the dtype of the points, those of weight > 0, and these weights divided by their sum."""
-    checked = check_arguments({"points": (2,)}, (points,), batch_axis="n")
-    array = checked.arrays[0].astype(np.float64)
-    check_each("points", array, np.isfinite(array), "finite numbers")
-    weight = np.ones(len(array))
-    if sample_weight is not None:
-        (given,) = check_arguments({"sample_weight": ("n",)}, (sample_weight,)).arrays
-        if given.shape != weight.shape:
-            raise ValueError(f"sample_weight: expected shape {weight.shape}, got {given.shape}")
-        check_each("sample_weight", given, np.isfinite(given) & (given >= 0), "finite numbers >= 0")
-        weight = given.astype(np.float64)
-        array, weight = array[weight > 0], weight[weight > 0]
-    if len(array) < components:
-        raise ValueError(
-            f"points: expected at least n_components = {components} of them with a weight > 0, got {len(array)}"
-        )
-    return checked.dtype, array, weight / weight.max() / (weight / weight.max()).sum()
+    Returns
+    -------
+    MixtureFit
+        A named tuple of mixture, background, converged, steps, log_likelihood, n_parameters and stddev_floor, with
+        attributes aic, bic and n_points.
 
+    Raises
+    ------
+    TypeError, ValueError
+        An argument is not as above; all points agree in a coordinate and no `stddev_floor` is given, or there is a
+        `background`; no point is known in some coordinate; the points are so near each other that a standard deviation
+        would be below 2.23e-308.
 
-def _moments(array: Doubles, weight: Doubles) -> tuple[Doubles, Doubles]:
-    """Return mean and standard deviation of each coordinate: exact where all points agree, in any units."""
-    agree = (array == array[0]).all(axis=0)
-    center = np.where(agree, array[0], weight @ array)
-    offset = array - center
-    size = np.abs(offset).max(axis=0)
-    units = offset / np.where(agree, 1.0, size)  # squares of the offsets themselves may overflow, or be 0
-    return center, size * np.maximum(np.sqrt(weight @ units**2), SMALLEST)
+    See Also
+    --------
+    BivariateMixture.fit : The mixture alone, with a warning where it has not converged.
 
+    Notes
+    -----
+    The search looks at 4096 points at most: k-means from starts by greedy k-means++ (Arthur & Vassilvitskii, SODA
+    2007), then components removed from where they are worth little and split where they fit badly, as long as the
+    likelihood rises (Ueda et al., Neural Comput. 12, 2000); for few points, several times. What it finds is improved
+    on all points by expectation-maximisation (Dempster, Laird & Rubin, J. R. Stat. Soc. B 39, 1977) with Anderson
+    mixing that never lowers the likelihood. Sums are taken in each component's own coordinates, so that digits do not
+    depend on its size and place.
 
-def _floor_of(spread: Doubles) -> Doubles:
-    if not (spread > 0).all():
-        axis = int(np.argmin(spread))
-        raise ValueError(f"stddev_floor: expected one, because all points agree in coordinate {axis}; got None")
-    return DEFAULT_FLOOR * spread
+    The search does not look for components that have shrunk to the floor about fewer points than half a component's
+    share, 1 / (2 M), though a start may lead to one.
 
+    What is raised is the likelihood of points with errors of the floor's size, of which a component's density is exp of
+    the expected log-density: the likelihood itself, as long as the floor is small. The result's is the likelihood
+    itself.
 
-def _check_floor(stddev_floor: ArrayLike | None) -> Doubles | None:
-    if stddev_floor is None:
-        return None
-    (given,) = check_arguments({"stddev_floor": ()}, (stddev_floor,)).arrays
-    if given.shape not in ((), (2,)):
-        raise ValueError(f"stddev_floor: expected shape () or (2,), got {given.shape}")
-    check_each("stddev_floor", given, np.isfinite(given) & (given > 0), "finite numbers > 0")
-    return np.broadcast_to(given.astype(np.float64), 2)
-
-
-def _start(data: _Data, components: int, rng: np.random.Generator) -> Doubles:
-    """Return a mixture whose means are points drawn by k-means++, its components made of the points nearest to each."""
-    points, weight = data.points, data.weight
-    chosen = [rng.choice(len(points), p=weight)]
-    distance = np.full(len(points), np.inf)
-    nearest = np.zeros(len(points), np.intp)
-    for k in range(components):
-        to_latest = ((points - points[chosen[k]]) ** 2).sum(axis=1)
-        nearest[to_latest < distance] = k
-        distance = np.minimum(distance, to_latest)
-        mass = weight * distance
-        # all points may be taken already, where many are equal
-        chosen.append(rng.choice(len(points), p=mass / mass.sum() if mass.any() else weight))
-    moments = np.zeros((components, PARAMETERS))
-    np.add.at(moments, nearest, weight[:, None] * _monomials(points))
-    return _maximise(data, moments, points[chosen[:components]])
-
-
-def _climb(data: _Data, parameters: Doubles, gain: float, steps: int) -> tuple[Doubles, float]:
-    """Improve parameters until a step gains too little; return them and the log-likelihood a point."""
-    before = -np.inf
-    for _ in range(steps):
-        likelihood, moments = _expect(data, parameters)
-        if likelihood - before < gain:
-            break
-        before = likelihood
-        parameters = _maximise(data, moments, _means(parameters))
-    return parameters, before
-
-
-def _expect(data: _Data, parameters: Doubles) -> tuple[float, Doubles]:
-    """Return the blurred log-likelihood a point, and each component's moments: sums of 1, x, y, x^2, xy, y^2 (M, 6)."""
-    components = len(parameters) // PARAMETERS
-    likelihood, moments, blurred = 0.0, np.zeros((components, PARAMETERS)), _blur(data, parameters)
-    for first in range(0, len(data.points), PIECE):
-        points, weight = data.points[first : first + PIECE], data.weight[first : first + PIECE]
-        n = len(points)
-        value, responsibilities = np.empty(n), np.empty((n, components))
-        arrays: list[FloatArray] = [points, blurred]
-        problem = Checked(arrays, points.dtype, [(n,), ()], (n,), {"M": components})
-        outputs = [value, responsibilities, None]
-        run_over_batch("packed_mixture", problem, outputs, data.workers, unconstrained=False)
-        likelihood += float(weight @ value)
-        moments += (responsibilities * weight[:, None]).T @ _monomials(points)
-    return likelihood, moments
-
-
-def _blur(data: _Data, parameters: Doubles) -> Doubles:
-    """Return parameters whose densities are exp of the expected log-density, of points with errors of the floor's size.
-
-    Each weight is multiplied by exp(-t / 2), t the trace of the squared floor times the component's precision matrix.
-    It is this likelihood that _maximise raises; the likelihood itself may fall at a step, where the floor is not small.
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from cymdn import fit_mixture
+    >>> rng = np.random.default_rng(0)
+    >>> points = np.concatenate([rng.normal(0.0, 1.0, (300, 2)), rng.normal(8.0, 1.0, (100, 2))])
+    >>> fit = fit_mixture(points, 2, rng=0)
+    >>> fit.mixture.weights.round(2), fit.converged
+    (array([0.75, 0.25]), True)
+    >>> points[::10, 1] = np.nan
+    >>> fit_mixture(points, 2, covariance_type="spherical", allow_missing=True, rng=0).mixture.stddevs.round(1).tolist()
+    [[1.0, 1.0], [1.0, 1.0]]
     """
-    weights, m0, m1, s0, s1, r = parameters.reshape(PARAMETERS, -1)
-    f0, f1 = data.floor
-    trace = ((f0 / s0) ** 2 + (f1 / s1) ** 2) / ((1.0 - r) * (1.0 + r))
-    # at most 2, because the covariance matrix contains the floor; 1 - r^2 may have lost all digits
-    return np.concatenate([weights * np.exp(-0.5 * np.minimum(trace, 2.0)), m0, m1, s0, s1, r])
+    found = estimate(
+        points,
+        n_components,
+        covariance_type=covariance_type,
+        known=None if covariance is None else check_covariance(covariance, n_components),
+        init=None if init is None else check_init(init, n_components, points),
+        background=background,
+        allow_missing=allow_missing,
+        sample_weight=sample_weight,
+        rng=rng,
+        stddev_floor=stddev_floor,
+        restarts=restarts,
+        tolerance=tolerance,
+        max_steps=max_steps,
+        workers=workers,
+        callback=callback,
+    )
+    return as_fit(found)
 
 
-def _monomials(points: Doubles) -> Doubles:
-    x, y = points.T
-    return np.stack([np.ones_like(x), x, y, x * x, x * y, y * y], axis=-1)
+def check_covariance(covariance: ArrayLike, components: int) -> Parameters:
+    """Return known covariance matrices, (2, 2) or (M, 2, 2), as parameters of M components, or of one."""
+    try:
+        shape = np.shape(covariance)
+        count = shape[0] if len(shape) == 3 else 1
+        if shape not in ((2, 2), (components, 2, 2)):
+            raise ValueError(f"covariance: expected shape (2, 2) or ({components}, 2, 2), got {shape}")
+        matrices = np.reshape(np.asarray(covariance), (count, 2, 2)) if len(shape) == 2 else covariance
+        mixture = BivariateMixture.from_covariances(np.full(count, 1.0 / count), np.zeros((count, 2)), matrices)
+    except (TypeError, ValueError) as error:  # of another argument's name
+        raise type(error)(str(error).replace("covariances:", "covariance:", 1)) from None
+    return mixture._parameters
 
 
-def _maximise(data: _Data, moments: Doubles, means: Doubles) -> Doubles:
-    """Return packed parameters from moments; a component without mass keeps its mean, and weight 0."""
-    mass = moments[:, 0]
-    empty = mass <= 0.0
-    x, y, xx, xy, yy = (moments[:, 1:] / np.where(empty, 1.0, mass)[:, None]).T
-    # of points in units of their own spread these differences keep more digits than the floor leaves of them
-    variance0 = np.maximum(xx - x * x, 0.0) + data.floor[0] ** 2
-    variance1 = np.maximum(yy - y * y, 0.0) + data.floor[1] ** 2
-    stddev0, stddev1 = np.sqrt(variance0), np.sqrt(variance1)
-    limit = np.nextafter(1.0, 0.0)
-    correlation = np.clip((xy - x * y) / (stddev0 * stddev1), -limit, limit)
-    x, y = np.where(empty, means.T, [x, y])
-    return np.concatenate([mass / mass.sum(), x, y, stddev0, stddev1, np.where(empty, 0.0, correlation)])
+def check_init(init: object, components: int, points: Any) -> Parameters:
+    """Return the parameters of a mixture to go on from."""
+    if not isinstance(init, BivariateMixture):
+        raise TypeError(f"init: expected a BivariateMixture, got {type(init).__name__}")
+    if init.n_components != components:
+        raise ValueError(f"init: expected n_components = {components} components, got {init.n_components}")
+    batch = np.shape(points)[:-2]
+    if init.batch_shape not in ((), batch):
+        raise ValueError(f"init: expected batch shape () or {batch}, that of the points; got {init.batch_shape}")
+    return init._parameters
 
 
-def _means(parameters: Doubles) -> Doubles:
-    m = len(parameters) // PARAMETERS
-    return np.stack([parameters[m : 2 * m], parameters[2 * m : 3 * m]], axis=-1)
+def as_fit(found: Estimate) -> MixtureFit:
+    """Return an estimate as the user gets it: numbers for a single set of points, else arrays."""
+    mixture = BivariateMixture._made_of(found.parameters, found.dtype)
+    report: list[Any] = [found.background, found.converged, found.steps, found.log_likelihood, found.n_points]
+    if not found.background.shape:
+        report = [number.item() for number in report]
+    background, converged, steps, log_likelihood, n_points = report
+    fit = MixtureFit(mixture, background, converged, steps, log_likelihood, found.n_parameters, found.stddev_floor)
+    fit.n_points = n_points
+    return fit

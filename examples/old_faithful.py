@@ -1,4 +1,4 @@
-"""Fit a mixture of two correlated Gaussians to the eruptions of Old Faithful by maximum likelihood.
+"""Fit mixtures of correlated Gaussians to the eruptions of Old Faithful, choose their number, and use the result.
 
     python -m pip install ".[demo]" && python examples/old_faithful.py
 
@@ -6,10 +6,9 @@ The table old_faithful.csv beside this file holds the length of 272 eruptions of
 the next one, both in minutes: A. Azzalini and A. W. Bowman, "A look at some data on the Old Faithful geyser", Applied
 Statistics 39 (1990), 357-365.
 
-SciPy's L-BFGS-B minimises the negative log-likelihood over unconstrained coordinates: mixture logits, means, logarithms
-of standard deviations, inverse hyperbolic tangents of correlations. cymdn.mixture_logpdf_and_gradient gives the
-log-likelihood and, in just these coordinates, its gradient. The fit is printed beside the known maximum and drawn into
-a PNG.
+cymdn.fit_mixture fits one to five components; the Bayesian information criterion chooses two. Their fit is printed
+beside the known maximum and drawn into a PNG: regions that hold given shares of the probability, and the waiting time
+to expect after an eruption of some length, which is regression by conditioning.
 """
 
 import argparse
@@ -21,141 +20,106 @@ matplotlib.use("Agg")
 
 import matplotlib.pyplot as plt
 import numpy as np
-from scipy.optimize import minimize
-from scipy.special import softmax
 
-from cymdn import mixture_logpdf, mixture_logpdf_and_gradient
+from cymdn import fit_mixture
 
 TABLE = Path(__file__).with_name("old_faithful.csv")
-COMPONENTS = 2
+MOST_COMPONENTS = 5
 
 BLUES = ["#eef4fb", "#dbe8f5", "#c1d9ee", "#9cc3e3", "#74a9d4"]  # light enough for the points on top of them
+SHARES = [0.99, 0.95, 0.8, 0.5, 0.2]
+LOWER, MIDDLE, UPPER = 0.1, 0.5, 0.9  # quantiles of the waiting time
 
-# The known maximum, to the digits it is known to: printed beside the fit.
+# The known maximum of two components, to the digits it is known to: printed beside the fit.
 KNOWN_LOG_LIKELIHOOD = -1130.26396
 KNOWN = {
-    "weight": [0.35587289, 0.64412711],
-    "mean eruption": [2.03638853, 4.28966204],
-    "mean waiting": [54.47851715, 79.968116],
-    "stddev eruption": [0.26299759, 0.41227218],
-    "stddev waiting": [5.80493638, 6.00384868],
-    "correlation": [0.28504142, 0.38000998],
+    "weight": [0.64412711, 0.35587289],
+    "mean eruption": [4.28966204, 2.03638853],
+    "mean waiting": [79.968116, 54.47851715],
+    "stddev eruption": [0.41227218, 0.26299759],
+    "stddev waiting": [6.00384868, 5.80493638],
+    "correlation": [0.38000998, 0.28504142],
 }
 
 
-def unpack(theta):
-    """Split the vector of unconstrained coordinates into logits, means, log stddevs and atanh correlations."""
-    logits, mean, log_stddev, atanh_correlation = np.split(theta, np.cumsum([1, 2, 2]) * COMPONENTS)
-    return logits, mean.reshape(COMPONENTS, 2), log_stddev.reshape(COMPONENTS, 2), atanh_correlation
+def choose(points):
+    """Return the fits with each number of components; the best is that of the lowest criterion."""
+    fits = [fit_mixture(points, m, rng=0, tolerance=1e-9) for m in range(1, MOST_COMPONENTS + 1)]
+    best = min(fits, key=lambda fit: fit.bic)
+    return fits, best
 
 
-def mixture(theta):
-    """Weights, means, standard deviations and correlations of the coordinates."""
-    logits, mean, log_stddev, atanh_correlation = unpack(theta)
-    return softmax(logits), mean, np.exp(log_stddev), np.tanh(atanh_correlation)
-
-
-def negative_log_likelihood(theta, points):
-    """Value and gradient, in the unconstrained coordinates."""
-    # one mixture serves all points; the gradient has a row for each of them
-    value, gradient = mixture_logpdf_and_gradient(points, *mixture(theta))
-    parts = (gradient.logits, gradient.mean, gradient.log_stddev, gradient.atanh_correlation)
-    return -value.sum(), -np.concatenate([part.sum(axis=0).ravel() for part in parts])
-
-
-def starting_point(points):
-    """Two round-ish components, left and right of the median of the eruptions."""
-    short = points[:, 0] < np.median(points[:, 0])
-    halves = [points[short], points[~short]]
-    return np.concatenate(
-        [
-            np.zeros(COMPONENTS),
-            np.ravel([half.mean(axis=0) for half in halves]),
-            np.log(np.ravel([half.std(axis=0) for half in halves])),
-            np.zeros(COMPONENTS),
-        ]
-    )
-
-
-def fit(points):
-    """Return the coordinates of the maximum and the log-likelihood there."""
-    result = minimize(
-        negative_log_likelihood,
-        starting_point(points),
-        args=(points,),
-        jac=True,
-        method="L-BFGS-B",
-        options={"ftol": 1e-15, "gtol": 1e-8, "maxiter": 1000},
-    )
-    return result.x, -result.fun, result.nfev
-
-
-def report(theta, log_likelihood):
+def report(fits, best):
     """Print what was found beside what is known."""
-    weights, mean, stddev, correlation = mixture(theta)
+    for fit in fits:
+        m = fit.mixture.n_components
+        print(
+            f"{m} components: log-likelihood {fit.log_likelihood:9.3f}, BIC {fit.bic:8.2f}" + "  best" * (fit is best)
+        )
+    mixture = best.mixture
     found = {
-        "weight": weights,
-        "mean eruption": mean[:, 0],
-        "mean waiting": mean[:, 1],
-        "stddev eruption": stddev[:, 0],
-        "stddev waiting": stddev[:, 1],
-        "correlation": correlation,
+        "weight": mixture.weights,
+        "mean eruption": mixture.means[:, 0],
+        "mean waiting": mixture.means[:, 1],
+        "stddev eruption": mixture.stddevs[:, 0],
+        "stddev waiting": mixture.stddevs[:, 1],
+        "correlation": mixture.correlations,
     }
-    print(f"log-likelihood {log_likelihood:.3f}   (known maximum {KNOWN_LOG_LIKELIHOOD:.3f})\n")
-    print(f"{'':16}{'short eruptions':>24}{'long eruptions':>24}")
+    print(f"\nlog-likelihood {best.log_likelihood:.3f}   (known maximum {KNOWN_LOG_LIKELIHOOD:.3f})\n")
+    print(f"{'':16}{'long eruptions':>24}{'short eruptions':>24}")
     print(f"{'':16}{'found':>12}{'known':>12}{'found':>12}{'known':>12}")
     for name, known in KNOWN.items():
-        row = "".join(f"{found[name][j]:12.5f}{known[j]:12.5f}" for j in range(COMPONENTS))
+        row = "".join(f"{found[name][j]:12.5f}{known[j]:12.5f}" for j in range(2))
         print(f"{name:16}{row}")
 
 
-def draw(theta, points, path):
-    """Draw the eruptions and, as contours, the fitted density."""
-    eruptions = np.linspace(1.2, 5.6, 241)
-    waiting = np.linspace(35.0, 101.0, 241)
-    grid = np.stack(np.meshgrid(eruptions, waiting), axis=-1)  # (241, 241, 2)
-    density = np.exp(mixture_logpdf(grid, *mixture(theta)))  # (241, 241)
+def waiting_after(mixture, eruptions):
+    """Return quantiles (3, n) and the mean (n) of the waiting time, given how long the eruption was."""
+    given = [mixture.conditional(0, eruption) for eruption in eruptions]
+    quantiles = np.array([np.ravel(one.ppf([LOWER, MIDDLE, UPPER])) for one in given])
+    return quantiles.T, np.array([one.mean() for one in given])
 
-    # contours that hold given shares of the probability: the density's values at those quantiles of the mass
-    falling = np.sort(density.ravel())[::-1]
-    mass = np.cumsum(falling) / falling.sum()
-    shares = [0.99, 0.95, 0.8, 0.5, 0.2]
-    levels = [falling[np.searchsorted(mass, share)] for share in shares]
 
-    figure, axes = plt.subplots(figsize=(7.5, 5.5), layout="constrained")
-    axes.contourf(*np.moveaxis(grid, -1, 0), density, levels=[*levels, density.max()], colors=BLUES)
-    lines = axes.contour(*np.moveaxis(grid, -1, 0), density, levels=levels, colors="#1f4e79", linewidths=0.8)
-    labels = {level: f"{share:.0%}" for level, share in zip(levels, shares, strict=True)}
-    axes.clabel(lines, levels=levels[:3], fmt=labels, fontsize=8)
-    axes.plot(*points.T, "o", color="#c0392b", markersize=3.5, markeredgewidth=0, alpha=0.75)
-    axes.set_title("Old Faithful: 272 eruptions and the fitted mixture of two correlated Gaussians", fontsize=10.5)
-    axes.set_xlabel("length of the eruption (minutes)")
-    axes.set_ylabel("waiting time until the next one (minutes)")
-    axes.text(
-        0.985,
-        0.02,
-        "contours hold the stated share\nof the probability",
-        transform=axes.transAxes,
-        ha="right",
-        va="bottom",
-        fontsize=8.5,
-        color="#1f4e79",
-    )
-    axes.spines[["top", "right"]].set_visible(False)
-    figure.savefig(path, dpi=160)
+def draw(mixture, points, path):
+    """Draw the eruptions, regions of the fitted density, and the waiting time to expect."""
+    figure, (left, right) = plt.subplots(1, 2, figsize=(12, 5), layout="constrained", sharex=True, sharey=True)
+    x, y = np.meshgrid(np.linspace(1.2, 5.6, 241), np.linspace(35.0, 101.0, 241))
+    density = mixture.pdf(np.stack([x, y], axis=-1))  # (241, 241)
+    levels = mixture.credible_level(SHARES)
+    left.contourf(x, y, density, levels=[*levels, density.max()], colors=BLUES)
+    lines = left.contour(x, y, density, levels=levels, colors="#1f4e79", linewidths=0.8)
+    left.clabel(lines, levels=levels[:3], fmt=dict(zip(levels, map("{:.0%}".format, SHARES), strict=True)), fontsize=8)
+    labels = mixture.predict(points)
+    for component, color in enumerate(("#c0392b", "#d68910")):
+        left.plot(*points[labels == component].T, "o", color=color, markersize=3.5, markeredgewidth=0, alpha=0.75)
+    left.set_title("Regions that hold shares of the probability; labels", fontsize=10.5)
+
+    eruptions = np.linspace(1.4, 5.4, 201)
+    (lower, median, upper), mean = waiting_after(mixture, eruptions)
+    right.plot(*points.T, "o", color="#c0392b", markersize=3.5, markeredgewidth=0, alpha=0.4)
+    right.fill_between(eruptions, lower, upper, color="#9cc3e3", alpha=0.6, label="80 % of the waiting times")
+    right.plot(eruptions, median, color="#1f4e79", label="median")
+    right.plot(eruptions, mean, "--", color="#1f4e79", linewidth=1.0, label="mean")
+    right.legend(fontsize=8.5, loc="lower right")
+    right.set_title("The waiting time, given the length of the eruption", fontsize=10.5)
+
+    left.set_ylabel("waiting time until the next one (minutes)")
+    for axes in (left, right):
+        axes.set_xlabel("length of the eruption (minutes)")
+        axes.spines[["top", "right"]].set_visible(False)
+    figure.savefig(path, dpi=110)
 
 
 def main():
-    """Fit, print, draw."""
+    """Fit, choose, print, draw."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--out", type=Path, default=Path("old_faithful.png"), help="where to draw the picture")
     arguments = parser.parse_args()
 
     points = np.loadtxt(TABLE, delimiter=",", skiprows=1)  # (272, 2)
-    theta, log_likelihood, evaluations = fit(points)
-    print(f"{len(points)} eruptions, {evaluations} evaluations of the likelihood and its gradient")
-    report(theta, log_likelihood)
-    draw(theta, points, arguments.out)
+    fits, best = choose(points)
+    report(fits, best)
+    draw(best.mixture, points, arguments.out)
     print(f"\npicture: {arguments.out}")
 
 

@@ -88,6 +88,7 @@ GOOD_CALLS = {  # the function, and its arguments by name
     "from_network_output": (BivariateMixture.from_network_output, lambda: {"raw": network_output(2, (2, 3))}),
     "from_covariances": (BivariateMixture.from_covariances, covariances_call),
     "fit": (BivariateMixture.fit, fit_call),
+    "fit_mixture": (cymdn.fit_mixture, fit_call),
     **{
         name: (of(name), lambda: dict(POINT))
         for name in ("pdf", "logpdf", "component_logpdf", "responsibilities", "score", "predict", "cdf")
@@ -570,8 +571,8 @@ BAD = {
             "NaN": (at((1, 1), NAN), FINITE.format(r"nan at index \(1, 1\)$")),
             "inf": (at((1, 1), INF), FINITE.format(r"inf at index \(1, 1\)$")),
             **{
-                f"of shape {s}": (np.ones(s), rf"expected shape \(n, 2\), got {re.escape(str(s))}$")
-                for s in ((9, 3), (4, 9, 2), (2,))
+                f"of shape {s}": (np.ones(s), rf"expected shape \(\.\.\., n, 2\), got {re.escape(str(s))}$")
+                for s in ((9, 3), (2,))
             },
             "none": (np.zeros((0, 2)), r"expected at least n_components = 2 .*got 0$"),
             "fewer than components": ([[0, 1]], r"expected at least n_components = 2 .*got 1$"),
@@ -595,6 +596,37 @@ BAD = {
             "0": (0, r"expected an integer of at least 1, got 0$"),
             "endless": (10**12, r"expected an integer of at most 1000000, got 1000000000000$"),
         },
+        "rng": RNGS,
+    },
+    "fit_mixture": {
+        "points": {
+            "NaN": (at((1, 1), NAN), r"expected finite numbers \(allow_missing=.*\), got nan at index \(1, 1\)$"),
+            "NaN in a batch": (lambda good: [good, at((3, 0), NAN)(good)], r".*got nan at index \(1, 3, 0\)$"),
+        },
+        "covariance_type": {
+            "another": ("round", r"expected one of 'full', 'diag', 'tied', 'spherical', got 'round'$"),
+            "None": (None, r"expected one of .*, got None$"),
+            "array": (np.ones(3), r"expected one of .*, got array"),
+        },
+        "covariance": {
+            "of shape (3, 3)": (np.eye(3), r"expected shape \(2, 2\) or \(2, 2, 2\), got \(3, 3\)$"),
+            "of another M": (np.tile(np.eye(2), (3, 1, 1)), r"expected shape .*, got \(3, 2, 2\)$"),
+            "indefinite": ([np.eye(2), [[1, 2], [2, 1]]], r"expected symmetric, positive definite .* at index \(1,\)$"),
+            "text": ("eye", r"expected shape .*, got \(\)$"),
+        },
+        "init": {
+            "array": (np.ones(12), r"expected a BivariateMixture, got ndarray$"),
+            "of another M": (mixture(3), r"expected n_components = 2 components, got 3$"),
+            "of a batch": (mixture(2, (3,)), r"expected batch shape \(\) or \(\), that of the points; got \(3,\)$"),
+        },
+        "background": {"array": (np.ones(3), r"expected a bool, got ndarray$")},
+        "allow_missing": {"array": (np.ones(3), r"expected a bool, got ndarray$")},
+        "tolerance": {
+            "negative": (-1.0, r"expected a finite number >= 0, got -1.0$"),
+            "None": (None, r"expected a real number, got NoneType$"),
+        },
+        "max_steps": {"0": (0, r"expected an integer of at least 1, got 0$")},
+        "callback": {"number": (3, r"expected a callable or None, got int$")},
         "rng": RNGS,
     },
     "pdf": {"x": {"of 3 coordinates": (np.zeros(3), r"expected shape \(\.\.\., 2\), got \(3,\)$")}},
@@ -694,6 +726,28 @@ OTHER_CASES = {
         )
     },
     "fit": {"weights all 0": ({"sample_weight": np.zeros(20)}, r"points: .*with a weight > 0, got 0$")},
+    "fit_mixture": {
+        "a set of a batch": (
+            made("points", lambda good: np.stack([good, 0 * good])),
+            r"stddev_floor: expected one, .* coordinate 0; got None of points\[1\]$",
+        ),
+        "inf where NaN is missing": (
+            {"points": at((2, 0), INF)(np.ones((20, 2))), "allow_missing": True},
+            r"points: expected finite numbers, or NaN .*, got inf at index \(2, 0\)$",
+        ),
+        "a coordinate that is always missing": (
+            {"points": np.column_stack([np.arange(9.0), np.full(9, NAN)]), "allow_missing": True},
+            r"points: expected some whose coordinate 1 is not missing, got none$",
+        ),
+        "floor and known covariance": (
+            {"covariance": np.eye(2), "stddev_floor": 1.0},
+            r"stddev_floor: expected None with a known covariance",
+        ),
+        "background of a line": (
+            {"points": np.column_stack([np.ones(9), np.arange(9.0)]), "stddev_floor": 0.1, "background": True},
+            r"background: expected False, because all points agree in coordinate 0; got True$",
+        ),
+    },
 }
 
 

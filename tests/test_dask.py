@@ -1,9 +1,10 @@
-"""Scoring in chunks with Dask: the single call's bits, on threads and on a cluster, in memory bounded by the chunk."""
+"""Dask: scores in chunks have the single call's bits, fits its answer; on a cluster, in memory bounded by the chunk."""
 
 import contextlib
 import importlib.util
 import os
 import pickle
+import tracemalloc
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +14,7 @@ from problems import loss_problem, mixture_problem
 
 import cymdn
 
+dask = pytest.importorskip("dask", reason="the extra `dask` is not installed")
 da = pytest.importorskip("dask.array", reason="the extra `dask` is not installed")
 distributed = pytest.importorskip("distributed", reason="the extra `dask` is not installed")
 
@@ -144,3 +146,116 @@ def test_the_example_prints_what_it_promises():
     lines = run.stdout.splitlines()
     assert lines[0] == "100,000 points in 4 chunks, a mixture of 20 components"
     assert lines[-1] == "equal to a single call, bit for bit: True"
+
+
+# Fits
+
+
+def cloud(n=9000, seed=0):
+    """Points of three components, their weights, and the points without some coordinates."""
+    rng = np.random.default_rng(seed)
+    means, spread = np.array([[0.0, 0.0], [6.0, 1.0], [-5.0, 4.0]]), np.array([[1.0, 2.0], [0.5, 0.5], [2.0, 0.3]])
+    component = rng.choice(3, n, p=[0.5, 0.3, 0.2])
+    points = means[component] + spread[component] * rng.standard_normal((n, 2))
+    gone = points.copy()
+    gone[::7, 0], gone[3::11, 1], gone[5] = np.nan, np.nan, np.nan
+    return points, rng.random(n), gone
+
+
+def assert_same_fit(chunked, single, n):
+    """Assert the same answer, but for the order in which the sums of chunks round."""
+    assert abs(chunked.log_likelihood - single.log_likelihood) <= 1e-12 * n
+    assert chunked.n_points == pytest.approx(single.n_points, rel=1e-12)
+    np.testing.assert_array_equal(chunked.stddev_floor, single.stddev_floor)
+    # parameters are as far off as the square root of that, in standard deviations
+    np.testing.assert_allclose(chunked.mixture.means, single.mixture.means, rtol=0, atol=1e-5)
+    np.testing.assert_allclose(chunked.mixture.weights, single.mixture.weights, rtol=0, atol=1e-5)
+    assert chunked.background == pytest.approx(single.background, abs=1e-6)
+
+
+@pytest.mark.parametrize("chunks", [9000, 1000, ((1, 4096, 4903),)])
+@pytest.mark.parametrize("options", [{}, {"covariance_type": "tied"}, {"background": True}, {"stddev_floor": 0.1}])
+def test_a_fit_to_chunks_is_that_of_all_points(options, chunks):
+    points, weight, gone = cloud()
+    chunks = chunks if isinstance(chunks, int) else chunks[0]
+    with dask.config.set(scheduler="synchronous"):
+        for array, more in ((points, {}), (points, {"sample_weight": weight}), (gone, {"allow_missing": True})):
+            chunked = cymdn.fit_mixture(da.from_array(array, chunks=(chunks, 2)), 3, rng=0, **options, **more)
+            assert_same_fit(chunked, cymdn.fit_mixture(array, 3, rng=0, **options, **more), len(array))
+
+
+def test_a_fit_on_a_cluster_with_weights_and_missing_coordinates(client):
+    _, weight, gone = cloud()
+    with client.as_current():
+        chunked = cymdn.fit_mixture(
+            da.from_array(gone, chunks=(2000, 2)),
+            3,
+            sample_weight=da.from_array(weight, chunks=3500),
+            allow_missing=True,
+            background=True,
+            rng=0,
+        )
+    single = cymdn.fit_mixture(gone, 3, sample_weight=weight, allow_missing=True, background=True, rng=0)
+    assert_same_fit(chunked, single, len(gone))
+
+
+def test_float32_and_columns_that_are_cut_are_taken_and_a_batch_is_not():
+    points = cloud(600)[0].astype(np.float32)
+    with dask.config.set(scheduler="synchronous"):
+        fit = cymdn.fit_mixture(da.from_array(points, chunks=(100, 1)), 3, rng=0)
+        assert fit.mixture.dtype == np.float32
+        assert_same_fit(fit, cymdn.fit_mixture(points, 3, rng=0), 600)
+        mixture = cymdn.BivariateMixture.fit(da.from_array(points, chunks=(100, 2)), 3, rng=0)
+        assert_same_bits(mixture.means, fit.mixture.means)
+        with pytest.raises(ValueError, match=r"^points: expected shape \(n, 2\) of a Dask array, got \(2, 3, 2\)$"):
+            cymdn.fit_mixture(da.zeros((2, 3, 2)), 1)
+
+
+@pytest.mark.parametrize(
+    ("argument", "spoil", "message"),
+    [
+        (
+            "points",
+            lambda p, w: p.__setitem__((777, 1), np.inf),
+            r"points: expected finite .*, got inf at index \(777, 1\)",
+        ),
+        ("weights", lambda p, w: w.__setitem__(501, -1.0), r"sample_weight: .* >= 0, got -1.0 at index \(501,\)"),
+    ],
+)
+def test_the_first_bad_value_of_all_chunks_is_named(argument, spoil, message):
+    points, weight, _ = cloud(1000)
+    spoil(points, weight)
+    with dask.config.set(scheduler="synchronous"), pytest.raises(ValueError, match=message):
+        cymdn.fit_mixture(da.from_array(points, chunks=(100, 2)), 2, sample_weight=weight, rng=0)
+
+
+def test_chunks_of_unknown_length_and_weights_of_another_are_refused():
+    points = da.from_array(cloud(100)[0], chunks=(10, 2))
+    with pytest.raises(ValueError, match=r"^points: expected a Dask array of known chunks"):
+        cymdn.fit_mixture(points[points[:, 0] > 0], 2)
+    with pytest.raises(ValueError, match=r"^sample_weight: expected shape \(100,\), got \(99,\)$"):
+        cymdn.fit_mixture(points, 2, sample_weight=np.ones(99))
+
+
+def test_memory_of_a_fit_is_bounded_by_the_chunk():
+    def peak(chunks):
+        points = da.random.default_rng(0).normal(size=(50_000 * chunks, 2), chunks=(50_000, 2))
+        tracemalloc.start()
+        cymdn.fit_mixture(points, 2, rng=0, stddev_floor=0.01, max_steps=3)
+        _, most = tracemalloc.get_traced_memory()
+        tracemalloc.stop()
+        return most
+
+    with dask.config.set(scheduler="synchronous"):
+        peak(1)  # imports
+        # 0.8 MB a chunk: the tasks of the graph are all that grows
+        assert peak(40) - peak(4) < 36 * 30_000
+
+
+def test_the_example_of_a_fit_prints_what_it_promises():
+    pytest.importorskip("resource", reason="the example measures memory by what only POSIX has")
+    run = run_python(EXAMPLE.with_name("dask_fit.py"), "--points", "120000", "--chunk", "30001")
+    assert run.returncode == 0, run.stderr
+    lines = run.stdout.splitlines()
+    assert lines[0] == "120,000 points in 4 chunks, 2 MB"
+    assert lines[-1].startswith("log-likelihood a point -3.6")
