@@ -6,7 +6,9 @@ from pathlib import Path
 import cymdn
 
 sys.path.insert(0, str(Path(__file__).parent))
+import latex2mathml.converter
 import stand_ins
+from docutils.nodes import SkipNode
 
 stand_ins.install("torch", "jax")  # cymdn.torch and cymdn.jax are documented without these frameworks
 
@@ -21,7 +23,8 @@ default_role = "autolink"  # a name in `single backquotes` in a docstring is a l
 nitpick_ignore_regex = [("py:.*", r"(jax|jnp|matplotlib|numpy|torch)(\..*)?")]
 
 myst_heading_anchors = 3
-myst_enable_extensions = ["colon_fence"]
+myst_enable_extensions = ["colon_fence", "dollarmath"]
+html_math_renderer = "mathml"
 
 add_module_names = False
 autodoc_typehints = "none"  # the docstrings say what an argument may be
@@ -35,3 +38,16 @@ html_static_path = ["_static"]
 html_css_files = ["site.css"]
 html_copy_source = False
 html_show_sourcelink = False
+
+
+def setup(app):
+    """Show formulas without a script: browsers have MathML."""
+
+    def show(display):
+        def visit(writer, node):
+            writer.body.append(latex2mathml.converter.convert(node.astext(), display=display))
+            raise SkipNode
+
+        return visit
+
+    app.add_html_math_renderer("mathml", (show("inline"), None), (show("block"), None))
