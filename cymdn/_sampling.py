@@ -2,7 +2,7 @@
 
 import math
 import sys
-from typing import Any, NamedTuple, TypeAlias
+from typing import Any, Generic, Literal, NamedTuple, TypeAlias, TypeVar, overload
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -28,7 +28,10 @@ Seed: TypeAlias = Any
 PIECE = 1 << 14  # draws whose random numbers are made together: half a MiB of them
 
 
-class MdnSample(NamedTuple):
+Pen = TypeVar("Pen", bound="FloatArray | None")
+
+
+class MdnSample(NamedTuple, Generic[Pen]):
     """What `cymdn.mdn_sample` draws.
 
     Attributes
@@ -50,7 +53,7 @@ class MdnSample(NamedTuple):
     """
 
     x: FloatArray
-    pen: FloatArray | None
+    pen: Pen
     component: NDArray[np.int64]
 
 
@@ -69,6 +72,32 @@ NEUTRAL = Sharpening()
 LARGEST = sys.float_info.max
 
 
+@overload
+def mdn_sample(
+    raw: ArrayLike,
+    *,
+    pen: Literal[1, 3],
+    bias: float = ...,
+    temperature: Temperature = ...,
+    stddev_floor: Floor = ...,
+    size: int | tuple[int, ...] | None = ...,
+    rng: Seed = ...,
+) -> MdnSample[FloatArray]: ...
+
+
+@overload
+def mdn_sample(
+    raw: ArrayLike,
+    *,
+    pen: Pens = 0,
+    bias: float = ...,
+    temperature: Temperature = ...,
+    stddev_floor: Floor = ...,
+    size: int | tuple[int, ...] | None = ...,
+    rng: Seed = ...,
+) -> MdnSample[FloatArray | None]: ...
+
+
 @in_ieee_arithmetic
 def mdn_sample(
     raw: ArrayLike,
@@ -79,7 +108,7 @@ def mdn_sample(
     stddev_floor: Floor = None,
     size: int | tuple[int, ...] | None = None,
     rng: Seed = None,
-) -> MdnSample:
+) -> MdnSample[Any]:
     r"""Draw points, and pen states, from raw network output.
 
     Parameters

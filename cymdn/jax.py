@@ -160,7 +160,7 @@ def mdn_sample(
     stddev_floor: Floor = None,
     size: int | tuple[int, ...] | None = None,
     reparameterized: bool = False,
-) -> MdnSample:
+) -> MdnSample[Any]:
     r"""Draw points, and pen states, from raw network output.
 
     Parameters

@@ -219,7 +219,7 @@ def mdn_sample(
     size: int | tuple[int, ...] | None = None,
     generator: torch.Generator | None = None,
     reparameterized: bool = False,
-) -> MdnSample:
+) -> MdnSample[Any]:
     r"""Draw points, and pen states, from raw network output.
 
     Parameters
@@ -440,7 +440,7 @@ class MDNHead(nn.Module):
         weights: Any = {"sample_weight": sample_weight, "pen_weight": pen_weight}
         return mdn_loss(self(h), x, pen, **weights, stddev_floor=stddev_floor, reduction=reduction)
 
-    def sample(self, h: Tensor, **keywords: Any) -> MdnSample:
+    def sample(self, h: Tensor, **keywords: Any) -> MdnSample[Any]:
         """Return `mdn_sample` for input h, with its keywords but `pen`."""
         return mdn_sample(self(h), pen=self.pen, **keywords)
 
