@@ -95,7 +95,7 @@ cdef void prepare_search(const double *parameters, bint unconstrained, Search *s
     cdef double largest = parameters[0]
     for j in range(s.m):
         largest = parameters[j] if parameters[j] > largest else largest
-    s.log_double = elementary.log(2.0 * s.m)
+    s.log_double = elementary.log(2.0 * <double> s.m)
     for j in range(s.m):
         s.components[j] = component(parameters, s.m, j, unconstrained, 0.0)
         s.heights[j] = height_of(parameters, s.m, j, unconstrained, largest, s.components + j)

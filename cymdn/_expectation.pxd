@@ -300,7 +300,7 @@ cdef inline void expect(
     cdef Py_ssize_t j
     cdef int known
     cdef Part part
-    memset(sums_out, 0, model.m * sizeof(Moments))
+    memset(sums_out, 0, <size_t> model.m * sizeof(Moments))
     rest_out[0] = rest_out[1] = 0.0
     while first < last:
         first = next_part(points, first, last, &known, &part)
@@ -349,7 +349,7 @@ cdef inline void inspect(
     cdef Py_ssize_t j, first = 0
     cdef int known
     cdef Part part
-    memset(worth_out, 0, model.m * sizeof(Worth))
+    memset(worth_out, 0, <size_t> model.m * sizeof(Worth))
     while first < points.count:
         first = next_part(points, first, points.count, &known, &part)
         evaluate_part(g, model, known, &part, terms)

@@ -236,7 +236,7 @@ cdef inline bint is_visited(const Search *s, const Component *origin, const Plac
             return True
     if count < s.m:
         s.visited[2 * count], s.visited[2 * count + 1] = x0_of(p, origin), x1_of(p, origin)
-        s.count[0] = count + 1
+        s.count[0] = <double> (count + 1)
     return False
 
 

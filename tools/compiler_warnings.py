@@ -24,7 +24,7 @@ MORE = {"clang": ["-Wshorten-64-to-32"]}
 KNOWN = [
     (
         r"(cymdn/.*|\w+\.px[di])",
-        "(?=.*'double')(?=.*'float').*",
+        "(?=.*double')(?=.*'float').*",
         "float32 results are float64 results rounded once: this rounding",
     ),
     (r"cython_utility", ".*", "Cython's own C, the same in every extension"),
