@@ -21,6 +21,7 @@ Doubles = NDArray[np.float64]
 SPLITTER = 2.0**27 + 1.0
 LOG_TWO = log(2.0)
 LARGEST_SINH = 1e100  # beyond it asinh is a logarithm
+LARGEST_EXPONENT = 708.0  # of an atanh correlation, where a row of T L is only what its cosh leaves
 
 
 def exact_product(a: Doubles, b: Doubles) -> tuple[Doubles, Doubles]:
@@ -73,24 +74,29 @@ def mapped_spreads(matrix: Doubles, log_stddevs: Doubles, a: Doubles) -> tuple[D
     """
     rows, logs = rows_of(matrix)
     log_stddev0, log_stddev1 = log_stddevs[..., 0], log_stddevs[..., 1]
-    n = np.exp(-np.abs(a))
+    n = np.exp(-np.minimum(np.abs(a), LARGEST_EXPONENT))  # as in the kernels
     s = 2.0 * n / (1.0 + n * n)
     log_s = LOG_TWO - np.abs(a) - np.log1p(n * n)
     r = np.tanh(a)
     t = np.rint(r)
     d = np.where(t == 0.0, r, -t * 2.0 * n * n / (1.0 + n * n))  # r - t
-    scales, first, second = [], [], []
+    scales, shifts, first, second = [], [], [], []
     for i in (0, 1):
         t0, t1 = rows[..., i, 0], rows[..., i, 1]
         scale = np.maximum(np.where(t0 == 0.0, -np.inf, log_stddev0), np.where(t1 == 0.0, -np.inf, log_stddev1))
         e0, e1 = (np.exp(np.minimum(log_stddev - scale, 0.0)) for log_stddev in (log_stddev0, log_stddev1))
-        first.append(sum_of_products(t0, e0, t1, e1 * t) + t1 * e1 * d)
-        second.append(t1 * e1 * s)
+        p, q = sum_of_products(t0, e0, t1, e1 * t) + t1 * e1 * d, t1 * e1 * s
+        _, exponents = np.frexp(np.maximum(np.abs(p), np.abs(q)))  # so that no product below underflows
+        first.append(np.ldexp(p, -exponents))
+        second.append(np.ldexp(q, -exponents))
         scales.append(scale)
-    log_length0, log_length1 = (np.log(np.hypot(p, q)) for p, q in zip(first, second, strict=True))
+        shifts.append(exponents)
+    log_length0, log_length1 = (
+        np.log(np.hypot(p, q)) + LOG_TWO * k for p, q, k in zip(first, second, shifts, strict=True)
+    )
     product = sum_of_products(first[0], first[1], second[0], second[1])
     area = np.abs(determinant(rows))
-    lift = (scales[0] - log_stddev0) + (scales[1] - log_stddev1)
+    lift = (scales[0] - log_stddev0) + (scales[1] - log_stddev1) + LOG_TWO * (shifts[0] + shifts[1])
     sinh = product / (area * s) * np.exp(np.minimum(lift, sys.float_info.max))
     logarithm = np.log(2.0 * np.abs(product)) - np.log(area) - log_s + lift
     inside = np.abs(sinh) < LARGEST_SINH  # not of a NaN, 0 * inf, where the logarithm is right

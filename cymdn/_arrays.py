@@ -289,6 +289,13 @@ def check_flag(name: str, value: object) -> bool:
         raise TypeError(f"{name}: expected a bool, got {type(value).__name__}") from None
 
 
+def check_bool(name: str, value: object) -> bool:
+    """Return a bool, for which no number or text stands."""
+    if not isinstance(value, (bool, np.bool_)):
+        raise TypeError(f"{name}: expected a bool, got {type(value).__name__}")
+    return bool(value)
+
+
 def _flat(arrays: tuple[object, ...]) -> Iterator[object]:
     for array in arrays:
         if isinstance(array, tuple):

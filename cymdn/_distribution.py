@@ -2,7 +2,7 @@
 
 import sys
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -240,7 +240,7 @@ class BivariateMixture(Batch):
         # a matrix computed in float32, whatever its dtype now, need not be symmetric to the last bit
         asymmetry = np.abs(c[..., 0, 1] - c[..., 1, 0])
         good = asymmetry <= 16 * np.finfo(np.float32).eps * scale
-        correlations = 0.5 * (c[..., 0, 1] + c[..., 1, 0]) / scale
+        correlations = (0.5 * c[..., 0, 1] + 0.5 * c[..., 1, 0]) / scale
         check_each("covariances", c, good & (np.abs(correlations) < 1), expected)
         mixture = cls(w, m, stddevs, correlations)
         mixture._dtype = checked.dtype
@@ -682,8 +682,9 @@ class BivariateMixture(Batch):
 
         Notes
         -----
-        What components overlap is a sum over 4096 points a component; the rest is exact. The error is below 2e-4 in all
-        mixtures tried. The work grows with the square of the number of components.
+        What components overlap is a sum over 16,384 points a component, or up to 262,144 until four times as many make
+        no difference; the rest is exact. The error is below 2e-4 where no component is narrower than a hundredth of one
+        that it overlaps. The work grows with the square of the number of components.
 
         Examples
         --------
@@ -716,8 +717,8 @@ class BivariateMixture(Batch):
 
         Notes
         -----
-        A sum over 4096 points a component: the error is below 2e-4 in all mixtures tried whose logarithms of the ratio
-        of densities vary on the scale of the components.
+        A sum over points as in `entropy`, of the same accuracy where no component of either mixture is much narrower
+        than one that it overlaps.
 
         Examples
         --------
@@ -826,7 +827,7 @@ class BivariateMixture(Batch):
         Returns
         -------
         UnivariateMixture
-            With `pdf`, `logpdf`, `cdf`, `mean`, `variance` and `sample`.
+            With `pdf`, `logpdf`, `cdf`, `ppf`, `probability`, `mean`, `variance` and `sample`.
 
         Examples
         --------
@@ -983,7 +984,8 @@ class BivariateMixture(Batch):
             invertible = _affine.determinant(_affine.rows_of(t)[0]) != 0.0
             check_each("matrix", t, invertible, "an invertible matrix")
             moved = self._parameters.as_unconstrained().mapped(t, b, checked.batch_shape)
-        check_each("offset", moved.means(), np.isfinite(moved.means()), "means within the range of numbers")
+            means = moved.means().astype(checked.dtype)
+        check_each("offset", means, np.isfinite(means), "means within the range of numbers")
         return self._made_of(moved, checked.dtype)
 
     @classmethod
@@ -1021,6 +1023,9 @@ class BivariateMixture(Batch):
         >>> BivariateMixture.concatenate([first, second], [0.2, 0.8]).weights
         array([0.2, 0.4, 0.4])
         """
+        several: object = mixtures
+        if isinstance(several, BivariateMixture) or not isinstance(several, Iterable):
+            raise TypeError(f"mixtures: expected a sequence of BivariateMixture, got {type(mixtures).__name__}")
         given = list(mixtures)
         for k, mixture in enumerate(given):
             if not isinstance(mixture, BivariateMixture):
@@ -1029,7 +1034,7 @@ class BivariateMixture(Batch):
             raise ValueError("mixtures: expected at least one mixture, got none")
         shares = np.full(len(given), 1.0 / len(given)) if weights is None else weights
         (array,) = check_arguments({"weights": (len(given),)}, (shares,)).arrays
-        _check_weights(array)
+        _check_weights(array, "mixtures")
         shapes = [mixture.batch_shape for mixture in given]
         try:
             batch_shape = np.broadcast_shapes(array.shape[:-1], *shapes)
@@ -1150,7 +1155,7 @@ def _check_finite(name: str, array: FloatArray) -> None:
     check_each(name, array, np.isfinite(array), "finite numbers")
 
 
-def _check_weights(weights: FloatArray) -> None:
+def _check_weights(weights: FloatArray, of: str = "components") -> None:
     check_each("weights", weights, np.isfinite(weights) & (weights >= 0), "finite numbers >= 0")
     total = weights.sum(axis=-1, dtype=np.float64)
-    check_each("weights", total, np.abs(total - 1.0) <= SUM_TOLERANCE, "a sum of 1 over the components")
+    check_each("weights", total, np.abs(total - 1.0) <= SUM_TOLERANCE, f"a sum of 1 over the {of}")

@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from cymdn import _acceleration, _search
-from cymdn._arrays import check_arguments, check_count, check_each, check_flag, check_nonnegative
+from cymdn._arrays import check_arguments, check_bool, check_count, check_each, check_nonnegative
 from cymdn._parameters import SMALLEST_STDDEV, Natural, Parameters, Unconstrained
 from cymdn._points import (
     COVARIANCE_TYPES,
@@ -99,7 +99,7 @@ def estimate(
         KNOWN if known else check_covariance_type(covariance_type),
         known,
         init,
-        check_flag("background", background),
+        check_bool("background", background),
         check_floors(stddev_floor, known),
         check_count("restarts", restarts, 1, MOST_RESTARTS),
         check_nonnegative("tolerance", tolerance),
@@ -109,7 +109,7 @@ def estimate(
     )
     if not (callback is None or callable(callback)):
         raise TypeError(f"callback: expected a callable or None, got {type(callback).__name__}")
-    generator, missing = check_rng(rng), check_flag("allow_missing", allow_missing)
+    generator, missing = check_rng(rng), check_bool("allow_missing", allow_missing)
     if is_chunked(points):
         from cymdn import _chunked
 
@@ -287,13 +287,13 @@ def gathered(fits: list[One], shape: tuple[int, ...], dtype: np.dtype[Any], opti
     return Estimate(
         (Unconstrained if strong else Natural)(packed),
         dtype,
-        np.reshape([one.background for one in fits], shape),
-        np.reshape([one.converged for one in fits], shape),
-        np.reshape([one.steps for one in fits], shape),
-        np.reshape([one.log_likelihood for one in fits], shape),
+        np.reshape(np.array([one.background for one in fits], np.float64), shape),
+        np.reshape(np.array([one.converged for one in fits], np.bool_), shape),
+        np.reshape(np.array([one.steps for one in fits], np.int64), shape),
+        np.reshape(np.array([one.log_likelihood for one in fits], np.float64), shape),
         count_parameters(options),
         np.reshape([one.floor for one in fits], (*shape, 2)),
-        np.reshape([one.n_points for one in fits], shape),
+        np.reshape(np.array([one.n_points for one in fits], np.float64), shape),
     )
 
 

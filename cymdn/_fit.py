@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from cymdn._arrays import FloatArray, in_ieee_arithmetic
+from cymdn._arrays import FloatArray, check_numbers, in_ieee_arithmetic
 from cymdn._distribution import BivariateMixture
 from cymdn._estimation import Estimate, estimate
 from cymdn._parameters import Parameters
@@ -69,6 +69,22 @@ class MixtureFit(Fields):
     """
 
     n_points: float | NDArray[np.float64]
+
+    def _replace(self, **values: Any) -> "MixtureFit":
+        fit = super()._replace(**values)
+        fit.n_points = self.n_points
+        return fit
+
+    def __eq__(self, other: object) -> bool:
+        """Whether all fields are equal."""
+        if not isinstance(other, MixtureFit):
+            return NotImplemented
+        return (
+            all(np.array_equal(mine, its) for mine, its in zip(self[1:], other[1:], strict=True))
+            and self[0] == other[0]
+        )
+
+    __hash__ = None  # type: ignore[assignment]
 
     @property
     def aic(self) -> float | NDArray[np.float64]:
@@ -146,9 +162,9 @@ def fit_mixture(
     workers : int, optional
         As in `mdn_loss`. Dask has its own.
     callback : callable, optional
-        Called as ``callback(step, log_likelihood)`` after each step over all points: of `tqdm`, say,
-        ``lambda *_: bar.update()``. What it raises ends the fit. The log-likelihood is that of points with errors of
-        the floor's size.
+        Called as ``callback(step, log_likelihood)`` after each step over all points, one that is taken back too: of
+        `tqdm`, say, ``lambda *_: bar.update()``. What it raises ends the fit. The log-likelihood is that of points with
+        errors of the floor's size.
 
     Returns
     -------
@@ -219,7 +235,7 @@ def fit_mixture(
 def check_covariance(covariance: ArrayLike, components: int) -> Parameters:
     """Return known covariance matrices, (2, 2) or (M, 2, 2), as parameters of M components, or of one."""
     try:
-        shape = np.shape(covariance)
+        shape = check_numbers("covariance", covariance).shape
         count = shape[0] if len(shape) == 3 else 1
         if shape not in ((2, 2), (components, 2, 2)):
             raise ValueError(f"covariance: expected shape (2, 2) or ({components}, 2, 2), got {shape}")
@@ -236,7 +252,7 @@ def check_init(init: object, components: int, points: Any) -> Parameters:
         raise TypeError(f"init: expected a BivariateMixture, got {type(init).__name__}")
     if init.n_components != components:
         raise ValueError(f"init: expected n_components = {components} components, got {init.n_components}")
-    batch = np.shape(points)[:-2]
+    batch = points.shape[:-2] if hasattr(points, "shape") else check_numbers("points", points).shape[:-2]
     if init.batch_shape not in ((), batch):
         raise ValueError(f"init: expected batch shape () or {batch}, that of the points; got {init.batch_shape}")
     return init._parameters

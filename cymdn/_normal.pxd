@@ -170,14 +170,21 @@ cdef inline double probability(
 
 cdef inline double quantile(const double *line, Py_ssize_t m, double p) noexcept nogil:
     """Where the smaller of the tails is p, or 1 - p: by Newton's method in its logarithm, kept in brackets."""
-    cdef double side, aim, low, high, x, after, t, reach, gap, last = INFINITY
+    cdef double side, aim, low, high, x, after, t, reach, gap, last = INFINITY, excess = -1.0
     cdef Sum tail, density
     cdef Py_ssize_t j
     cdef int _step
     if not 0.0 < p < 1.0:
         return -INFINITY if p == 0.0 else (INFINITY if p == 1.0 else NAN)
+    for j in range(m):
+        excess += elementary.exp(line[j])
+    if fabs(excess) <= 4e-16 * <double> m:  # weights of sum 1, but for rounding
+        excess = 0.0
     side = 1.0 if p <= 0.5 else -1.0  # the upper tail is the lower one in a mirror
-    aim = elementary.log(p if p <= 0.5 else 1.0 - p) + elementary.log(SQRT_TWO_PI)
+    aim = p if p <= 0.5 else (1.0 - p) + excess
+    if not aim > 0.0:
+        return INFINITY
+    aim = elementary.log(aim) + elementary.log(SQRT_TWO_PI)
     low, high = bivariate.DBL_MAX, -bivariate.DBL_MAX
     for j in range(m):
         if line[j] == -INFINITY:

@@ -124,7 +124,7 @@ class Natural(Parameters):
     def as_unconstrained(self) -> "Unconstrained":
         log_stddevs, batch_shape = self.log_stddevs(), self.packed.shape[:-1]
         columns = [self.log_weights(), *np.moveaxis(self.means(), -1, 0), *np.moveaxis(log_stddevs, -1, 0)]
-        return Unconstrained(pack(batch_shape, *columns, self.atanh_correlations()))
+        return Unconstrained(_of_present(pack(batch_shape, *columns, self.atanh_correlations())))
 
     @classmethod
     def joined(cls, parts: Sequence[Parameters], shares: Doubles, batch_shape: tuple[int, ...]) -> "Natural":
@@ -179,20 +179,31 @@ class Unconstrained(Parameters):
         spreads = _affine.mapped_spreads(matrix, self.log_stddevs(), self.atanh_correlations())
         limit = sys.float_info.max
         finite = (np.clip(spread, -limit, limit) for spread in spreads)
-        return Unconstrained(pack(batch_shape, self.plane(WEIGHT), *np.moveaxis(means, -1, 0), *finite))
+        packed = pack(batch_shape, self.plane(WEIGHT), *np.moveaxis(means, -1, 0), *finite)
+        return Unconstrained(_of_present(packed))
 
     @classmethod
     def joined(cls, parts: Sequence[Parameters], shares: Doubles, batch_shape: tuple[int, ...]) -> "Unconstrained":
         """Return the components of all parts, of which each has its share."""
         with np.errstate(divide="ignore"):
             logits = [part.log_weights() + np.log(shares[..., k, None]) for k, part in enumerate(parts)]
-        return cls(_side_by_side([part.as_unconstrained() for part in parts], logits, batch_shape))
+        return cls(_of_present(_side_by_side([part.as_unconstrained() for part in parts], logits, batch_shape)))
 
     def are_valid(self) -> bool:
         # a bias or a temperature makes a logit -inf, but never the largest one
         logits = self.plane(WEIGHT)
         rest = self.packed[..., self.n_components :]
         return bool((logits < np.inf).all() and (logits.max(axis=-1) > -np.inf).all() and np.isfinite(rest).all())
+
+
+def _of_present(packed: Doubles) -> Doubles:
+    """Make the parameters of absent components 0, as those are that come from raw output."""
+    logits, *rest = planes(packed)
+    absent = logits == -np.inf
+    if absent.any():
+        for plane in rest:
+            plane[absent] = 0.0
+    return packed
 
 
 def _side_by_side(parts: Sequence[Parameters], weights: Sequence[Doubles], batch_shape: tuple[int, ...]) -> Doubles:

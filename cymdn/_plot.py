@@ -75,6 +75,8 @@ def _draw(mixture: Mixture, axes: Axes, mass: ArrayLike, *, legend: bool) -> Plo
     from matplotlib.patches import Patch
     from matplotlib.tri import Triangulation
 
+    if not hasattr(axes, "tricontour"):
+        raise TypeError(f"ax: expected axes of matplotlib, got {type(axes).__name__}")
     low, high = _extent(mixture)
     labels = _labels(mixture, mass)
     with np.errstate(divide="ignore"):
@@ -108,8 +110,8 @@ def _draw(mixture: Mixture, axes: Axes, mass: ArrayLike, *, legend: bool) -> Plo
 def _labels(mixture: Mixture, mass: ArrayLike) -> dict[float, str]:
     """Return what each level holds, in ascending order of levels; a level of several masses has one."""
     levels = np.asarray(mixture.credible_level(mass), np.float64)
-    if levels.ndim > 1:
-        raise ValueError(f"mass: expected shape () or (n,), got {levels.shape}")
+    if levels.ndim > 1 or not levels.size:
+        raise ValueError(f"mass: expected shape () or (n,) with n >= 1, got {levels.shape}")
     pairs = zip(levels.reshape(-1).tolist(), np.reshape(mass, -1).tolist(), strict=True)
     return {level: f"{100 * m:g} %" for level, m in sorted(pairs)}
 

@@ -4,6 +4,7 @@ Points are given in the coordinates in which a component is round, and serve all
 """
 
 import zlib
+from collections.abc import Callable
 from functools import cache
 from math import log, pi
 from typing import Any
@@ -18,21 +19,33 @@ Doubles = NDArray[np.float64]
 Mixture = Any  # a BivariateMixture; its module imports this one
 
 LEVEL_POINTS = 4096  # a component, to find the level of a credible region
-RADII, ANGLES, FARTHEST = 64, 64, 9.0  # of the rule for expectations; what is farther away has a mass of 3e-18
+FEWEST, MOST = 64, 512  # radii, and angles, of the rules for expectations
+FARTHEST = 9.0  # of their points; what is farther away has a mass of 3e-18
+SETTLED = 5e-5  # nats, between a rule and the next: where components differ much in width, points have to be dense
 
 
 @cache
-def polar_rule() -> tuple[Doubles, Doubles, Doubles]:
+def polar_rule(count: int) -> tuple[Doubles, Doubles, Doubles]:
     """Return points (2 arrays) and weights of a rule for the expectation over the round normal distribution.
 
     Gauss-Legendre in the radius, equal angles, turned by half a step from one radius to the next.
     """
-    nodes, weights = np.polynomial.legendre.leggauss(RADII)
+    nodes, weights = np.polynomial.legendre.leggauss(count)
     radius = 0.5 * FARTHEST * (nodes[:, None] + 1.0)
     masses = 0.5 * FARTHEST * weights[:, None] * radius * np.exp(-0.5 * radius**2)
-    angle = 2.0 * np.pi * (np.arange(ANGLES) + 0.5 * (np.arange(RADII)[:, None] % 2)) / ANGLES
-    shares = np.repeat(masses / masses.sum() / ANGLES, ANGLES, axis=-1)
+    angle = 2.0 * np.pi * (np.arange(count) + 0.5 * (np.arange(count)[:, None] % 2)) / count
+    shares = np.repeat(masses / masses.sum() / count, count, axis=-1)
     return tuple(array.reshape(-1) for array in (radius * np.cos(angle), radius * np.sin(angle), shares))  # type: ignore[return-value]
+
+
+def settled(expectation: Callable[[tuple[Doubles, Doubles, Doubles]], float]) -> float:
+    """Return an expectation by rules of more and more points, until another one makes no difference."""
+    count = FEWEST
+    last, value = np.nan, expectation(polar_rule(count))
+    while count < MOST and not abs(value - last) <= SETTLED and abs(value) < np.inf:
+        count *= 2
+        last, value = value, expectation(polar_rule(count))
+    return value
 
 
 def points_of(p: Parameters, n0: Doubles, n1: Doubles) -> Doubles:
@@ -59,22 +72,30 @@ def entropy(mixture: Mixture, workers: int | None) -> float:
     """
     p = mixture._parameters
     weights, log_weights, heights = np.exp(p.log_weights()), p.log_weights(), log_heights(p)
-    n0, n1, shares = polar_rule()
-    with np.errstate(invalid="ignore", over="ignore"):
+
+    def overlap(rule: tuple[Doubles, Doubles, Doubles]) -> float:
+        n0, n1, shares = rule
         own = (log_weights + heights)[:, None] - 0.5 * (n0**2 + n1**2)
-        overlap = weighted_sum(weights, ((own - mixture.logpdf(points_of(p, n0, n1), workers=workers)) @ shares))
+        return float(weighted_sum(weights, (own - mixture.logpdf(points_of(p, n0, n1), workers=workers)) @ shares))
+
+    with np.errstate(invalid="ignore", over="ignore"):
         alone = float(weighted_sum(weights, 1.0 - heights))
         apart = -float(weighted_sum(weights, log_weights))
-    return alone + float(np.clip(apart + overlap, 0.0, apart))
+        return alone + float(np.clip(apart + settled(overlap), 0.0, apart))
 
 
 def kl_divergence(p: Mixture, q: Mixture, workers: int | None) -> float:
     """Kullback-Leibler divergence of single mixtures, from p to q, in nats: at least 0; inf where q has no density."""
-    points = points_of(p._parameters, *polar_rule()[:2])
+    weights = np.exp(p._parameters.log_weights())
+
+    def difference(rule: tuple[Doubles, Doubles, Doubles]) -> float:
+        n0, n1, shares = rule
+        points = points_of(p._parameters, n0, n1)
+        values = p.logpdf(points, workers=workers) - q.logpdf(points, workers=workers)
+        return float(weighted_sum(weights, values @ shares))
+
     with np.errstate(invalid="ignore", over="ignore"):
-        difference = p.logpdf(points, workers=workers) - q.logpdf(points, workers=workers)
-        total = weighted_sum(np.exp(p._parameters.log_weights()), difference @ polar_rule()[2])
-    return max(float(total), 0.0)
+        return max(settled(difference), 0.0)
 
 
 def levels(mixture: Mixture, masses: Doubles) -> Doubles:

@@ -26,6 +26,7 @@ cdef extern from *:
     #define CYMDN_LOST 1e-12 /* what squares of distances are off, at most, of themselves */
     #define CYMDN_LONG 1e3 /* lengths for which differences of places are as good */
     #define CYMDN_BRIEF 1.2 /* length of a piece, and what its exponent changes by, for which few points are enough */
+    #define CYMDN_MOST_ABOVE 1.0 /* of an exponent above that of a piece's near end: more is rounding */
     #define CYMDN_AFAR 1e290 /* square of a distance that is not computed any more: no number has that logarithm */
     /* what these are: elementary_coefficients.py */
     #define CYMDN_NODE_28_0 0.001778751213022775
@@ -134,7 +135,7 @@ cdef extern from *:
     };
     """
     const double FALL "CYMDN_FALL", LOST "CYMDN_LOST", LONG "CYMDN_LONG", AFAR "CYMDN_AFAR"
-    const double BRIEF "CYMDN_BRIEF"
+    const double BRIEF "CYMDN_BRIEF", MOST_ABOVE "CYMDN_MOST_ABOVE"
     const double *FEW_NODES "cymdn_node12"
     const double *FEW_WEIGHTS "cymdn_weight12"
     const double *MANY_NODES "cymdn_node28"
@@ -258,6 +259,10 @@ cdef inline double nearest_point(const Rectangle *p, double *at) noexcept nogil:
 # Pieces
 
 
+cdef inline double smaller(double a, double b) noexcept nogil:
+    return a if a < b else b
+
+
 cdef inline double change(double a0, double a, double da, double b0, double b, double db) noexcept nogil:
     # how much the point of a slice that is nearest to 0 has moved, without a difference of large numbers
     cdef double beyond = db if b0 < 0.0 and b < 0.0 else nearest(a, b) - nearest(a0, b0)
@@ -282,7 +287,7 @@ cdef inline double sum_of_slices(
         low[i] = -b if mirrored else a
         high[i] = -a if mirrored else b
         width[i] = larger(start.width + (db - da) * at, 0.0)
-        term[i] = -0.5 * (at * (2.0 * start.at + at) + moved * (2.0 * c + moved))
+        term[i] = smaller(-0.5 * (at * (2.0 * start.at + at) + moved * (2.0 * c + moved)), MOST_ABOVE)
     for i in range(count):
         tail[i] = elementary.mills(fabs(low[i]))
     for i in range(count):
@@ -327,14 +332,22 @@ cdef inline void add_piece(
     add(sum, log_weight - 0.5 * height, total)
 
 
-cdef inline void put(Slice *cuts, int *count, const Slice *q) noexcept nogil:
-    """Insert a slice among sorted ones."""
+cdef inline bint is_before(const Slice *q, const Slice *other) noexcept nogil:
+    # the places of corners are rounded, and may be out of order where an ulp of the limits is a standard deviation
+    if q.ahead < LONG and other.ahead < LONG:
+        return q.ahead < other.ahead
+    return q.at < other.at
+
+
+cdef inline int put(Slice *cuts, int *count, const Slice *q) noexcept nogil:
+    """Insert a slice among sorted ones; return its index."""
     cdef int k = count[0]
-    while k > 0 and cuts[k - 1].at > q.at:
+    while k > 0 and is_before(q, cuts + k - 1):
         cuts[k] = cuts[k - 1]
         k -= 1
     cuts[k] = q[0]
     count[0] += 1
+    return k
 
 
 cdef inline int cut_at_corners(const Rectangle *p, Slice *cuts) noexcept nogil:
@@ -373,18 +386,18 @@ cdef inline void add_rectangle(
     cdef double tilt = -p.s / p.r if p.along else -p.kappa * p.r, da, db
     cdef Slice[5] cuts
     cdef Slice q
-    cdef int count, i
-    cdef bint whole
+    cdef int count, i, middle = -1
     if not square < AFAR:
         return
     count = cut_at_corners(&p, cuts)
-    # where the integrand hardly changes, a cut more would only cost digits
-    whole = cuts[count - 1].ahead * (1.0 + sqrt(square)) < 1.0
     for i in range(count):
-        whole = whole or cuts[i].at == near
-    if not whole:
+        if cuts[i].at == near:
+            middle = i
+    if middle < 0 and cuts[count - 1].ahead * (1.0 + sqrt(square)) < 1.0:
+        middle = 0  # where the integrand hardly changes, a cut more would only cost digits
+    if middle < 0:
         q = slice_at(&p, near, NAN)
-        put(cuts, &count, &q)
+        middle = put(cuts, &count, &q)
     for i in range(count - 1):
         length = cuts[i + 1].at - cuts[i].at
         if cuts[i].ahead < LONG and cuts[i + 1].ahead < LONG:
@@ -393,7 +406,7 @@ cdef inline void add_rectangle(
             continue
         da = tilt if not p.along or cuts[i + 1].at <= height(&p, p.l0, p.l1) else 0.0
         db = tilt if not p.along or cuts[i].at >= height(&p, p.u0, p.u1) else 0.0
-        if cuts[i].at >= near or whole and cuts[i + 1].at > near:
+        if i >= middle:
             add_piece(cuts + i, 1.0, length, da, db, square, log_weight, sum)
         else:
             add_piece(cuts + i + 1, -1.0, length, da, db, square, log_weight, sum)

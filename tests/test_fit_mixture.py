@@ -520,3 +520,34 @@ def test_kernels_decline_places_outside_of_the_points():
     planes, model = np.ones((3, 10)), (0, np.zeros(5), np.ones(7), np.empty((kernels.FIT_PLANES, 1)))
     for both, first, begin, end in ((11, 11, 0, 10), (5, 4, 0, 10), (-1, 10, 0, 10), (10, 10, 0, 11), (10, 10, -1, 10)):
         assert not kernels.expect_moments(planes, both, first, *model, begin, end, np.ones(8))
+
+
+def test_a_fit_is_a_named_tuple_that_can_be_changed_and_compared():
+    points = np.random.default_rng(0).normal(size=(50, 2))
+    fit = fit_mixture(points, 2, rng=0)
+    assert fit == fit_mixture(points, 2, rng=0)
+    assert fit != fit_mixture(points, 1, rng=0)
+    changed = fit._replace(steps=3)
+    assert (changed.steps, changed.bic) == (3, fit.bic)
+
+
+def test_fits_of_no_sets_of_points_have_the_dtypes_of_others():
+    fit = fit_mixture(np.zeros((0, 10, 2)), 2)
+    assert fit.mixture.batch_shape == (0,)
+    assert [fit.converged.dtype, fit.steps.dtype, fit.background.dtype] == [np.bool_, np.int64, np.float64]
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"background": 0.1}, "background: expected a bool, got float$"),
+        ({"allow_missing": "no"}, "allow_missing: expected a bool, got str$"),
+        (
+            {"covariance": np.ma.masked_array(np.eye(2), mask=np.eye(2))},
+            "covariance: expected an array of numbers, got a masked array",
+        ),
+    ],
+)
+def test_what_looks_like_a_bool_or_a_matrix_is_refused(options, message):
+    with pytest.raises(TypeError, match=f"^{message}"):
+        fit_mixture(np.random.default_rng(0).normal(size=(20, 2)), 2, **options)

@@ -110,7 +110,8 @@ REFUSED = [
     (np.nan, BETWEEN + r"nan at index \(\)$"),
     ("half", r"mass: expected an array of real numbers"),
     (None, r"mass: expected an array of real numbers"),
-    ([[0.5, 0.9]], r"mass: expected shape \(\) or \(n,\), got \(1, 2\)$"),
+    ([[0.5, 0.9]], r"mass: expected shape \(\) or \(n,\) with n >= 1, got \(1, 2\)$"),
+    ([], r"mass: expected shape \(\) or \(n,\) with n >= 1, got \(0,\)$"),
 ]
 
 
@@ -125,6 +126,11 @@ def test_bad_masses_and_batches_are_refused(ax, mass, pattern):
             mixture(2, batch).plot()
     with pytest.raises(ValueError, match=r"^ax: expected 3 axes, one for each mixture, got 1$"):
         mixture(2, (3,)).plot(ax)
+
+
+def test_what_are_no_axes_is_refused(pyplot):
+    with pytest.raises(TypeError, match=r"^ax: expected axes of matplotlib, got Figure$"):
+        mixture().plot(pyplot.figure())
 
 
 def test_a_batch_is_drawn_as_panels(pyplot):

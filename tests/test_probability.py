@@ -153,6 +153,20 @@ def test_the_parts_of_a_rectangle_add_up_to_the_whole(seed):
     np.testing.assert_allclose(total, whole, rtol=1e-11, atol=1e-11)
 
 
+@pytest.mark.parametrize(("a", "far"), [(12.0, 1e4), (15.0, 1e4), (18.0, 30.0), (-25.0, 1.0), (40.0, 1.0)])
+def test_a_tiny_rectangle_beside_a_ridge_holds_no_more_than_a_strip(a, far):
+    rng = np.random.default_rng(0)
+    m, lower = standard(a), far * rng.normal(size=(20_000, 2))
+    for ulps in (1, 64, 4096):
+        upper = lower + ulps * np.spacing(lower)
+        upper, low = np.maximum(lower, upper), np.minimum(lower, upper)
+        value = m.log_probability(low, upper)
+        assert not np.isnan(value).any()
+        for axis in (0, 1):
+            strip = m.marginal(axis).log_probability(low[:, axis], upper[:, axis])
+            assert (value <= strip + 1e-9 * (1 + abs(strip))).all()
+
+
 def test_turning_and_mirroring_the_plane_changes_nothing():
     rng = np.random.default_rng(0)
     a, lower = rng.uniform(-15, 15, 500), rng.normal(size=(500, 2))
@@ -296,6 +310,17 @@ def test_the_distribution_function_of_a_quantile_is_the_probability(name):
     assert (abs(line.cdf(x) - P) <= 1e-12 * np.array(P) + step).all()
     above = 1 - np.array(P)
     assert (abs(line.probability(x, INF) - above) <= 1e-12 * above + step).all()
+
+
+@pytest.mark.parametrize("total", [1 - 9e-7, 1 + 9e-7])
+def test_quantiles_of_weights_that_are_rounded_are_the_inverse_too(total):
+    line = BivariateMixture(
+        [0.3 * total, 0.7 * total], [[0.0, 0.0], [3.0, 1.0]], [[1.0, 1.0]] * 2, [0.0, 0.0]
+    ).marginal(0)
+    p = np.array([1e-9, 0.25, 0.4999999, 0.5, 0.5000001, 0.6, 0.99])
+    assert (np.diff(line.ppf(p)) > 0).all()
+    np.testing.assert_allclose(line.cdf(line.ppf(p)), p, rtol=1e-12, atol=0)
+    assert line.ppf(1 - 1e-9) == INF if total < 1 else np.isfinite(line.ppf(1 - 1e-9))
 
 
 def test_limits_of_quantiles():

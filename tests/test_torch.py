@@ -865,10 +865,10 @@ ERRORS = {
             *("raw", lambda t: t[:, :-1]),
             r"shape \(\.\.\., P \+ 6 M\), P = 1 pen logits and M >= 1, got \(6, 18\)",
         ),
-        "x too wide": ("x", lambda t: torch.cat([t, t], -1), r"shape \(\.\.\., 2\), got \(6, 4\)"),
+        "x too wide": ("x", lambda t: torch.cat([t, t], -1), r"shape \(6, 2\), got \(6, 4\)"),
         "x of fewer rows": (
             *("x", lambda t: t[:5]),
-            r"leading axes that broadcast with \(6,\) of the arguments before it, got \(5, 2\)",
+            r"shape \(6, 2\), got \(5, 2\)",
         ),
         "pen of fewer rows": ("pen", lambda t: t[:5], r"shape \(6,\), got \(5,\)"),
         "negative weight": ("sample_weight", lambda t: -t, r"finite numbers >= 0, got -.* at index \(0,\)"),

@@ -87,6 +87,18 @@ def test_no_size_of_a_correlation_or_stddev_is_too_large(a):
         np.testing.assert_allclose(after, before, rtol=0, atol=16 * EPS * (1 + size))
 
 
+def test_what_would_underflow_on_the_way_does_not():
+    moved = BivariateMixture([1.0], [[0.0, 0.0]], [[1e150, 1e-150]], [0.0]).transform([[1e-170, 1.0], [1e-170, 2.0]])
+    # rows (1e-20, 1e-150) and (1e-20, 2e-150), determinant 1e-170
+    np.testing.assert_allclose(moved.atanh_correlations, np.log(2e130), rtol=1e-14, atol=0)
+    moved = BivariateMixture.from_network_output([0.0, 0.0, 0.0, 0.0, 0.0, 1000.0]).transform([[1.0, -1.0], [0.0, 1.0]])
+    # an atanh correlation beyond 708 counts as that where nothing else is left
+    assert -708 <= moved.log_stddevs[0, 0] <= -700
+    small = BivariateMixture(np.float32([1.0]), np.float32([[1e3, 0.0]]), np.float32([[1.0, 1.0]]), np.float32([0.0]))
+    with pytest.raises(ValueError, match=r"^offset: expected means within the range of numbers, got inf"):
+        small.transform(np.float32([[1e37, 0.0], [0.0, 1.0]]))
+
+
 def test_means_are_moved_without_cancellation():
     rng = RNG(0)
     means = rng.normal(size=(50, 2)) * 10.0 ** rng.uniform(-70, 70, (50, 1))
@@ -224,6 +236,9 @@ def test_a_file_of_arrays_and_pickle_keep_a_mixture(dtype, tmp_path):
     np.savez(tmp_path / "network.npz", raw=network.to_network_output())
     assert BivariateMixture(*np.load(tmp_path / "natural.npz").values()) == natural
     assert BivariateMixture.from_network_output(np.load(tmp_path / "network.npz")["raw"]) == network
+    absent = BivariateMixture([0.0, 1.0], [[5.0, 5.0], [3.0, 1.0]], [[1.0, 1.0], [0.5, 2.0]], [0.0, 0.9])
+    for m in (absent.transform(), BivariateMixture.concatenate([absent, absent.transform()], [1.0, 0.0])):
+        assert BivariateMixture.from_network_output(m.to_network_output()) == m
     for m in (natural, network, natural.marginal(0), network.conditional(1, 0.5)):
         assert pickle.loads(pickle.dumps(m)) == m
     with np.errstate(divide="ignore"):
@@ -287,10 +302,12 @@ def test_joined_batches_broadcast():
     [
         ([], None, "mixtures: expected at least one mixture, got none$"),
         ([mixture(), 3], None, "mixtures: expected BivariateMixture, got int at index 1$"),
+        (mixture(), None, "mixtures: expected a sequence of BivariateMixture, got BivariateMixture$"),
+        (None, None, "mixtures: expected a sequence of BivariateMixture, got NoneType$"),
         (
             [mixture(), mixture()],
             [0.5, 0.6],
-            r"weights: expected a sum of 1 over the components, got 1.1 at index \(\)$",
+            r"weights: expected a sum of 1 over the mixtures, got 1.1 at index \(\)$",
         ),
         ([mixture(), mixture()], [0.5], r"weights: expected shape \(..., 2\), got \(1,\)$"),
         (
@@ -342,9 +359,29 @@ def test_entropy_and_divergence_are_the_integrals(m, spread):
         assert abs(p.kl_divergence(q) - divergence) <= 2e-4 * (1 + divergence)
 
 
+@pytest.mark.parametrize(
+    ("stddevs", "correlations", "expected"),
+    [
+        ([[1.0, 1.0], [1.0, 1.0]], [0.0, 0.9999], 1.35036),
+        ([[0.05, 1.0], [1.0, 0.05]], [0.0, 0.0], None),
+        ([[1.0, 1.0], [1.0, 0.02]], [0.0, 0.0], None),
+    ],
+)
+def test_entropy_sees_ridges(stddevs, correlations, expected):
+    m = BivariateMixture([0.5, 0.5], [[0.0, 0.0], [0.0, 0.0]], stddevs, correlations)
+    if expected is None:  # by Gauss-Legendre over pieces that fit all widths
+        nodes, weights = np.polynomial.legendre.leggauss(20)
+        cuts = np.array([0.0, 0.01, 0.02, 0.04, 0.08, 0.16, 0.3, 0.6, 1.0, 2.0, 4.0, 6.0, 9.0])
+        half = np.diff(cuts) / 2
+        x, w = (cuts[:-1, None] + half[:, None] * (1 + nodes)).reshape(-1), (half[:, None] * weights).reshape(-1)
+        points = np.stack(np.meshgrid(x, x), axis=-1)
+        expected = -4 * (w[:, None] * w * m.pdf(points) * m.logpdf(points)).sum()
+    assert abs(m.entropy() - expected) <= 2e-4
+
+
 def test_entropy_of_components_that_do_not_overlap_is_exact():
     for a in (0.0, 10.0, 40.0, 1000.0):
-        raw = np.array([[0.0, 0.0], [0.0, 1e9], [0.0, 0.0], [3.0, 2.0], [-1.0, 0.5], [a, -a]])
+        raw = np.array([[0.0, 0.0], [0.0, 1e6], [0.0, 0.0], [3.0, 2.0], [-1.0, 0.5], [a, -a]])
         m = BivariateMixture.from_network_output(raw.reshape(-1))
         alone = 1 + np.log(2 * np.pi) + (raw[3] + raw[4]) - (a + np.log1p(np.exp(-2 * a)) - np.log(2))
         # far apart: the mean of both and the entropy of the weights
