@@ -84,7 +84,8 @@ class MixtureFit(Fields):
             and self[0] == other[0]
         )
 
-    __hash__ = None  # type: ignore[assignment]
+    def __hash__(self) -> int:
+        return hash(self.mixture)
 
     @property
     def aic(self) -> float | NDArray[np.float64]:

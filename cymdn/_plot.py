@@ -82,10 +82,12 @@ def _draw(mixture: Mixture, axes: Axes, mass: ArrayLike, *, legend: bool) -> Plo
     with np.errstate(divide="ignore"):
         levels = np.log(list(labels))
     points, value = _mesh(mixture, low, high, levels)
-    triangles = Triangulation(*points.T).triangles  # in units of the picture, for the sake of their shapes
+    # in units of the picture, for the sake of their shapes
+    triangles = Triangulation(points[:, 0], points[:, 1]).triangles
+    x0, x1 = (low + points * (high - low)).T
     shades = np.linspace(0.45, 1.0, len(levels))[:, None]
     contours = axes.tricontour(
-        Triangulation(*(low + points * (high - low)).T, triangles),
+        Triangulation(x0, x1, triangles),
         np.maximum(value, levels[0] - 50.0),
         levels=levels,
         colors=list(1.0 - shades * (1.0 - np.array(to_rgb("C0")))),

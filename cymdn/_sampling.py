@@ -28,10 +28,10 @@ Seed: TypeAlias = Any
 PIECE = 1 << 14  # draws whose random numbers are made together: half a MiB of them
 
 
-Pen = TypeVar("Pen", bound="FloatArray | None")
+Pen_co = TypeVar("Pen_co", bound="FloatArray | None", covariant=True)
 
 
-class MdnSample(NamedTuple, Generic[Pen]):
+class MdnSample(NamedTuple, Generic[Pen_co]):
     """What `cymdn.mdn_sample` draws.
 
     Attributes
@@ -53,7 +53,7 @@ class MdnSample(NamedTuple, Generic[Pen]):
     """
 
     x: FloatArray
-    pen: Pen
+    pen: Pen_co
     component: NDArray[np.int64]
 
 
