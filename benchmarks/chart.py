@@ -1,6 +1,7 @@
 """Time a component over the number of rows, one line for each implementation.
 
-`python benchmarks/chart.py RESULTS.json PATH.png` draws it again from stored results, and prints README's table.
+`python benchmarks/chart.py RESULTS.json PATH.png` draws it again from stored results, and prints the table of
+docs/performance.md.
 """
 
 import json

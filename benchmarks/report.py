@@ -1,4 +1,4 @@
-"""What was measured, and where and with what, as plain text; README's table."""
+"""What was measured, and where and with what, as plain text; the table of docs/performance.md."""
 
 import contextlib
 import datetime
@@ -132,7 +132,7 @@ def resident(found: Iterable, sizes: Sequence[tuple[int, int, str]]) -> list[str
     return render(head, rows) if rows else []
 
 
-IN_README = {
+SHOWN = {
     peers.NUMPY: "the loss by hand in NumPy",
     peers.NUMBA: "Numba, loops by hand, `fastmath`",
     peers.TORCH: "PyTorch, eager",
@@ -140,19 +140,19 @@ IN_README = {
     peers.JAX: "`jax.jit`",
     peers.TORCH_DISTRIBUTIONS: "`torch.distributions` (`MixtureSameFamily`)",
 }
-README_NS = {1: "1 row", 64: "64 rows", 6400: "6400 rows", 200_000: "200,000 rows"}
+SHOWN_ROWS = {1: "1 row", 64: "64 rows", 6400: "6400 rows", 200_000: "200,000 rows"}
 
 
 def readme(cases: Sequence[Sequence]) -> list[str]:
-    """Return README's table in Markdown; of what could not be measured a dash."""
+    """Return the table of docs/performance.md in Markdown; of what could not be measured a dash."""
     ratios = {
         (cell.label, cell.n): f"{cell.ratio:.{0 if cell.ratio >= 10 else 1}f}x"
         for cells in cases
         for cell in cells
         if (cell.work, cell.dtype, cell.m) == ("mdn", "float64", 20) and cell.ratio is not None
     }
-    rows = [[name, *(ratios.get((label, n), "-") for n in README_NS)] for label, name in IN_README.items()]
-    head = ["`mdn_loss_and_gradient` is faster than", *README_NS.values()]
+    rows = [[name, *(ratios.get((label, n), "-") for n in SHOWN_ROWS)] for label, name in SHOWN.items()]
+    head = ["`mdn_loss_and_gradient` is faster than", *SHOWN_ROWS.values()]
     text = [f"| {' | '.join(row)} |" for row in [head, *rows]]
     return [text[0], "|---" * len(head) + "|", *text[1:]] if ratios else []
 

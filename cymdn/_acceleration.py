@@ -3,12 +3,10 @@
 A step of expectation-maximisation maps coordinates x to g(x). With f = g(x) - x, and the differences F and G of f and g
 from step to step, three steps are tried one after the other until one does not lower the likelihood:
 
-    Anderson mixing  g - G c, where c minimises |f - F c|^2 + lambda |c|^2 (Anderson, J. ACM 12, 1965), lambda damping
-    that
-                     falls with success, as in DAAREM (Henderson & Varadhan, J. Comput. Graph. Stat. 28, 2019)
-    a long step      x + a f, a = |f before| / |f - f before|: the length of SQUAREM (Varadhan & Roland, Scand. J.
-    Stat. 35,
-                     2008), which goes along a ridge where f hardly changes
+    Anderson mixing  g - G c, where c minimises |f - F c|^2 + lambda |c|^2 (Anderson, J. ACM 12, 1965); lambda falls
+                     with success, as in DAAREM (Henderson & Varadhan, J. Comput. Graph. Stat. 28, 2019)
+    a long step      x + a f, a = |f before| / |f - f before|, the length of SQUAREM (Varadhan & Roland, Scand. J.
+                     Stat. 35, 2008), which goes along a ridge where f hardly changes
     a plain step     g
 
 The coordinates are unconstrained, so that any combination of them is a mixture.

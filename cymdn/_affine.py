@@ -21,7 +21,7 @@ Doubles = NDArray[np.float64]
 SPLITTER = 2.0**27 + 1.0
 LOG_TWO = log(2.0)
 LARGEST_SINH = 1e100  # beyond it asinh is a logarithm
-LARGEST_EXPONENT = 708.0  # of an atanh correlation, where a row of T L is only what its cosh leaves
+LARGEST_EXPONENT = 708.0  # of raw output, as in the kernels: exp of it and of its negative are normal numbers
 
 
 def exact_product(a: Doubles, b: Doubles) -> tuple[Doubles, Doubles]:
@@ -74,7 +74,7 @@ def mapped_spreads(matrix: Doubles, log_stddevs: Doubles, a: Doubles) -> tuple[D
     """
     rows, logs = rows_of(matrix)
     log_stddev0, log_stddev1 = log_stddevs[..., 0], log_stddevs[..., 1]
-    n = np.exp(-np.minimum(np.abs(a), LARGEST_EXPONENT))  # as in the kernels
+    n = np.exp(-np.minimum(np.abs(a), LARGEST_EXPONENT))  # else a row of T L could be 0
     s = 2.0 * n / (1.0 + n * n)
     log_s = LOG_TWO - np.abs(a) - np.log1p(n * n)
     r = np.tanh(a)

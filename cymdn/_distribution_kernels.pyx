@@ -186,6 +186,21 @@ cdef int hold_points(Buffers *held, planes, Py_ssize_t both, Py_ssize_t first, P
     return 0
 
 
+cdef int hold_fit(
+    Buffers *held, planes, Py_ssize_t both, Py_ssize_t first, int covariance_type, settings, estimate, int flags,
+    scratch, Points *points, Model *model, Column *parameters, Column *memory,
+) except -1:
+    """Hold what all doors but the M step's have; `flags` are those of the estimate."""
+    cdef Py_ssize_t m = scratch.shape[1]
+    held.fit = m > 0
+    hold_model(held, m, covariance_type, settings, model)
+    hold_points(held, planes, both, first, points)
+    hold(held, estimate, sizeof(double), flags, 6 * m + 1, 0, 0, parameters)
+    hold(held, scratch, sizeof(double), PyBUF_WRITABLE, FIT_PLANES, m, 0, memory)
+    held.fit = held.fit and parameters.row > 0
+    return 0
+
+
 def expect_moments(
     planes, Py_ssize_t both, Py_ssize_t first, int covariance_type, settings, estimate, scratch,
     Py_ssize_t begin, Py_ssize_t end,   # points to go through
@@ -199,12 +214,11 @@ def expect_moments(
     cdef Points points
     cdef _arithmetic.arithmetic before
     held.count = 0
-    held.fit = m > 0
     try:
-        hold_model(&held, m, covariance_type, settings, &model)
-        hold_points(&held, planes, both, first, &points)
-        hold_each(&held, estimate, sizeof(double), 6 * m + 1, 0, 0, &parameters)
-        hold(&held, scratch, sizeof(double), PyBUF_WRITABLE, FIT_PLANES, m, 0, &memory)
+        hold_fit(
+            &held, planes, both, first, covariance_type, settings, estimate, 0, scratch,
+            &points, &model, &parameters, &memory,
+        )
         hold(&held, sums_out, sizeof(double), PyBUF_WRITABLE, 6 * m + 2, 0, 0, &sums)
         if not (held.fit and 0 <= begin <= end <= points.count):
             return False
@@ -274,12 +288,11 @@ def climb(
     cdef Points points
     cdef _arithmetic.arithmetic before
     held.count = 0
-    held.fit = m > 0
     try:
-        hold_model(&held, m, covariance_type, settings, &model)
-        hold_points(&held, planes, both, first, &points)
-        hold(&held, estimate, sizeof(double), PyBUF_WRITABLE, 6 * m + 1, 0, 0, &parameters)
-        hold(&held, scratch, sizeof(double), PyBUF_WRITABLE, FIT_PLANES, m, 0, &memory)
+        hold_fit(
+            &held, planes, both, first, covariance_type, settings, estimate, PyBUF_WRITABLE, scratch,
+            &points, &model, &parameters, &memory,
+        )
         hold(&held, sums_out, sizeof(double), PyBUF_WRITABLE, 6 * m + 2, 0, 0, &sums)
         if not held.fit:
             return False
@@ -307,12 +320,11 @@ def inspect_components(
     cdef Points points
     cdef _arithmetic.arithmetic before
     held.count = 0
-    held.fit = m > 0
     try:
-        hold_model(&held, m, covariance_type, settings, &model)
-        hold_points(&held, planes, both, first, &points)
-        hold_each(&held, estimate, sizeof(double), 6 * m + 1, 0, 0, &parameters)
-        hold(&held, scratch, sizeof(double), PyBUF_WRITABLE, FIT_PLANES, m, 0, &memory)
+        hold_fit(
+            &held, planes, both, first, covariance_type, settings, estimate, 0, scratch,
+            &points, &model, &parameters, &memory,
+        )
         hold(&held, worth_out, sizeof(double), PyBUF_WRITABLE, m, 7, 0, &worth)
         if not held.fit:
             return False

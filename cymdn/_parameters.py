@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cymdn import _affine, _portable
+from cymdn._affine import LARGEST_EXPONENT
 from cymdn._layout import CORRELATION, MEAN, PARAMETERS, STDDEV, WEIGHT, pack, planes
 from cymdn._univariate import normalised
 
@@ -16,7 +17,6 @@ Doubles = NDArray[np.float64]
 # How far from 1 a sum of weights may be: what is left of a softmax in float32, or of numbers typed with six digits.
 SUM_TOLERANCE = 1e-6
 SMALLEST_STDDEV = sys.float_info.min  # a standard deviation is above it: the kernels divide by it
-LARGEST_EXPONENT = 708.0  # of raw output, as in the kernels: exp of it and of its negative are normal numbers
 
 
 class Parameters:

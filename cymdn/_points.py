@@ -25,9 +25,7 @@ class Model(NamedTuple):
     """What a component may be, in the units of the points; the arguments of the kernels."""
 
     covariance_type: int
-    settings: (
-        Doubles  # floors of the two coordinates; log-densities of the background: of both, of the first, the second
-    )
+    settings: Doubles  # two floors; log-densities of the background: of both coordinates, the first, the second
     workers: int = 1
 
 
