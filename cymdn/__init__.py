@@ -1,22 +1,35 @@
 """Mixtures of correlated 2-D Gaussians and every derivative of them, compiled.
 
-The layers, each importing only from those below it:
+The loss of a mixture density network, from its raw output:
 
-    __init__              re-exports, no logic
-    _diagnose             what is out of order in a network's output
-    _fit                  fits of mixtures to points
-    _distribution         mixtures as an object, over _univariate (1-D mixtures), _plot, _quadrature and _affine
-    _estimation           maximum likelihood: _search for a start, _acceleration from there; _points, _chunked
-    _gaussian, _mixture, _mdn, _sampling   the levels of the API: check, allocate, call, return; their documentation
-    _running              runs kernels: workers, scratch memory, batches that broadcast
-    _builds               the builds of the kernels, and which is used
-    _portable             the loss in operations that frameworks share
-    _layout               the order of raw network output, and of other code's
-    _arrays               converts arrays, checks shapes, raises
-    _kernels.pyx          loops over components and points; allocates nothing, raises nothing
-    _distribution_kernels.pyx   draws, modes and mixtures on a line; the same
-    _bivariate.pxd        the formulas of one component at one point
-    _elementary.pxd       branch-free elementary functions
+    mdn_loss, mdn_loss_and_gradient     the loss; the loss and its gradient
+    mdn_sample                          random points and pens
+    diagnose                            a report on rows, components and gradients that are out of order
+    Layout                              the column order of other networks
+
+Densities from weights, means, standard deviations and correlations:
+
+    mixture_logpdf, gaussian_logpdf     of mixtures; of single components
+    ..._and_gradient                    the same with all derivatives
+    gaussian_density_batch              the smoothed density, a drop-in for the NumPy function of that name
+
+Distributions as objects:
+
+    BivariateMixture                    evaluate, sample, transform, integrate, plot
+    UnivariateMixture                   its marginal and conditional distributions
+    fit_mixture                         fit a mixture to points
+
+`cymdn.torch` and `cymdn.jax` have the loss, with its backward pass, for PyTorch and JAX; `cymdn.activations` has
+softplus, ELU + 1 and softsign for networks that use them. `show_config()` prints which compiled kernels are in use.
+
+A first call:
+
+>>> import numpy as np
+>>> from cymdn import mdn_loss_and_gradient
+>>> raw, x = np.zeros((5, 6 * 20)), np.ones((5, 2))     # network output of 20 components, points
+>>> loss, gradient = mdn_loss_and_gradient(raw, x)
+>>> loss.round(4), gradient.shape
+(np.float64(2.8379), (5, 120))
 """
 
 from cymdn._builds import show_config

@@ -1,5 +1,7 @@
 """A look at a network that does not train: what its raw output says about rows, components and gradients."""
 
+from __future__ import annotations
+
 from typing import Any, NamedTuple
 
 import numpy as np

@@ -1,5 +1,7 @@
 """A batch of mixtures as an object: evaluate, draw, ask, move."""
 
+from __future__ import annotations
+
 import sys
 import warnings
 from collections.abc import Iterable, Sequence
@@ -141,7 +143,7 @@ class BivariateMixture(Batch):
         bias: float = 0.0,
         temperature: Temperature = 1.0,
         stddev_floor: Floor = None,
-    ) -> "BivariateMixture":
+    ) -> BivariateMixture:
         r"""Make a batch of mixtures from raw network output.
 
         Parameters
@@ -203,7 +205,7 @@ class BivariateMixture(Batch):
         return cls._made_of(Unconstrained(parameters), checked.dtype)
 
     @classmethod
-    def from_covariances(cls, weights: ArrayLike, means: ArrayLike, covariances: ArrayLike) -> "BivariateMixture":
+    def from_covariances(cls, weights: ArrayLike, means: ArrayLike, covariances: ArrayLike) -> BivariateMixture:
         """Make a batch of mixtures from covariance matrices.
 
         Parameters
@@ -257,7 +259,7 @@ class BivariateMixture(Batch):
         stddev_floor: ArrayLike | None = None,
         restarts: int = 8,
         workers: int | None = None,
-    ) -> "BivariateMixture":
+    ) -> BivariateMixture:
         """Fit a mixture to points by maximum likelihood: the mixture of `fit_mixture`, which can do more and says more.
 
         Parameters
@@ -385,7 +387,7 @@ class BivariateMixture(Batch):
     def __repr__(self) -> str:
         return f"BivariateMixture(n_components={self.n_components}, batch_shape={self.batch_shape}, dtype={self.dtype})"
 
-    def __getitem__(self, index: Any) -> "BivariateMixture":
+    def __getitem__(self, index: Any) -> BivariateMixture:
         self._check_batch("batch to take from")
         # of one item a mixture, so that no index reaches the axis of parameters
         packed = self._parameters.packed
@@ -695,7 +697,7 @@ class BivariateMixture(Batch):
         values = [_quadrature.entropy(single, workers) for single in self._singles()]
         return self._rounded(np.array(values, np.float64).reshape(self.batch_shape))[()]
 
-    def kl_divergence(self, other: "BivariateMixture", *, workers: int | None = None) -> FloatArray:
+    def kl_divergence(self, other: BivariateMixture, *, workers: int | None = None) -> FloatArray:
         """Kullback-Leibler divergence from this mixture to another one, in nats.
 
         Parameters
@@ -893,9 +895,7 @@ class BivariateMixture(Batch):
             checked.dtype,
         )
 
-    def plot(
-        self, ax: "Axes | None" = None, *, mass: ArrayLike = (0.5, 0.9, 0.99)
-    ) -> "PlotArtists | list[PlotArtists]":
+    def plot(self, ax: Axes | None = None, *, mass: ArrayLike = (0.5, 0.9, 0.99)) -> PlotArtists | list[PlotArtists]:
         """Draw a mixture: contours that hold given masses, and its components; a batch as panels.
 
         Parameters
@@ -931,7 +931,7 @@ class BivariateMixture(Batch):
 
     # Moved and joined
 
-    def transform(self, matrix: ArrayLike | None = None, offset: ArrayLike | None = None) -> "BivariateMixture":
+    def transform(self, matrix: ArrayLike | None = None, offset: ArrayLike | None = None) -> BivariateMixture:
         r"""Return the distribution of y = matrix x + offset.
 
         Parameters
@@ -989,9 +989,7 @@ class BivariateMixture(Batch):
         return self._made_of(moved, checked.dtype)
 
     @classmethod
-    def concatenate(
-        cls, mixtures: "Sequence[BivariateMixture]", weights: ArrayLike | None = None
-    ) -> "BivariateMixture":
+    def concatenate(cls, mixtures: Sequence[BivariateMixture], weights: ArrayLike | None = None) -> BivariateMixture:
         """Return the mixture of mixtures: the components of all, one after the other.
 
         Parameters
@@ -1057,12 +1055,12 @@ class BivariateMixture(Batch):
         self._run("rectangles", problem, [values], workers, cost=RECTANGLE_COST, logarithm=logarithm)
         return self._rounded(values)[()] if limits.dtype == self._dtype else values[()]
 
-    def _singles(self) -> list["BivariateMixture"]:
+    def _singles(self) -> list[BivariateMixture]:
         """Return the mixtures one by one, in float64."""
         return [self._made_of(type(self._parameters)(row), FLOAT64) for row in self._parameters.rows()]
 
     @classmethod
-    def _made_of(cls, parameters: Parameters, dtype: np.dtype[Any]) -> "BivariateMixture":
+    def _made_of(cls, parameters: Parameters, dtype: np.dtype[Any]) -> BivariateMixture:
         mixture = cls.__new__(cls)
         mixture._set(parameters, dtype)
         return mixture

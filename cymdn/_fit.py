@@ -1,5 +1,7 @@
 """Fits of mixtures to points, and what they say of themselves."""
 
+from __future__ import annotations
+
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -70,7 +72,7 @@ class MixtureFit(Fields):
 
     n_points: float | NDArray[np.float64]
 
-    def _replace(self, **values: Any) -> "MixtureFit":
+    def _replace(self, **values: Any) -> MixtureFit:
         fit = super()._replace(**values)
         fit.n_points = self.n_points
         return fit

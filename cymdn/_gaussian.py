@@ -1,5 +1,7 @@
 """Component level: densities of single Gaussians and their derivatives. Check, allocate, call, return."""
 
+from __future__ import annotations
+
 from math import inf
 from typing import Any, Literal, NamedTuple, TypeAlias, overload
 

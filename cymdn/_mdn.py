@@ -1,5 +1,7 @@
 """Network head: the loss of a mixture density network from its raw output. Check, allocate, call, return."""
 
+from __future__ import annotations
+
 from math import copysign, frexp, fsum, inf, isnan, ldexp, prod
 from typing import Any, Literal, NamedTuple, TypeAlias
 

@@ -1,5 +1,7 @@
 """Mixture level: the log-density of mixtures and its gradient. Check, allocate, call, return."""
 
+from __future__ import annotations
+
 from typing import Any, NamedTuple, TypeAlias
 
 from numpy.typing import ArrayLike

@@ -1,5 +1,7 @@
 """Drawing, by matplotlib: imported on demand."""
 
+from __future__ import annotations
+
 from collections.abc import Sequence
 from typing import Any, NamedTuple, TypeAlias
 

@@ -1,5 +1,7 @@
 """Network head: draws from the distribution that raw output describes."""
 
+from __future__ import annotations
+
 import math
 import sys
 from typing import Any, Generic, Literal, NamedTuple, TypeAlias, TypeVar, overload

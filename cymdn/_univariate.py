@@ -3,6 +3,8 @@
 Plain NumPy: an axis of components after the batch axes, everything in float64 and in the log domain.
 """
 
+from __future__ import annotations
+
 import sys
 from math import log, pi
 from typing import Any
@@ -105,7 +107,7 @@ class UnivariateMixture(Batch):
         self._log_weights, self._means, self._log_stddevs = np.broadcast_arrays(log_weights, means, finite)
         self._dtype = dtype
 
-    def __getitem__(self, index: Any) -> "UnivariateMixture":
+    def __getitem__(self, index: Any) -> UnivariateMixture:
         self._check_batch("batch to take from")
         rows = np.arange(self._means[..., 0].size).reshape(self.batch_shape)[index]
         flat = (array.reshape(-1, self.n_components) for array in (self._log_weights, self._means, self._log_stddevs))

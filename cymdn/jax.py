@@ -1,5 +1,7 @@
 """The loss of a mixture density network as a JAX function: jit, grad and vmap go through it. Needs the extra `jax`."""
 
+from __future__ import annotations
+
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass

@@ -2,6 +2,7 @@
 
 import doctest
 import importlib
+import pydoc
 import re
 from pathlib import Path
 
@@ -28,6 +29,20 @@ def test_example_runs(public):
     if function.__name__ != "plot":  # its example is a figure
         assert test.examples, "no example"
     assert doctest.DocTestRunner().run(test).failed == 0
+
+
+@pytest.mark.parametrize("public", [*PUBLIC, *METHODS], ids=lambda public: public.__qualname__)
+def test_help_begins_with_a_signature_of_names(public):
+    title, signature = pydoc.plaintext.document(public).splitlines()[:2]
+    assert "_typing" not in title + signature  # what ArrayLike and NDArray stand for, written out
+
+
+def test_help_of_the_package_names_what_is_public_and_its_example_runs():
+    words = re.findall(r"\w+", cymdn.__doc__)
+    results = ("GaussianGradient", "MdnSample", "MixtureFit", "MixtureGradient")  # described where they are returned
+    derived = [name for name in cymdn.__all__ if name.endswith("logpdf_and_gradient")]
+    assert set(cymdn.__all__) - {*results, *derived, "__version__"} <= set(words)
+    assert doctest.testmod(cymdn).failed == 0
 
 
 OPTIONAL = {"torch": ["MDNHead", "MDNLoss", "mdn_loss", "mdn_sample"], "jax": ["mdn_loss", "mdn_sample"]}
