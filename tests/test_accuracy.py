@@ -458,7 +458,7 @@ def print_tables():
     for level in LEVELS:
         for group in GROUPS:
             cells = [f"{error:.2g}" for dtype in FLOATS[::-1] for error in worst_errors(level, group, dtype)]
-            print(f"| `{level.replace(', ', '`, ')}{'' if ',' in level else '`'} | {group} | {' | '.join(cells)} |")
+            print(f"| `{level.replace(', ', '`, ', 1)}{'' if ',' in level else '`'} | {group} | {' | '.join(cells)} |")
 
 
 if __name__ == "__main__":
