@@ -68,7 +68,7 @@ def show_config() -> None:
     --------
     >>> from cymdn import show_config
     >>> show_config()  # doctest: +SKIP
-    cymdn 0.1.0, NumPy 2.4.6
+    cymdn 0.2.0, NumPy 2.4.6
     kernels: v3 (the highest that this machine offers)
       baseline  available
       v3        available
