@@ -1,4 +1,4 @@
-"""A look at a network that does not train: what its raw output says about rows, components and gradients."""
+"""A report on a network that does not train: rows, components and gradients that are out of order."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class Rows(NamedTuple):
 
 
 class Collapse(NamedTuple):
-    """A component that has collapsed onto a point that occurs again and again."""
+    """A component that has collapsed onto a repeated point."""
 
     component: int
     point: tuple[float, float]
@@ -36,7 +36,7 @@ class Collapse(NamedTuple):
 
 
 class Diagnosis(NamedTuple):
-    """What `cymdn.diagnose` found; print it. Rows of weight 0 do not count, in anything.
+    """What `cymdn.diagnose` found; print it. Rows of weight 0 are ignored.
 
     Attributes
     ----------
@@ -45,23 +45,23 @@ class Diagnosis(NamedTuple):
     loss : float
         Mean of the finite losses, in nats.
     nan, infinite, bad_pens : Rows
-        Rows whose loss is NaN or inf, rows with a pen outside [0, 1]: their number, the index of the first.
+        Rows whose loss is NaN or inf, and rows with a pen outside [0, 1]: their number and the index of the first.
     spread : tuple of float
         Standard deviations of the two coordinates of x.
     smallest_stddevs, largest_stddevs : tuple of float
-        Of all components, by coordinate.
+        Of all components, for each coordinate.
     collapsed : tuple of Collapse
-        Components that answer a repeated point with less than a thousandth of the spread, by number of rows.
+        Components with less than a thousandth of the spread at a repeated point, sorted by number of rows.
     saturated : tuple of float
-        Shares of atanh correlations beyond 9 and beyond 18.
+        Fractions of atanh correlations beyond 9 and beyond 18.
     dead : tuple of int
         Components whose weight is below 1e-4 in every row.
     effective_components : float
         Mean over rows of 1 / sum(weights^2).
     heaviest : tuple of tuple of int
-        Indices of the rows of the largest finite losses, the largest first.
+        Indices of the rows with the largest finite losses, the largest first.
     heaviest_share : float
-        Share of the sum of losses above their median that the heaviest hundredth of the rows has.
+        Fraction of the sum of all losses above their median that is due to the largest hundredth of the rows.
     gradient_norms : dict of float
         Root mean square over the rows of the norm of the gradient with respect to each group of columns.
     """
@@ -84,7 +84,7 @@ class Diagnosis(NamedTuple):
     gradient_norms: dict[str, float]
 
     def __str__(self) -> str:
-        """Return a readable report: a line for each number, and what to do where one is out of order."""
+        """Return a readable report: a line for each number, and advice where one is out of order."""
         norms = ", ".join(f"{name} {norm:.2g}" for name, norm in self.gradient_norms.items())
         lines = [
             f"{self.rows} rows, {self.n_components} components, mean loss {self.loss:.4g} nats",
@@ -130,14 +130,14 @@ def diagnose(
     sample_weight: ArrayLike | None = None,
     stddev_floor: Floor = None,
 ) -> Diagnosis:
-    """Look at raw network output and its points: what makes the loss NaN, what keeps it from falling.
+    """Report what makes the loss NaN or keeps it from falling, from raw network output and its points.
 
     Parameters
     ----------
     raw, x, pen, sample_weight : array_like
-        As in `mdn_loss`; tensors of PyTorch on any device, too. Rows of weight 0 do not count.
+        As in `mdn_loss`, or tensors of PyTorch on any device. Rows of weight 0 are ignored.
     stddev_floor : float or pair of floats, optional
-        As in `mdn_loss`; standard deviations are those under the floor then.
+        As in `mdn_loss`; the reported standard deviations include the floor.
 
     Returns
     -------
@@ -147,7 +147,7 @@ def diagnose(
     Raises
     ------
     TypeError, ValueError
-        As in `mdn_loss`; and there is no row of a weight above 0.
+        As in `mdn_loss`; also if there is no row of a weight above 0.
 
     See Also
     --------
@@ -159,7 +159,7 @@ def diagnose(
 
     Examples
     --------
-    Half of the points are one and the same, as they are where a pen rests, and one component has found out:
+    Half of the points are equal, as those of a pen at rest, and one component has collapsed onto them:
 
     >>> import numpy as np
     >>> from cymdn import diagnose

@@ -1,4 +1,4 @@
-"""A batch of mixtures as an object: evaluate, draw, ask, move."""
+"""A batch of mixtures as an object: evaluate, sample, query, transform."""
 
 from __future__ import annotations
 
@@ -54,8 +54,8 @@ COVARIANCE_CORES = {"weights": ("M",), "means": ("M", 2), "covariances": ("M", 2
 
 VALUE, RESPONSIBILITIES, SCORE = range(3)  # outputs of the kernel packed_mixture
 
-MODE_PIECE = 1_000_000  # components that a call of the kernel `modes` looks at, times its steps uphill
-RECTANGLE_COST = 300  # work of a component, in that of a density
+MODE_PIECE = 1_000_000  # components times steps uphill in one call of the kernel `modes`
+RECTANGLE_COST = 300  # of one component, in units of its density's cost
 
 
 @methods_in_ieee_arithmetic
@@ -65,7 +65,7 @@ class BivariateMixture(Batch):
     Parameters
     ----------
     weights : array_like, shape (..., M)
-        Weights of the components, >= 0, of sum 1 to within 1e-6.
+        Weights of the components, >= 0, with sum 1 to within 1e-6.
     means : array_like, shape (..., M, 2)
         Means.
     stddevs : array_like, shape (..., M, 2)
@@ -76,35 +76,36 @@ class BivariateMixture(Batch):
     Attributes
     ----------
     weights, means, stddevs, correlations, covariances, log_stddevs, atanh_correlations : ndarray
-        Parameters of the components, read-only, of the batch's leading axes.
+        Parameters of the components, read-only. Their leading axes are those of the batch.
     n_components : int
         M.
     batch_shape : tuple of int
         Shape of the batch of mixtures: the leading axes of the parameters, broadcast.
     dtype : dtype
         float32 if all parameters are float32 (or bool, float16 and integers that float32 holds), else float64. Results
-        have it too, unless a point is float64.
+        have the same dtype, or float64 if the points are float64.
 
     Raises
     ------
     TypeError
-        An array is not of real numbers of at most 64 bits, or is masked.
+        An array is masked or does not hold real numbers of at most 64 bits.
     ValueError
         A shape does not fit; there are no components; a value is not finite or outside its domain. The message has
         the index of the first such value.
 
     See Also
     --------
-    mixture_logpdf, mixture_logpdf_and_gradient : Without an object, and with all derivatives.
+    mixture_logpdf, mixture_logpdf_and_gradient : Functions of arrays, with all derivatives.
 
     Notes
     -----
-    Made from raw network output it keeps the unconstrained coordinates, and evaluates as exactly as `mdn_loss`.
-    Arithmetic is float64.
+    A mixture made from raw network output keeps the unconstrained parameters, and its densities are as exact as
+    `mdn_loss`. The arithmetic is float64.
 
-    Pickle keeps a mixture exactly. So does a file of arrays (`numpy.savez`, JSON), of `to_network_output()` where it
-    was made by `from_network_output` or `transform`, of the four parameters where it was made from these; a float32
-    mixture that was moved, sharpened or smoothed holds float64 numbers, of which such a file keeps float32 ones.
+    Pickle stores a mixture exactly. In a file of arrays (`numpy.savez`, JSON) store `to_network_output()` of a mixture
+    made by `from_network_output` or `transform`, and the four parameters of one made from these. This is exact too,
+    except for a float32 mixture after `transform`, bias, temperature or floor: it holds float64 numbers, which are
+    rounded to float32 in the file.
 
     Examples
     --------
@@ -149,25 +150,27 @@ class BivariateMixture(Batch):
         Parameters
         ----------
         raw : array_like, shape (..., P + 6 M)
-            Raw output of the network, as in `mdn_loss`; finite, but for components of logit -inf, which are absent
-            whatever else they hold.
+            Raw output of the network, as in `mdn_loss`; finite, except that a mixture logit may be -inf, which excludes
+            its component whatever its other parameters are.
         pen : {0, 1, 3}, optional
-            The number P of pen logits, which the mixture leaves out.
+            The number P of pen logits, which are ignored.
         bias, temperature : float, optional
-            As in `mdn_sample`, but finite and above 0: a greedy draw has no density.
+            As in `mdn_sample`, but bias must be finite and temperature above 0, because greedy samples have no density.
         stddev_floor : float or pair of floats, optional
-            As in `mdn_loss`: each component is convolved with N(0, diag(f0^2, f1^2)), before bias and temperature act.
+            As in `mdn_loss`: each component is convolved with N(0, diag(f0^2, f1^2)) before bias and temperature are
+            applied.
 
         Returns
         -------
         BivariateMixture
-            Of batch shape (...). Log standard deviations beyond -708 to 708 count as that in standardised offsets of
-            points, in `stddevs` and in draws, moments and conditional means; densities contain them as they are.
+            Of batch shape (...). Log standard deviations outside -708 to 708 are replaced by these bounds in
+            standardised offsets of points, in `stddevs` and in samples, moments and conditional means, but not in the
+            normalisation of densities.
 
         Raises
         ------
         TypeError, ValueError
-            As `mdn_sample` does; and where `raw` is not finite, or all components of a row are absent.
+            As in `mdn_sample`; also if `raw` is not finite, or all components of a row are excluded.
 
         Examples
         --------
@@ -191,7 +194,7 @@ class BivariateMixture(Batch):
         if floor != (0.0, 0.0):
             log_stddev0[...], log_stddev1[...], a[...] = floored(log_stddev0, log_stddev1, a, floor)
         sharpening = check_sharpening(bias, temperature)
-        if not np.isfinite(sharpening).all():  # a greedy draw has no density
+        if not np.isfinite(sharpening).all():  # greedy samples have no density
             name, value = ("bias", bias) if bias == np.inf else ("temperature", temperature)
             raise ValueError(f"{name}: expected finite numbers, of temperatures above 0, got {value}")
         if sharpening != Sharpening():
@@ -213,7 +216,7 @@ class BivariateMixture(Batch):
         weights, means : array_like, shape (..., M) and (..., M, 2)
             As in `BivariateMixture`.
         covariances : array_like, shape (..., M, 2, 2)
-            Symmetric, to rounding in float32, and positive definite. The mean of the two covariances counts.
+            Positive definite, and symmetric to within rounding of float32; the mean of the two covariances is used.
 
         Returns
         -------
@@ -222,7 +225,7 @@ class BivariateMixture(Batch):
         Raises
         ------
         TypeError, ValueError
-            As in `BivariateMixture`; and where a matrix is not symmetric and positive definite.
+            As in `BivariateMixture`; also if a matrix is not symmetric and positive definite.
 
         Examples
         --------
@@ -260,12 +263,12 @@ class BivariateMixture(Batch):
         restarts: int = 8,
         workers: int | None = None,
     ) -> BivariateMixture:
-        """Fit a mixture to points by maximum likelihood: the mixture of `fit_mixture`, which can do more and says more.
+        """Fit a mixture to points by maximum likelihood; `fit_mixture` has more options and returns a report.
 
         Parameters
         ----------
         points : array_like, shape (..., n, 2)
-            Finite; n >= `n_components`. Leading axes are a batch.
+            Finite points, n >= `n_components`. Leading axes are a batch.
         n_components : int
             Number of components.
         sample_weight, rng, stddev_floor, restarts, workers : optional
@@ -274,17 +277,17 @@ class BivariateMixture(Batch):
         Returns
         -------
         BivariateMixture
-            Of the batch shape of the points, the heaviest component first.
+            Of the batch shape of the points. Components are sorted by weight, the largest first.
 
         Raises
         ------
         TypeError, ValueError
-            As `fit_mixture` does.
+            As in `fit_mixture`.
 
         Warns
         -----
         RuntimeWarning
-            The likelihood still rose at the last of 1000 steps.
+            The likelihood still increased after 1000 steps.
 
         Examples
         --------
@@ -331,7 +334,7 @@ class BivariateMixture(Batch):
 
     @property
     def correlations(self) -> FloatArray:
-        """Correlations of the components, (..., M); between -1 and 1, whatever is rounded."""
+        """Correlations of the components, (..., M); always between -1 and 1, also after rounding."""
         limit = np.nextafter(self._dtype.type(1), self._dtype.type(0))
         return self._read_only(np.clip(self._parameters.correlations(), -limit, limit))
 
@@ -342,7 +345,7 @@ class BivariateMixture(Batch):
 
     @property
     def atanh_correlations(self) -> FloatArray:
-        """Inverse hyperbolic tangents of the correlations, (..., M), which tell apart what rounds to 1."""
+        """Inverse hyperbolic tangents of the correlations, (..., M); exact where a correlation rounds to 1."""
         return self._read_only(self._parameters.atanh_correlations())
 
     @property
@@ -366,13 +369,13 @@ class BivariateMixture(Batch):
         return self._dtype
 
     def to_network_output(self) -> FloatArray:
-        """Return unconstrained parameters as raw network output, without pen logits.
+        """Return the unconstrained parameters in the order of raw network output, without pen logits.
 
         Returns
         -------
         ndarray, shape (..., 6 M)
-            Of which `from_network_output` makes the mixture again: the very one, if it has unconstrained parameters of
-            its dtype inside. Logits are logarithms of weights, unless it was made of other ones.
+            `from_network_output` turns it into an equal mixture, if this one holds unconstrained parameters of its
+            dtype. Logits are logarithms of weights, unless the mixture was made from other logits.
 
         Examples
         --------
@@ -423,7 +426,7 @@ class BivariateMixture(Batch):
     # Evaluation
 
     def logpdf(self, x: ArrayLike, *, workers: int | None = None) -> FloatArray:
-        """Logarithm of the density at x; parameters as of `pdf`.
+        """Logarithm of the density at x; parameters as in `pdf`.
 
         Examples
         --------
@@ -451,7 +454,7 @@ class BivariateMixture(Batch):
         Raises
         ------
         TypeError, ValueError
-            The points are not of real numbers, or their shape does not fit.
+            `x` does not hold real numbers, or its shape does not fit.
 
         Examples
         --------
@@ -462,7 +465,7 @@ class BivariateMixture(Batch):
         return self._evaluate(x, workers, VALUE, density=True)[()]
 
     def component_logpdf(self, x: ArrayLike, *, workers: int | None = None) -> FloatArray:
-        """Log-densities of the components at x, without their weights; parameters as of `pdf`.
+        """Log-densities of the components at x, without their weights; parameters as in `pdf`.
 
         Returns
         -------
@@ -481,12 +484,13 @@ class BivariateMixture(Batch):
         return value
 
     def responsibilities(self, x: ArrayLike, *, workers: int | None = None) -> FloatArray:
-        """Probabilities that a point at x is from each of the components; parameters as of `pdf`.
+        """Posterior probability of each component, given a point at x; parameters as in `pdf`.
 
         Returns
         -------
         ndarray, shape (..., M)
-            Of sum 1. Where the point is so far away that every density is 0 even in the log domain, the weights.
+            Probabilities with sum 1. For a point so far away that the log-densities of all components are -inf, they
+            are the weights.
 
         Examples
         --------
@@ -498,7 +502,7 @@ class BivariateMixture(Batch):
         return self._evaluate(x, workers, RESPONSIBILITIES, (self.n_components,))
 
     def score(self, x: ArrayLike, *, workers: int | None = None) -> FloatArray:
-        """Gradient of the log-density with respect to x; parameters as of `pdf`.
+        """Gradient of the log-density with respect to x; parameters as in `pdf`.
 
         Returns
         -------
@@ -506,7 +510,7 @@ class BivariateMixture(Batch):
 
         Notes
         -----
-        The score of score matching. What scikit-learn calls so, the mean log-density, is ``logpdf(x).mean()``.
+        This is the score of score matching. In scikit-learn `score` is the mean log-density, ``logpdf(x).mean()`` here.
 
         Examples
         --------
@@ -517,7 +521,7 @@ class BivariateMixture(Batch):
         return self._evaluate(x, workers, SCORE, (2,))
 
     def predict(self, x: ArrayLike, *, workers: int | None = None) -> NDArray[np.int64]:
-        """Index of the component that a point at x is likeliest from; parameters as of `pdf`.
+        """Index of the most probable component, given a point at x; parameters as in `pdf`.
 
         Returns
         -------
@@ -541,31 +545,31 @@ class BivariateMixture(Batch):
         Parameters
         ----------
         lower, upper : array_like, shape (..., 2)
-            Opposite corners, of which numbers may be infinite; their leading axes broadcast with the batch.
+            Opposite corners, which may be infinite; their leading axes broadcast with the batch.
         workers : int, optional
             As in `mdn_loss`.
 
         Returns
         -------
         ndarray or scalar, shape (...)
-            0 where `upper` is not above `lower` in both coordinates, NaN where one of them is.
+            0 if `upper` is not above `lower` in both coordinates, NaN if one of them is NaN.
 
         Raises
         ------
         TypeError, ValueError
-            The limits are not of real numbers, or their shapes do not fit.
+            The corners do not hold real numbers, or their shapes do not fit.
 
         See Also
         --------
-        log_probability : Of rectangles whose probability is below the smallest number.
-        marginal : A strip is an interval of one coordinate.
+        log_probability : For probabilities below the smallest number.
+        marginal : For strips, which are intervals of one coordinate.
 
         Notes
         -----
-        To relative accuracy, in the tails and beside a narrow ridge too: the rectangle is sliced, and the slices, each
-        a difference of Mills' ratios, are summed by Gauss-Legendre quadrature (see docs/formulas.md). The logarithm is
-        off by some 1e-15 of itself, and by what an ulp of the limits and means makes of it. A component takes one to
-        three microseconds.
+        The relative accuracy is high, also in the tails and beside a narrow ridge: the rectangle is cut into slices,
+        the probability of a slice is a difference of Mills' ratios, and the slices are added by Gauss-Legendre
+        quadrature (see docs/formulas.md). The relative error of the logarithm is about 1e-15, plus the effect of
+        rounding the limits and means. Each component takes one to three microseconds.
 
         Examples
         --------
@@ -573,7 +577,7 @@ class BivariateMixture(Batch):
         >>> mixture = BivariateMixture([1.0], [[0.0, 0.0]], [[1.0, 1.0]], [0.5])
         >>> mixture.probability([0.0, 0.0], [float("inf"), float("inf")]).round(12)  # 1 / 4 + asin(r) / (2 pi)
         np.float64(0.333333333333)
-        >>> mixture.probability([15.0, -15.5], [16.0, -15.0]) > 0.0  # some 1e-199
+        >>> mixture.probability([15.0, -15.5], [16.0, -15.0]) > 0.0  # about 1e-199
         np.True_
         """
         return self._rectangles(lower, upper, workers, logarithm=False)
@@ -591,7 +595,7 @@ class BivariateMixture(Batch):
         return self._rectangles(lower, upper, workers, logarithm=True)
 
     def cdf(self, x: ArrayLike, *, workers: int | None = None) -> FloatArray:
-        """Probability of a point below x in both coordinates; parameters as of `pdf`, accuracy as of `probability`.
+        """Probability of a point below x in both coordinates; parameters as in `pdf`, accuracy as in `probability`.
 
         Examples
         --------
@@ -605,15 +609,15 @@ class BivariateMixture(Batch):
         )
         return self._rectangles_of(below, workers, logarithm=False)
 
-    # Draws
+    # Samples
 
     def sample(self, size: int | tuple[int, ...] | None = None, rng: Seed = None) -> FloatArray:
-        r"""Draw points.
+        r"""Sample points.
 
         Parameters
         ----------
         size : int or tuple of int, optional
-            Axes to put before the batch's: so many draws from each mixture.
+            Axes before those of the batch: the number of samples from each mixture.
         rng : numpy.random.Generator or seed, optional
             As in `mdn_sample`.
 
@@ -651,11 +655,11 @@ class BivariateMixture(Batch):
         return self._rounded(self._mean())
 
     def covariance(self) -> FloatArray:
-        """Covariance matrix, (..., 2, 2): the mean of the components' plus that of their means.
+        """Covariance matrix, (..., 2, 2): the mean of the components' matrices plus the covariance of their means.
 
         Notes
         -----
-        Where a variance is beyond the range of numbers it is inf, and the covariance inf or NaN.
+        A variance that overflows is inf; the covariance is then inf or NaN.
 
         Examples
         --------
@@ -684,9 +688,9 @@ class BivariateMixture(Batch):
 
         Notes
         -----
-        What components overlap is a sum over 16,384 points a component, or up to 262,144 until four times as many make
-        no difference; the rest is exact. The error is below 2e-4 where no component is narrower than a hundredth of one
-        that it overlaps. The work grows with the square of the number of components.
+        The contribution of overlaps is a sum over 4,096 to 262,144 points for each component, as many as it takes until
+        four times as many make no difference; the rest is exact. The error is below 2e-4 if no component is narrower
+        than a hundredth of one that it overlaps. The work grows with the square of the number of components.
 
         Examples
         --------
@@ -703,7 +707,7 @@ class BivariateMixture(Batch):
         Parameters
         ----------
         other : BivariateMixture
-            What takes the place of this one; the batches broadcast.
+            The other mixture; the batches broadcast.
         workers : int, optional
             As in `mdn_loss`.
 
@@ -715,12 +719,12 @@ class BivariateMixture(Batch):
         Raises
         ------
         TypeError, ValueError
-            The other is no BivariateMixture, or the batches do not broadcast.
+            `other` is not a BivariateMixture, or the batches do not broadcast.
 
         Notes
         -----
-        A sum over points as in `entropy`, of the same accuracy where no component of either mixture is much narrower
-        than one that it overlaps.
+        Computed like `entropy`, with the same accuracy if no component of either mixture is much narrower than one that
+        it overlaps.
 
         Examples
         --------
@@ -751,12 +755,12 @@ class BivariateMixture(Batch):
 
         Notes
         -----
-        The highest of the maxima that are reached uphill from every component's mean, from the points where two
-        components meet, and from those where all meet that matter at such a point, by Newton's method, and mean shift
-        where that does not ascend. No method is known to find every maximum of a mixture, which can have more of them
-        than components, so that the highest may be missed. Meeting points that are low, or near one that was looked at,
-        are left out: half a millisecond for M = 20 components, a second for M = 400, ten for M = 1000. Ctrl-C
-        interrupts it.
+        This is the highest of the maxima that a local search reaches from the mean of every component, from the meeting
+        point of each pair of components, and from that of all components that matter there. The search uses Newton's
+        method, or a mean-shift step if that does not ascend. A mixture can have more maxima than components, and no
+        method is known to find all of them, so the highest one may be missed. Low meeting points and those close to an
+        earlier start are skipped. It takes half a millisecond for M = 20 components, a second for M = 400, and ten
+        seconds for M = 1000. Ctrl-C interrupts it.
 
         Examples
         --------
@@ -769,7 +773,7 @@ class BivariateMixture(Batch):
         point = np.empty((len(rows), 2))
         m = self.n_components
         scratch, highest = np.empty((_distribution_kernels.MODE_PLANES, m)), np.empty(len(rows))
-        # some 50 ms of work a call, so that Ctrl-C is noticed between two
+        # about 50 ms of work in each call, so that Ctrl-C is noticed between two
         mixtures, starts = max(1, MODE_PIECE // m**3), max(1, MODE_PIECE // m**2)
         for i in range(0, len(rows), mixtures):
             piece = slice(i, i + mixtures)
@@ -782,7 +786,7 @@ class BivariateMixture(Batch):
         return self._rounded(point.reshape(*self.batch_shape, 2))
 
     def credible_level(self, mass: ArrayLike) -> FloatArray:
-        """Density level whose super-level set, the smallest of regions, holds a given mass.
+        """Density at the boundary of the smallest region that holds a given probability mass.
 
         Parameters
         ----------
@@ -792,14 +796,15 @@ class BivariateMixture(Batch):
         Returns
         -------
         ndarray or scalar
-            Of the batch's shape followed by that of `mass`; in 1 over the square of the units of x.
+            Densities of the batch's shape followed by that of `mass`, in 1 over the square of the units of x. The
+            region is where `pdf` is at least this density.
 
         Notes
         -----
-        A weighted quantile of the density over 4096 points a component, equally probable and evenly spread (a Fibonacci
-        spiral, turned by an angle that depends on all parameters, so that no component lies on the points of another).
-        The region of the level holds the mass to within 0.002 in all mixtures tried, in most cases 0.0005. The work
-        grows with the square of the number of components.
+        This is a weighted quantile of the density over 4096 points for each component, equally probable and evenly
+        distributed (a Fibonacci spiral, rotated by an angle that depends on all parameters, so that no component lies
+        on the points of another). In all mixtures tried the region holds the mass to within 0.002, in most of them to
+        within 0.0005. The work grows with the square of the number of components.
 
         Examples
         --------
@@ -896,21 +901,21 @@ class BivariateMixture(Batch):
         )
 
     def plot(self, ax: Axes | None = None, *, mass: ArrayLike = (0.5, 0.9, 0.99)) -> PlotArtists | list[PlotArtists]:
-        """Draw a mixture: contours that hold given masses, and its components; a batch as panels.
+        """Plot the components and the contours of the smallest regions that hold given masses; a batch as panels.
 
         Parameters
         ----------
         ax : matplotlib.axes.Axes, or array of them for a batch, optional
-            Where to draw; the current axes, as in matplotlib's own functions. For a batch, one for each mixture; a new
-            figure of panels.
+            Where to plot. The default is the current axes, as in matplotlib's own functions, or a new figure with a
+            panel for each mixture of a batch.
         mass : array_like, shape () or (n,), optional
-            Probabilities that the contours hold.
+            Probability masses of the regions.
 
         Returns
         -------
         PlotArtists, or a list of them for a batch
             Named tuple `(contours, components)`: matplotlib's ContourSet, of log-densities, and an EllipseCollection of
-            the components' ellipses of one standard deviation, as opaque as their weights. The legend, on the first
+            the components' ellipses of one standard deviation, whose opacity is the weight. The legend, on the first
             panel, names the masses.
 
         Raises
@@ -918,18 +923,18 @@ class BivariateMixture(Batch):
         ImportError
             matplotlib is not installed.
         TypeError, ValueError
-            `mass` is not as above, a batch has no mixture or more than 64, or `ax` has another number of axes.
+            `mass` is invalid, a batch has no mixture or more than 64, or `ax` has another number of axes.
 
         Notes
         -----
-        Contours follow the log-density over the triangles of a grid that is halved where they bend, down to 1/2048 of
-        the picture: a peak or ridge that is narrower than 1/2000 of it is drawn ragged, or missed.
+        Contours are interpolated on a triangular grid that is refined where they bend, down to 1/2048 of the picture. A
+        peak or ridge narrower than 1/2000 of the picture may be ragged or missing.
         """
         from cymdn import _plot
 
         return _plot.plot(self, ax, mass)
 
-    # Moved and joined
+    # Other mixtures
 
     def transform(self, matrix: ArrayLike | None = None, offset: ArrayLike | None = None) -> BivariateMixture:
         r"""Return the distribution of y = matrix x + offset.
@@ -937,33 +942,32 @@ class BivariateMixture(Batch):
         Parameters
         ----------
         matrix : array_like, shape (..., 2, 2), optional
-            Invertible; its leading axes broadcast with the batch. A rotation, a change of units, a shear. None: the
-            identity.
+            An invertible matrix: a rotation, a change of units, a shear. Its leading axes broadcast with the batch. The
+            default is the identity.
         offset : array_like, shape (..., 2), optional
-            Broadcasts as well. None: 0.
+            Its leading axes broadcast with the batch. The default is 0.
 
         Returns
         -------
         BivariateMixture
-            Of the broadcast batch shape, with unconstrained parameters inside; float32 where mixture, matrix and offset
-            are.
+            Of the broadcast batch shape, with unconstrained parameters; float32 if mixture, matrix and offset are.
 
         Raises
         ------
         TypeError, ValueError
-            The arrays are not of finite real numbers, or their shapes do not fit; a matrix is singular; a mean would be
-            beyond the range of numbers. The message has the index of the first such value.
+            The arrays do not hold finite real numbers, or their shapes do not fit; a matrix is singular; a mean
+            overflows. The message has the index of the first such value.
 
         Notes
         -----
-        No covariance matrix is formed, whose rounding is an error of 70 in the atanh correlation of a narrow component
-        or makes it indefinite: the rows of T L are scaled, multiplied without loss, and their determinant is known (see
-        docs/formulas.md). The error is below what a rounding of the arguments causes. Densities follow the volume:
-        ``mixture.transform(matrix).logpdf(matrix @ x)`` is ``mixture.logpdf(x) - log(abs(det(matrix)))``.
+        No covariance matrix is formed, because its rounding errors would make narrow components wrong or indefinite.
+        Instead the rows of T L are scaled and multiplied exactly, and their determinant is known (see
+        docs/formulas.md). The error is smaller than the effect of rounding the arguments. Densities change with the
+        area: ``mixture.transform(matrix).logpdf(matrix @ x)`` is ``mixture.logpdf(x) - log(abs(det(matrix)))``.
 
         Examples
         --------
-        A mixture learned on normalised points, in the units of the data:
+        A mixture for normalised points, converted to the units of the data:
 
         >>> from cymdn import BivariateMixture
         >>> learned = BivariateMixture([1.0], [[0.5, -1.0]], [[1.0, 1.0]], [0.0])
@@ -990,26 +994,26 @@ class BivariateMixture(Batch):
 
     @classmethod
     def concatenate(cls, mixtures: Sequence[BivariateMixture], weights: ArrayLike | None = None) -> BivariateMixture:
-        """Return the mixture of mixtures: the components of all, one after the other.
+        """Return a mixture of mixtures, which has the components of all of them.
 
         Parameters
         ----------
         mixtures : sequence of BivariateMixture
-            At least one, of batch shapes that broadcast.
+            At least one, with batch shapes that broadcast.
         weights : array_like, shape (..., n), optional
-            Weights of the n mixtures, >= 0, of sum 1 to within 1e-6; their leading axes broadcast with the batch. None:
-            equal ones.
+            Weights of the n mixtures, >= 0, with sum 1 to within 1e-6; their leading axes broadcast with the batch. By
+            default they are equal.
 
         Returns
         -------
         BivariateMixture
-            Of the broadcast batch shape; float32 where all mixtures are. It has unconstrained parameters inside if one
-            of them has.
+            Of the broadcast batch shape; float32 if all mixtures are. It has unconstrained parameters if one of them
+            has.
 
         Raises
         ------
         TypeError, ValueError
-            An element is no BivariateMixture, there is none, the shapes do not fit, or the weights are not as above.
+            An element is not a BivariateMixture, there is none, the shapes do not fit, or the weights are invalid.
 
         Examples
         --------
@@ -1044,7 +1048,7 @@ class BivariateMixture(Batch):
         joined = kind.joined([mixture._parameters for mixture in given], array.astype(np.float64), batch_shape)
         return cls._made_of(joined, np.result_type(*(mixture._dtype for mixture in given)))
 
-    # Inside
+    # Implementation
 
     def _rectangles(self, lower: ArrayLike, upper: ArrayLike, workers: int | None, logarithm: bool) -> FloatArray:
         return self._rectangles_of(self._with({"lower": (2,), "upper": (2,)}, lower, upper), workers, logarithm)
@@ -1074,7 +1078,7 @@ class BivariateMixture(Batch):
         correlations = np.ones((*stddevs.shape, 2))
         correlations[..., 0, 1] = correlations[..., 1, 0] = self._parameters.correlations()
         with np.errstate(over="ignore"):
-            # r first: it may be 0, and the product of the others inf
+            # multiply by r first: 0 * inf is NaN
             covariances: Doubles = stddevs[..., :, None] * correlations * stddevs[..., None, :]
         covariances[..., 1, 0] = covariances[..., 0, 1]
         return covariances
@@ -1089,7 +1093,7 @@ class BivariateMixture(Batch):
         return checked._replace(dtype=np.result_type(checked.dtype, self._dtype))
 
     def _with_parameters(self, checked: Checked, dtype: np.dtype[Any]) -> Checked:
-        """Return points and parameters as the kernels' runner takes them."""
+        """Return points and parameters in the form that `run_over_batch` takes."""
         return Checked(
             [*(array.astype(dtype, copy=False) for array in checked.arrays), self._parameters.packed],
             checked.dtype,
@@ -1116,7 +1120,7 @@ class BivariateMixture(Batch):
     def _evaluate(
         self, x: ArrayLike, workers: int | None, output: int, core: tuple[int, ...] = (), **options: int
     ) -> FloatArray:
-        """Return one of the outputs of packed_mixture, of these last axes."""
+        """Return one of the outputs of packed_mixture, whose last axes are `core`."""
         checked = self._with_points(x)
         outputs: list[FloatArray | None] = [None, None, None]
         array: FloatArray = np.empty((*checked.batch_shape, *core), checked.dtype)
@@ -1141,7 +1145,7 @@ def check_axis(axis: object) -> int:
     """Return the number of a coordinate."""
     if not isinstance(axis, (int, np.integer)) or axis not in (0, 1):
         raise ValueError(f"axis: expected 0 or 1, got {axis!r}")
-    return int(axis)  # of a bool too, which would index otherwise
+    return int(axis)  # also converts a bool, which would be a mask as an index
 
 
 def _check_some_components(name: str, components: int) -> None:

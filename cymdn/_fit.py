@@ -1,4 +1,4 @@
-"""Fits of mixtures to points, and what they say of themselves."""
+"""Fits of mixtures to points."""
 
 from __future__ import annotations
 
@@ -28,24 +28,25 @@ class Fields(NamedTuple):
 
 
 class MixtureFit(Fields):
-    """A fitted mixture, and how it was reached: a named tuple, as `fit_mixture` returns it.
+    """A fitted mixture and a report on the fit: the named tuple that `fit_mixture` returns.
 
     Attributes
     ----------
     mixture : BivariateMixture
-        The heaviest component first.
+        The mixture. Its components are sorted by weight, the largest first.
     background : float
         Weight of the background, which has a constant density over the smallest box that holds all points. The density
-        of the points is (1 - background) times that of the mixture, plus background / area of the box. 0.0 without one.
+        of the points is (1 - background) times that of the mixture, plus background / area of the box. 0.0 without a
+        background.
     converged : bool
-        Whether the steps ended because the likelihood no longer rose, and not because there were `max_steps` of them.
+        True if the fit stopped because the likelihood no longer increased, False if it stopped after `max_steps`.
     steps : int
-        Steps over all points: E steps of expectation-maximisation.
+        Number of steps over all points: E steps of expectation-maximisation.
     log_likelihood : float
-        Sum of the log-densities of all points, each times its weight: of a point of which a coordinate is missing, the
-        marginal density of the other.
+        Sum of the log-densities of all points, each times its weight. If a coordinate of a point is missing, it is the
+        marginal log-density of the other one.
     n_parameters : int
-        Number of parameters that were free.
+        Number of free parameters.
     stddev_floor : ndarray, shape (2,)
         The floor that was used, in the units of the points; 0 with a known covariance.
     n_points : float
@@ -53,11 +54,11 @@ class MixtureFit(Fields):
 
     See Also
     --------
-    fit_mixture : What makes it.
+    fit_mixture : Fits a mixture.
 
     Notes
     -----
-    Of a batch of fits all but the number of parameters are arrays of the batch's shape.
+    For a batch of fits all attributes except `n_parameters` are arrays of the batch's shape.
 
     Examples
     --------
@@ -119,55 +120,54 @@ def fit_mixture(
     workers: int | None = None,
     callback: Callable[[int, float], object] | None = None,
 ) -> MixtureFit:
-    r"""Fit a mixture to points by maximum likelihood, and say how it went.
+    r"""Fit a mixture to points by maximum likelihood.
 
     Parameters
     ----------
     points : array_like, shape (..., n, 2)
-        Finite; n >= `n_components`. Leading axes are a batch: a mixture is fitted to each set of n points. Or a Dask
-        array (n, 2), of which each chunk is gone through where it is: a worker holds its chunks, the caller some
+        Finite points, n >= `n_components`. Leading axes are a batch: a mixture is fitted to each set of n points. Also
+        a Dask array of shape (n, 2), each chunk of which is processed where it is stored; the caller holds only a few
         thousand points.
     n_components : int
         Number M of components.
     covariance_type : {"full", "diag", "tied", "spherical"}, optional
-        Covariance matrices of any kind, without correlations, the same of all components, or multiples of the unit
-        matrix.
+        Covariance matrices without restriction, without correlations, equal for all components, or multiples of the
+        unit matrix.
     covariance : array_like, shape (2, 2) or (M, 2, 2), optional
-        Known covariance matrices, in the units of the points: only means and weights are fitted.
+        Known covariance matrices, in the units of the points; only means and weights are fitted.
     init : BivariateMixture, optional
-        A mixture of M components from which to go on, in place of a search: for points that come by and by, for starts
-        of your own. With a batch of sets of points, one mixture or a batch of them.
+        A mixture of M components to start from, instead of a search: for points that arrive later, or for starting
+        values of your own. For a batch of sets of points, one mixture or a batch of mixtures.
     background : bool, optional
         Whether some points may be from a uniform distribution over the smallest box that holds all of them.
     allow_missing : bool, optional
-        Whether NaN means that a coordinate of a point is missing (at random); else it is an error. A point without both
-        says nothing.
+        Whether a NaN means that a coordinate of a point is missing (at random); otherwise it is an error. Points that
+        lack both coordinates are ignored.
     sample_weight : array_like, shape (..., n) or (n,), optional
-        Weights of the points, finite and >= 0, not all 0. A point of weight 0 is skipped, one of weight 2 counts
-        as two points.
+        Weights of the points, finite and >= 0, not all 0. A point of weight 0 is skipped, and one of weight 2 counts as
+        two points.
     rng : numpy.random.Generator or seed, optional
-        For the search, as in `mdn_sample`. The same seed gives the same fit, whatever the number of workers.
+        For the search, as in `mdn_sample`. The same seed gives the same fit, for any number of workers.
     stddev_floor : float or array_like of shape (2,), optional
-        In the units of the points: the square of it is added to the variances of each component, as if every point
-        were known with an error of that standard deviation. It keeps a component from collapsing onto a point,
-        where the likelihood has no bound. For rounded points, the step over sqrt(12) is a good one. By default, for
-        each coordinate, a thousandth of the points' standard deviation, or of the width of the shortest interval that
-        holds half a component's share of the points, where that is smaller. In the second place the standard deviation
-        of a rounding error counts, where it is larger and many points share their values. The result tells which it
-        was.
+        A standard deviation in the units of the points, whose square is added to the variances of each component, as if
+        every point were known with such an error. It keeps components from collapsing onto a point, where the
+        likelihood is unbounded. For rounded points use the rounding step / sqrt(12). The default for each coordinate is
+        a thousandth of the points' standard deviation, or of the width of the shortest interval that holds half a
+        component's share of the points, if that is smaller. In the latter case it is the standard deviation of the
+        rounding error, if that is larger and many points share their values. The result contains the floor.
     restarts : int, optional
-        Starts of each search, at most a million, from the best of which the search goes on.
+        Number of starts of each search, at most a million; the best one is run to convergence.
     tolerance : float, optional
-        In nats, of the log-likelihood of all points, weights of mean 1: when five steps together gain no more, they
-        end.
+        The fit stops when five steps together increase the log-likelihood of all points by no more than this, in nats,
+        for weights of mean 1.
     max_steps : int, optional
-        Steps over all points, at most.
+        Maximum number of steps over all points.
     workers : int, optional
-        As in `mdn_loss`. Dask has its own.
+        As in `mdn_loss`. Dask uses its own workers.
     callback : callable, optional
-        Called as ``callback(step, log_likelihood)`` after each step over all points, one that is taken back too: of
-        `tqdm`, say, ``lambda *_: bar.update()``. What it raises ends the fit. The log-likelihood is that of points with
-        errors of the floor's size.
+        Called as ``callback(step, log_likelihood)`` after each step over all points, including steps that are rejected
+        afterwards; with `tqdm`, ``lambda *_: bar.update()``. An exception that it raises ends the fit. The
+        log-likelihood is that of points with errors of the floor's size.
 
     Returns
     -------
@@ -178,29 +178,29 @@ def fit_mixture(
     Raises
     ------
     TypeError, ValueError
-        An argument is not as above; all points agree in a coordinate and no `stddev_floor` is given, or there is a
-        `background`; no point is known in some coordinate; the points are so near each other that a standard deviation
-        would be below 2.23e-308.
+        An argument is invalid; all points have the same value in a coordinate, and there is no `stddev_floor`, or there
+        is a `background`; a coordinate is missing in all points; the points are so close to each other that a standard
+        deviation would be below 2.23e-308.
 
     See Also
     --------
-    BivariateMixture.fit : The mixture alone, with a warning where it has not converged.
+    BivariateMixture.fit : Returns only the mixture, and warns if the fit has not converged.
 
     Notes
     -----
-    The search looks at 4096 points at most: k-means from starts by greedy k-means++ (Arthur & Vassilvitskii, SODA
-    2007), then components removed from where they are worth little and split where they fit badly, as long as the
-    likelihood rises (Ueda et al., Neural Comput. 12, 2000); for few points, several times. What it finds is improved
-    on all points by expectation-maximisation (Dempster, Laird & Rubin, J. R. Stat. Soc. B 39, 1977) with Anderson
-    mixing that never lowers the likelihood. Sums are taken in each component's own coordinates, so that digits do not
-    depend on its size and place.
+    The search uses at most 4096 points. It runs k-means from starts by greedy k-means++ (Arthur & Vassilvitskii, SODA
+    2007). Then it removes components that contribute little and splits those that fit badly, as long as the likelihood
+    increases (Ueda et al., Neural Comput. 12, 2000); for few points it does so several times. The result is refined on
+    all points by expectation-maximisation (Dempster, Laird & Rubin, J. R. Stat. Soc. B 39, 1977) with Anderson mixing
+    that never decreases the likelihood. Sums are taken in each component's own coordinates, so that the accuracy does
+    not depend on its size and place.
 
-    The search does not look for components that have shrunk to the floor about fewer points than half a component's
-    share, 1 / (2 M), though a start may lead to one.
+    The search does not look for components that have shrunk to the floor around less than a fraction 1 / (2 M) of the
+    points, half a component's share, but a start may lead to one.
 
-    What is raised is the likelihood of points with errors of the floor's size, of which a component's density is exp of
-    the expected log-density: the likelihood itself, as long as the floor is small. The result's is the likelihood
-    itself.
+    The fit maximises the likelihood of points with errors of the floor's size, for which a component's density is exp
+    of the expected log-density. For a small floor this is the likelihood itself. `log_likelihood` of the result is the
+    likelihood itself for any floor.
 
     Examples
     --------

@@ -1,4 +1,4 @@
-"""Component level: densities of single Gaussians and their derivatives. Check, allocate, call, return."""
+"""Densities of single Gaussians and their derivatives, from natural parameters. Check, allocate, call, return."""
 
 from __future__ import annotations
 
@@ -107,7 +107,7 @@ def gaussian_density_batch(
 ) -> tuple[FloatArray, DensityGradient | None]:
     r"""Smoothed density of correlated 2-D Gaussians, and the derivatives of its logarithm.
 
-    Each of the n points is put into the m Gaussians of its row.
+    Each of the n points is evaluated under the m Gaussians of its row.
 
     Parameters
     ----------
@@ -120,12 +120,12 @@ def gaussian_density_batch(
     correlation : array_like, shape (n, m, 1)
         Correlations, in [-1, 1].
     compute_derivatives : bool, default False
-        Whether to return the derivatives too.
+        Whether to return the derivatives as well.
     smooth_eps : float, default 1e-10
-        Added where a division could otherwise be by zero. Finite and >= 0.
+        Added to each divisor that could be 0. Finite and >= 0.
     workers : int, optional
-        Threads to share the work, 1 by default; negative numbers count from the number of CPUs, -1 being all of them.
-        The result has the same bits for any number.
+        Number of threads, 1 by default; -1 uses all CPUs, -2 all but one, and so on. The result has the same bits for
+        any number.
 
     Returns
     -------
@@ -139,18 +139,18 @@ def gaussian_density_batch(
     Raises
     ------
     TypeError
-        An array is not of real numbers of at most 64 bits, or is masked.
+        An array is masked or does not hold real numbers of at most 64 bits.
     ValueError
         A shape does not fit, or `smooth_eps` is negative or not finite.
 
     Notes
     -----
     An n of 1 broadcasts against the other arguments' n. Results are float32 if all arrays are float32 (or bool, float16
-    and integers that float32 holds), else float64; the arithmetic is float64 either way. The values of the arrays never
-    raise: a NaN, or a value outside the domain, stays in its own component. Finite values give no NaN (with a
-    `smooth_eps` of 0, where \|correlation\| < 1). Offsets, and what is made of them, count as the largest number where
-    they are beyond it; with a `smooth_eps` of 0 so does the reciprocal of the product of both standard deviations, of
-    which `gaussian_logpdf` takes the logarithm instead.
+    and integers that float32 holds), else float64; the arithmetic is float64 in both cases. Array values never raise: a
+    NaN, or a value outside the domain, affects only its own component. Finite values give no NaN (with a `smooth_eps`
+    of 0, if \|correlation\| < 1). Offsets that overflow, and results computed from them, are replaced by the largest
+    number; with a `smooth_eps` of 0 so is the reciprocal of the product of both standard deviations. `gaussian_logpdf`
+    uses logarithms and does not overflow.
 
     With offsets :math:`u, v` divided by :math:`\sigma + \epsilon`, :math:`Z = u^2 + v^2 - 2 r u v` (not below 0) and
     :math:`q = 1 - r^2`, the density is [1]_ (eq. 24, 25), smoothed,
@@ -222,9 +222,9 @@ def _density_of_plain_arrays(
     smooth_eps: float,
     workers: int | None,
 ) -> tuple[FloatArray, DensityGradient | None] | None:
-    """Leave the checks of arrays to the kernel: None if it does not take them, or another argument, as they are.
+    """Call the kernel without the checks of Python, or return None if it does not accept the arguments as they are.
 
-    Most of the time of a call with one point goes into checks, and the kernel cannot do without its own.
+    Checks take most of the time of a call with one point, and the kernel has its own.
     """
     if type(x) is not np.ndarray or type(mean) is not np.ndarray:
         return None
@@ -272,35 +272,35 @@ def gaussian_logpdf(
     correlation : array_like, shape (..., M)
         Correlations, strictly between -1 and 1.
     out : ndarray, shape (..., M), optional
-        Where to write the result; of its shape and dtype, in any layout. It may overlap an argument.
+        Array for the result, of its shape and dtype, in any layout. It may overlap an argument.
     workers : int, optional
-        Threads to share the work, 1 by default; negative numbers count from the number of CPUs, -1 being all of them.
-        The result has the same bits for any number.
+        Number of threads, 1 by default; -1 uses all CPUs, -2 all but one, and so on. The result has the same bits for
+        any number.
 
     Returns
     -------
     ndarray, shape (..., M)
         The natural logarithms of the densities, in 1 over the square of the units of `x`. The leading axes of all
-        arguments broadcast; a grid of points against one set of components prepares these once.
+        arguments broadcast; for a grid of points and one set of components, the components are prepared once.
 
     Raises
     ------
     TypeError
-        An array is not of real numbers of at most 64 bits, or is masked; `out` has another dtype than the result.
+        An array is masked or does not hold real numbers of at most 64 bits; `out` has another dtype than the result.
     ValueError
         A shape does not fit.
 
     See Also
     --------
-    gaussian_logpdf_and_gradient : The same with its gradient.
+    gaussian_logpdf_and_gradient : Also returns the gradient.
     mixture_logpdf : Of a mixture of the components.
 
     Notes
     -----
     The result is float32 if all arguments are float32 (or bool, float16 and integers that float32 holds), else float64;
-    it is computed in float64. No epsilon is added anywhere ([1]_, eq. 24 and 25). Finite arguments within the domain
-    never give NaN; a component outside of it is NaN. A point counts as infinitely far where `x - mean` is beyond
-    float64.
+    it is computed in float64. No epsilon is added ([1]_, eq. 24 and 25). Finite arguments within the domain never give
+    NaN; the result of a component outside the domain is NaN. If `x - mean` overflows float64, the point counts as
+    infinitely far away.
 
     References
     ----------
@@ -338,7 +338,7 @@ def gaussian_logpdf_and_gradient(
     x, mean, stddev, correlation : array_like
         As in `gaussian_logpdf`.
     out : tuple of ndarray, optional
-        Where to write value and gradient, in the structure that is returned or as five arrays; None allocates one.
+        Arrays for value and gradient, in the structure that is returned or as five arrays; None allocates one.
     workers : int, optional
         As in `gaussian_logpdf`.
 

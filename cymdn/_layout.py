@@ -49,15 +49,15 @@ def pack(batch_shape: Shape, *columns: NDArray[Any]) -> NDArray[np.float64]:
 
 
 class Layout:
-    """The order of the columns of a network's raw output, where it is not that of cymdn.
+    """The order of the columns of a network's raw output, if it is not that of cymdn.
 
     Parameters
     ----------
     columns : str
         The columns in the network's order, by letters: `p` pen logits, `w` mixture logits, `x` and `y` means, `s` and
         `t` log stddevs of coordinate 0 and 1, `r` atanh correlations. A letter stands for a block of M columns, `p` for
-        P; letters in parentheses alternate, component by component. Without `w` components have equal weights, without
-        `t` one log stddev serves both coordinates, without `r` there is no correlation.
+        P; letters in parentheses alternate, component by component. Without `w` the components have equal weights,
+        without `t` both coordinates have the same log stddev, and without `r` there is no correlation.
     n_components : int
         The number M of Gaussians.
     pen : {0, 1, 3}, optional
@@ -84,8 +84,8 @@ class Layout:
 
     Notes
     -----
-    These are the orders of known code; parameters that come through another function than exp and tanh go through
-    `cymdn.activations` afterwards, or before:
+    These are the orders of public code. If a network uses other functions than exp and tanh, convert its parameters
+    with `cymdn.activations`, before or after:
 
     ================================  =============
     write-rnn, sketch-rnn (magenta)   ``pwxystr``
@@ -96,7 +96,7 @@ class Layout:
     ================================  =============
 
     Both methods only move columns, so they work on arrays of NumPy, PyTorch and JAX, under `torch.compile`, `jax.jit`
-    and automatic differentiation, which then needs no `gradient`.
+    and automatic differentiation. With automatic differentiation `gradient` is not needed.
 
     Examples
     --------
@@ -175,7 +175,7 @@ class Layout:
         Returns
         -------
         array or tensor, shape (..., width)
-            Of the same kind; where a column serves two parameters, the sum of both.
+            Of the same kind. If a column is used for two parameters, its derivative is the sum of both.
 
         Raises
         ------

@@ -91,24 +91,25 @@ def mdn_loss(
         ends, predicted as sigmoid of the pen logit. Of shape (..., 3): P is 3, and `pen` is the one-hot pen state,
         predicted as softmax of the pen logits.
     sample_weight : array_like, shape (...), optional
-        Weights of the rows, finite and >= 0. A row of weight 0 is skipped, whatever it holds: masks are weights.
+        Weights of the rows, finite and >= 0. A row of weight 0 is skipped, whatever its values, so a mask can be
+        passed as weights.
     pen_weight : float or array_like of shape (...), optional
-        Weights v of the pens' terms, where they are not those of the points: a row's loss is then w l + v p, with the
+        Weights v of the pens' terms, if they differ from those of the points: a row's loss is then w l + v p, with the
         loss l of its point and p of its pen.
     stddev_floor : float or pair of floats, optional
         Standard deviation f >= 0 of an error of the points, or one for each coordinate: every component is convolved
-        with N(0, diag(f0^2, f1^2)). The loss is then bounded below, by log(2 pi f0 f1): no component gains by
-        collapsing onto repeated points. For points on a grid, its step / sqrt(12).
+        with N(0, diag(f0^2, f1^2)). The loss is then at least log(2 pi f0 f1), and no component gains by collapsing
+        onto repeated points. For points on a grid use the grid step / sqrt(12).
     n_components : int, optional
-        The number M, if it is to be checked against the width of `raw`.
+        The number M, to be checked against the width of `raw`.
     reduction : {"mean", "sum", "none"}
         With losses l and weights w of the rows (1 without `sample_weight`): sum(w l) / sum(w), sum(w l), or w l. With
-        `pen_weight` the numerator is sum(w l + v p), and the "mean" divides it by sum(w) all the same.
+        `pen_weight` the sum is that of w l + v p, and the "mean" is still divided by sum(w).
     out : ndarray, optional
-        Where to write the result; of its shape and dtype, in any layout. It may overlap an argument.
+        Array for the result, of its shape and dtype, in any layout. It may overlap an argument.
     workers : int, optional
-        Threads to share the work, 1 by default; negative numbers count from the number of CPUs, -1 being all of them.
-        The result has the same bits for any number.
+        Number of threads, 1 by default; -1 uses all CPUs, -2 all but one, and so on. The result has the same bits for
+        any number.
 
     Returns
     -------
@@ -119,7 +120,7 @@ def mdn_loss(
     Raises
     ------
     TypeError
-        An array is not of real numbers of at most 64 bits, or is masked; `out` has another dtype than the result.
+        An array is masked or does not hold real numbers of at most 64 bits; `out` has another dtype than the result.
     ValueError
         A shape does not fit; a `sample_weight`, `pen_weight` or `stddev_floor` is negative or not finite; there is a
         `pen_weight` and no `pen`; `reduction` is none of the three; it is "mean" and there are no rows, or their total
@@ -127,7 +128,7 @@ def mdn_loss(
 
     See Also
     --------
-    mdn_loss_and_gradient : The same with its gradient.
+    mdn_loss_and_gradient : Also returns the gradient.
     mixture_logpdf : From weights, means, standard deviations and correlations.
 
     Notes
@@ -137,9 +138,10 @@ def mdn_loss(
     in all code that followed, it is 1 / (1 + exp(-logit)). Three pen states are those of [2]_, section 3.2.
 
     Finite arguments never give NaN. A loss beyond the range of the dtype is inf. A NaN in a row gives NaN for that row
-    and touches no other. A `pen` outside [0, 1] makes its row NaN, but for roundings: 1 + 1e-6 counts as 1.
+    and affects no other. A `pen` outside [0, 1] makes its row NaN; a pen that is outside by at most 1e-6 counts as the
+    bound.
 
-    A loss can be negative: it is the logarithm of a density, which exceeds 1 where the standard deviations are small.
+    A loss can be negative, because a density exceeds 1 where the standard deviations are small.
 
     References
     ----------
@@ -185,7 +187,7 @@ def mdn_loss_and_gradient(
     raw, x, pen, sample_weight, pen_weight, stddev_floor, n_components, reduction
         As in `mdn_loss`.
     out : tuple of ndarray, optional
-        Where to write loss and gradient; None for one of them allocates it.
+        Arrays for loss and gradient; None for one of them allocates it.
     workers : int, optional
         As in `mdn_loss`.
 
@@ -194,7 +196,7 @@ def mdn_loss_and_gradient(
     loss : scalar or ndarray
         As `mdn_loss` returns it.
     gradient : ndarray, shape (..., P + 6 M)
-        Derivatives of the reduced loss with respect to `raw`, in its shape; for "none" of each row's own weighted loss.
+        Derivatives of the reduced loss with respect to `raw`; for "none" those of each row's own weighted loss.
 
     Raises
     ------
@@ -204,8 +206,8 @@ def mdn_loss_and_gradient(
     Notes
     -----
     The gradient is that of [1]_, eq. 27 to 37, in closed form. A component whose responsibility is 0 contributes
-    exactly 0. A row whose loss, or weighted loss, is beyond the range of the dtype (inf) has gradient 0, as has a row
-    of weight 0; a row whose loss is NaN has gradient NaN.
+    exactly 0. A row whose loss or weighted loss is inf, beyond the range of the dtype, has gradient 0, and so has a row
+    of weight 0. A row whose loss is NaN has gradient NaN.
 
     References
     ----------
@@ -249,7 +251,7 @@ def loss_and_gradients(
 
 
 class _Asked(NamedTuple):
-    """Arguments as they come, but for the floor."""
+    """Arguments as given, except for the floor, which is checked."""
 
     raw: ArrayLike
     x: ArrayLike
@@ -263,7 +265,7 @@ class _Asked(NamedTuple):
 
 @in_ieee_arithmetic
 def _checked_loss(asked: _Asked, out: Out, workers: int | None, *, gradients: int) -> list[FloatArray]:
-    """Return the loss, and of its gradients with respect to raw and to x so many."""
+    """Return the loss and its first `gradients` gradients: with respect to raw, with respect to x."""
     workers = check_workers(workers)
     problem = _check_problem(asked)
     outputs = _allocate(problem, asked.reduction, out, gradient=gradients > 0)
@@ -281,9 +283,9 @@ def _mean_of_plain_arrays(
     *,
     gradient: bool,
 ) -> tuple[FloatArray, FloatArray | None] | None:
-    """Leave the checks to the kernel: None if it does not take the arrays as they are.
+    """Call the kernel without the checks of Python, or return None if it does not accept the arrays as they are.
 
-    Most of the time of a call with one row goes into checks, and the kernel cannot do without its own.
+    Checks take most of the time of a call with one row, and the kernel has its own.
     """
     if type(raw) is not np.ndarray or type(x) is not np.ndarray or raw.ndim != 2 or raw.size == 0:
         return None
@@ -316,19 +318,19 @@ def _mean_of_plain_arrays(
 
 
 def _reduced(sums: NDArray[np.float64], divisor: float, dtype: np.dtype[Any]) -> Any:
-    """Return the scalar of a sum of sums over a divisor; too large for the dtype, it is inf."""
+    """Return the sum of sums over a divisor, as a scalar; inf if it is too large for the dtype."""
     value = sums[0] / divisor if len(sums) == 1 else np.float64(_total(sums)) / divisor
-    # beyond the dtype: inf, without NumPy's warning of it
+    # NumPy's conversion would warn of an overflow
     return value if dtype.char == "d" else dtype.type(copysign(inf, value) if abs(value) > FLOAT32_MAX else value)
 
 
 def _total(sums: NDArray[np.float64]) -> float:
-    """Return the sum, correctly rounded, so that no order of summation has to be promised; too large, it is inf."""
+    """Return the correctly rounded sum, which does not depend on the order; inf if it is too large."""
     if not np.isfinite(sums).all():
         return float(sums.sum())
     try:
         return fsum(sums)
-    except OverflowError:  # of the sum, or on the way to it; by powers of two nothing is lost but what is denormal
+    except OverflowError:  # of the sum or a partial sum; scaling by a power of two is exact except for denormals
         return fsum(sums * 2.0**-32) * 2.0**32
 
 
@@ -345,7 +347,7 @@ def _check_problem(asked: _Asked) -> _Problem:
     rows = prod(sizes.batch_shape)
     if weight is not None:
         check_weights("sample_weight", weight)
-        weight = weight.reshape(rows)  # before it is summed: the order of a sum is that of the rows, not of the memory
+        weight = weight.reshape(rows)  # before it is summed, so that the order is that of the rows, not of the memory
     if of_pens is not None:
         check_weights("pen_weight", of_pens)
         of_pens = np.broadcast_to(of_pens, sizes.batch_shape).reshape(rows)
@@ -378,7 +380,7 @@ def check_layout(
     *,
     n_components: int | None = None,
 ) -> Sizes:
-    """Check the shapes of arguments against each other; nothing but shapes need be known."""
+    """Check the shapes of arguments against each other; frameworks that trace know only shapes."""
     (batch_shape,), _, _ = check_shapes(RAW, (raw,))
     check_shape("x", x, (*batch_shape, 2))
     pens = 0
@@ -398,19 +400,19 @@ def check_layout(
 
 def check_weights(name: str, weight: NDArray[Any]) -> None:
     """Check the values of weights."""
-    # a NaN fails both comparisons; no temporary array as long as all is well
+    # a NaN fails both comparisons; valid weights need no temporary array
     if weight.size and not (weight.min() >= 0 and weight.max() < inf):
         check_each(name, weight, np.isfinite(weight) & (weight >= 0), "finite numbers >= 0")
 
 
 def factor_and_divisor(rows: int, weight: NDArray[Any] | None) -> tuple[float, float]:
-    """Return a factor for the weights, and what the "mean" divides by: their total, times that factor."""
+    """Return a factor for the weights, and the divisor of the "mean": their total times that factor."""
     factor, total = 1.0, float(rows)
     if weight is not None:
         with np.errstate(over="ignore"):
             total = float(weight.sum(dtype=np.float64))
         if not 2.0**-400 < total < 2.0**400 and total > 0.0:
-            # weighted losses could leave the range of float64, the mean itself does not: near 1 they are far from it
+            # weighted losses could overflow although the mean does not; weights close to 1 prevent that
             factor = ldexp(1.0, -max(frexp(float(weight.max()))[1], -1022))
             total = float((weight * factor).sum(dtype=np.float64))
     if total == 0.0:
@@ -450,7 +452,7 @@ def _run(
 
     def call(start: int, stop: int, memory: NDArray[np.float64]) -> bool:
         rows = slice(start, stop)
-        # pens and weights may have to be converted: piece by piece, so that this takes no memory that grows
+        # pens and weights may have to be converted; doing so piece by piece bounds the memory
         done: bool = kernel(
             stop - start,
             problem.components,
@@ -469,14 +471,14 @@ def _run(
         )
         return done
 
-    # slices and pieces begin at a chunk of rows that are summed together, so that sums do not depend on the workers
+    # slices and pieces begin at a chunk, whose rows are summed together, so that sums do not depend on the workers
     parts = split(len(problem.raw), problem.components, workers, _builds.CHUNK)
     run(call, problem.components, parts, min(PIECE, piece_of(problem.components, _builds.CHUNK)))
     if sums is None:
         return
     weighted = problem.sample_weight is not None or problem.pen_weight is not None
     if reduction == "sum" and weighted and problem.divisor == 1.0 and isnan(_total(sums)):
-        # weighted losses beyond float64, of both signs: once more, in units in which they are not; NaN if one is
+        # weighted losses of both signs overflowed; repeat in smaller units. The result is NaN only if a loss is
         units = problem._replace(weight_factor=SMALL, divisor=SMALL)
         _run(units, reduction, outputs[:1], workers)
     else:

@@ -1,4 +1,4 @@
-"""Mixture level: the log-density of mixtures and its gradient. Check, allocate, call, return."""
+"""The log-density of mixtures and its gradient, from natural parameters. Check, allocate, call, return."""
 
 from __future__ import annotations
 
@@ -62,8 +62,8 @@ def mixture_logpdf(
     x : array_like, shape (..., 2)
         The points.
     weights : array_like, shape (..., M)
-        Weights of the components, >= 0, of any size; taken as they are, so they should sum to 1. One of 0 excludes its
-        component, whatever else that holds.
+        Weights of the components, >= 0. They are not normalised, so they should sum to 1. A weight of 0 excludes its
+        component, whatever its other parameters are.
     mean : array_like, shape (..., M, 2)
         Means of the components.
     stddev : array_like, shape (..., M, 2)
@@ -71,38 +71,38 @@ def mixture_logpdf(
     correlation : array_like, shape (..., M)
         Correlations, strictly between -1 and 1.
     out : ndarray, shape (...), optional
-        Where to write the result; of its shape and dtype, in any layout. It may overlap an argument.
+        Array for the result, of its shape and dtype, in any layout. It may overlap an argument.
     workers : int, optional
-        Threads to share the work, 1 by default; negative numbers count from the number of CPUs, -1 being all of them.
-        The result has the same bits for any number.
+        Number of threads, 1 by default; -1 uses all CPUs, -2 all but one, and so on. The result has the same bits for
+        any number.
 
     Returns
     -------
     ndarray or scalar, shape (...)
         The natural logarithms of the densities, in 1 over the square of the units of `x`. The leading axes of all
-        arguments broadcast; a grid of points against one mixture prepares that mixture once.
+        arguments broadcast; for a grid of points and one mixture, the mixture is prepared once.
 
     Raises
     ------
     TypeError
-        An array is not of real numbers of at most 64 bits, or is masked; `out` has another dtype than the result.
+        An array is masked or does not hold real numbers of at most 64 bits; `out` has another dtype than the result.
     ValueError
         A shape does not fit, or there are no components.
 
     See Also
     --------
-    mixture_logpdf_and_gradient : The same with its gradient.
+    mixture_logpdf_and_gradient : Also returns the gradient.
     gaussian_logpdf : Of each component.
     mdn_loss : From raw network output.
 
     Notes
     -----
     The result is float32 if all arguments are float32 (or bool, float16 and integers that float32 holds), else float64.
-    Computed in float64 from the components' log-densities :math:`\log N_j` as
-    :math:`\log \sum_j w_j N_j`, less the largest term ([1]_, eq. 20 to 25): a point far from all components has a
-    log-density, not the logarithm of 0. Finite arguments within the domain never give NaN. A component outside of it
-    (stddev <= 2.23e-308 or \|correlation\| >= 1) makes its row NaN, unless its weight is 0, as does an infinite weight.
-    A point counts as infinitely far where `x - mean` is beyond float64.
+    It is computed in float64 as the logarithm of :math:`\sum_j w_j N_j` ([1]_, eq. 20 to 25) relative to its largest
+    term, so a point far from all components has a finite log-density. Finite arguments within the domain never give
+    NaN. A component outside the domain (stddev <= 2.23e-308 or \|correlation\| >= 1) makes its row NaN unless its
+    weight is 0, and so does an infinite weight. If `x - mean` overflows float64, the point counts as infinitely far
+    away.
 
     References
     ----------
@@ -144,7 +144,7 @@ def mixture_logpdf_and_gradient(
     x, weights, mean, stddev, correlation : array_like
         As in `mixture_logpdf`.
     out : tuple of ndarray, optional
-        Where to write value and gradient, in the structure that is returned or as six arrays; None allocates one.
+        Arrays for value and gradient, in the structure that is returned or as six arrays; None allocates one.
     workers : int, optional
         As in `mixture_logpdf`.
 
@@ -156,8 +156,8 @@ def mixture_logpdf_and_gradient(
         Named tuple `(logits, mean, log_stddev, atanh_correlation, x)` of shapes (..., M), (..., M, 2), (..., M, 2),
         (..., M), (..., 2): the derivatives of the log-density with respect to the logits whose softmax the weights
         are, the means, the logarithms of the standard deviations, the inverse hyperbolic tangents of the
-        correlations, and the point. Leading axes are those of the broadcast arguments: one gradient a point, nothing
-        is summed over a broadcast axis. It is the gradient of a log-density, not of a loss.
+        correlations, and the point. Leading axes are those of the broadcast arguments: each point has its gradient,
+        and nothing is summed over broadcast axes. It is the gradient of a log-density, not of a loss.
 
     Raises
     ------
@@ -168,8 +168,8 @@ def mixture_logpdf_and_gradient(
     -----
     With the responsibilities :math:`g_j = w_j N_j / \sum_k w_k N_k`, the derivative with respect to logit j is
     :math:`g_j - w_j`, and any other one is :math:`g_j` times that of :math:`\log N_j` ([1]_, eq. 27 to 37). A
-    component with :math:`g_j = 0` contributes exactly 0. Where the log-density is below the range of the dtype, it is
-    -inf and its gradient 0.
+    component with :math:`g_j = 0` contributes exactly 0. A log-density below the range of the dtype is -inf, and its
+    gradient is 0.
 
     References
     ----------

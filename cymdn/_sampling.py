@@ -60,9 +60,9 @@ class MdnSample(NamedTuple, Generic[Pen_co]):
 
 
 class Sharpening(NamedTuple):
-    """What bias and temperature do to raw output: factors of logits, a term of log standard deviations.
+    """The effect of bias and temperature on raw output: factors of logits, a term of log standard deviations.
 
-    Factors of inf, which leave the largest logit, and a term of -inf, which leaves the mean, are for draws alone.
+    A factor of inf selects the largest logit, and a term of -inf the mean; only samples can have these.
     """
 
     logits: float = 1.0
@@ -111,7 +111,7 @@ def mdn_sample(
     size: int | tuple[int, ...] | None = None,
     rng: Seed = None,
 ) -> MdnSample[Any]:
-    r"""Draw points, and pen states, from raw network output.
+    r"""Sample points, and pen states, from raw network output.
 
     Parameters
     ----------
@@ -121,37 +121,36 @@ def mdn_sample(
         The number P of pen logits: none, one for the end of a stroke, or three for the pen states of sketch-rnn.
     bias : float, optional
         Probability bias b >= 0 of Graves ([1]_, eq. 61 and 62): standard deviations become
-        :math:`\exp(\hat\sigma - b)`, mixture logits are multiplied by 1 + b. 0 draws from the network's own
-        distribution, larger numbers give neater, more likely points, inf the mean of the heaviest component. Pens are
-        drawn without bias.
+        :math:`\exp(\hat\sigma - b)`, and mixture logits are multiplied by 1 + b. 0 samples the network's own
+        distribution. Larger numbers give neater, more probable points, and inf gives the mean of the component with the
+        largest weight. Pens are sampled without bias.
     temperature : float or pair of floats, optional
-        Temperature T >= 0 of sketch-rnn ([2]_, section 3.3): mixture and pen logits are divided by T, variances
-        multiplied by T. A pair is the temperature of the logits and that of the variances. 0 is greedy: the mean of the
-        heaviest component, the likeliest pen.
+        Temperature T >= 0 of sketch-rnn ([2]_, section 3.3): mixture and pen logits are divided by T, and variances
+        are multiplied by T. A pair has the temperature of the logits and that of the variances. 0 is greedy: the mean
+        of the component with the largest weight, and the most probable pen.
     stddev_floor : float or pair of floats, optional
-        As in `mdn_loss`: draws from the mixture that is convolved with N(0, diag(f0^2, f1^2)), to which bias and
-        temperature are applied afterwards.
+        As in `mdn_loss`: the mixture is convolved with N(0, diag(f0^2, f1^2)) before bias and temperature are applied.
     size : int or tuple of int, optional
-        Axes to put before those of `raw`: so many draws from each row.
+        Axes before those of `raw`: the number of samples from each row.
     rng : numpy.random.Generator or seed, optional
-        Where randomness comes from: a generator, or what `numpy.random.default_rng` makes one of.
+        Source of random numbers: a generator, or an argument of `numpy.random.default_rng`.
 
     Returns
     -------
     MdnSample
         Named tuple `(x, pen, component)`. `x` has shape (\*size, ..., 2) and the dtype of `raw`: float32 if that is
-        float32 (or bool, float16 and integers that float32 holds), else float64. `pen` has the same dtype and is None,
-        of shape (\*size, ...) and 0 or 1, or of shape (\*size, ..., 3) and one-hot: what `mdn_loss` takes. `component`
-        is int64, of shape (\*size, ...).
+        float32 (or bool, float16 and integers that float32 holds), else float64. `pen` has the same dtype and the form
+        that `mdn_loss` takes: None, 0 or 1 of shape (\*size, ...), or one-hot of shape (\*size, ..., 3). `component` is
+        int64, of shape (\*size, ...).
 
     Raises
     ------
     TypeError
-        `raw` is not of real numbers of at most 64 bits, or is masked; `bias` or `temperature` is not a real number,
-        `size` or `rng` not of their kind.
+        `raw` is masked or does not hold real numbers of at most 64 bits; `bias` or `temperature` is not a real number,
+        `size` is not one or more integers, or `rng` is not a generator or a seed.
     ValueError
-        The shape of `raw` does not fit; `pen` is none of the three; `bias` is negative, `temperature` not positive, or
-        one of them not finite.
+        The shape of `raw` does not fit; `pen` is none of the three; `bias` or `temperature` is negative or NaN, or
+        `temperature` is inf.
 
     See Also
     --------
@@ -159,17 +158,17 @@ def mdn_sample(
 
     Notes
     -----
-    The component is drawn by its weight; the first coordinate from its marginal distribution, the second from the
-    conditional one given the first: mean1 + sigma1 (r n0 + sech(a) n1), with r = tanh a and two standard normal
-    numbers n. No covariance matrix is formed, so none can fail to be positive definite.
+    The component is sampled by its weight, the first coordinate from its marginal distribution, and the second from its
+    conditional distribution given the first: mean1 + sigma1 (r n0 + sech(a) n1), with r = tanh a and two standard
+    normal numbers n. No covariance matrix is formed, so none can fail to be positive definite.
 
-    Arithmetic is float64. Each draw takes one uniform number (two with a pen) and two normal ones from the generator.
-    Finite output never gives NaN. A NaN among the mixture logits gives NaN points of component -1, one in a component
-    NaN points where that is drawn, one among the pen logits NaN pens; none touches another row. A logit of -inf is a
-    weight of 0; of inf, no weight: NaN, as in `mdn_loss`.
+    The arithmetic is float64. Each sample takes one uniform number (two with a pen) and two normal ones from the
+    generator. Finite `raw` never gives NaN. A NaN among the mixture logits gives NaN points of component -1, one in a
+    component gives NaN if that component is sampled, and one among the pen logits gives NaN pens; other rows are not
+    affected. A logit of -inf is a weight of 0. A logit of inf has no weight and gives NaN, as in `mdn_loss`.
 
-    Both may be given: bias acts on what temperature leaves. Temperature is not that of Boltzmann: a mixture's density
-    to the power 1 / T is another distribution.
+    If both bias and temperature are given, bias is applied after temperature. This temperature is not that of physics:
+    a mixture's density to the power 1 / T is another distribution.
 
     References
     ----------

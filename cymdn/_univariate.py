@@ -1,6 +1,7 @@
-"""One-dimensional mixtures of Gaussians: a mixture in the plane of which one coordinate is given, or not asked for.
+"""One-dimensional mixtures of Gaussians: marginal and conditional distributions of mixtures in the plane.
 
-Plain NumPy: an axis of components after the batch axes, everything in float64 and in the log domain.
+Plain NumPy except for `cdf`, `probability` and `ppf`: the last axis is that of components, everything is float64 and in
+the log domain.
 """
 
 from __future__ import annotations
@@ -22,11 +23,11 @@ from cymdn._sampling import Seed, Sharpening, check_rng, draw
 Doubles = NDArray[np.float64]
 
 LOG_SQRT_TWO_PI = 0.5 * log(2.0 * pi)
-# Of logarithms of standard deviations: exp of these is neither 0 nor inf, of half the next neither denormal nor inf
+# Logarithms of standard deviations: exp of the limits is neither 0 nor inf; exp of half the largest scale is normal
 STDDEV_LIMITS = -745.0, log(sys.float_info.max)
 LARGEST_LOG_SCALE = 1400.0
 LARGEST_OFFSET = 1e300  # its square is inf
-# Work of a component, in that of a density
+# Of one component, in units of its density's cost
 INTERVAL_COST, QUANTILE_COST = 10, 200
 
 
@@ -37,9 +38,9 @@ def log_normal(z: Doubles, log_stddev: Doubles) -> Doubles:
 
 
 def standardised(offset: Doubles, log_stddev: Doubles) -> Doubles:
-    """Return offset / stddev, where stddev or its inverse may be beyond float64; within numbers whose square is inf.
+    """Return offset / stddev, although stddev or its inverse may overflow; bounded by a number whose square is inf.
 
-    Infinite, it would make 0 * inf of no correlation.
+    An infinite quotient times a correlation of 0 would be NaN.
     """
     root = np.exp(-0.5 * np.clip(log_stddev, -LARGEST_LOG_SCALE, LARGEST_LOG_SCALE))
     with np.errstate(over="ignore"):
@@ -57,7 +58,7 @@ def logsumexp(terms: Doubles) -> Doubles:
 
 
 def normalised(terms: Doubles) -> Doubles:
-    """Terms less their logsumexp: the largest is subtracted first, so that what all share costs no digit."""
+    """Terms minus their logsumexp; the largest is subtracted first, so that a common offset costs no digits."""
     with np.errstate(over="ignore"):
         shifted = terms - terms.max(axis=-1, keepdims=True)
         logarithms: Doubles = shifted - logsumexp(shifted)[..., None]
@@ -65,7 +66,7 @@ def normalised(terms: Doubles) -> Doubles:
 
 
 def weighted_sum(weights: Doubles, values: Doubles) -> Doubles:
-    """Sum over the last axis, of components; to which one of weight 0 adds 0, even where its value overflows."""
+    """Weighted sum over the last axis, the components; a weight of 0 contributes 0 even if its value overflows."""
     with np.errstate(over="ignore", invalid="ignore"):
         total: Doubles = np.where(weights == 0.0, 0.0, weights * values).sum(axis=-1)
     return total
@@ -87,7 +88,7 @@ class UnivariateMixture(Batch):
     batch_shape : tuple of int
         Shape of the batch of mixtures, the leading axes.
     dtype : dtype
-        float32 or float64; that of results, unless an argument is float64.
+        float32 or float64. Results have the same dtype, or float64 if an argument is float64.
 
     Examples
     --------
@@ -102,7 +103,7 @@ class UnivariateMixture(Batch):
     __slots__ = ("_dtype", "_log_stddevs", "_log_weights", "_means")
 
     def __init__(self, log_weights: Doubles, means: Doubles, log_stddevs: Doubles, dtype: np.dtype[Any]) -> None:
-        # infinite ones would meet infinite logarithms of weights or densities
+        # infinite ones could be subtracted from infinite logarithms of weights or densities
         finite = np.clip(log_stddevs, -sys.float_info.max, sys.float_info.max)
         self._log_weights, self._means, self._log_stddevs = np.broadcast_arrays(log_weights, means, finite)
         self._dtype = dtype
@@ -158,7 +159,7 @@ class UnivariateMixture(Batch):
         Parameters
         ----------
         x : array_like, shape (...)
-            Points of the line; broadcast with the batch.
+            Points; broadcast with the batch.
 
         Returns
         -------
@@ -177,7 +178,7 @@ class UnivariateMixture(Batch):
             return _rounded(np.exp(value), dtype)
 
     def logpdf(self, x: ArrayLike) -> FloatArray:
-        """Logarithm of the density at x; parameters as of `pdf`.
+        """Logarithm of the density at x; parameters as in `pdf`.
 
         Examples
         --------
@@ -189,7 +190,7 @@ class UnivariateMixture(Batch):
         return _rounded(*self._log_density(x))
 
     def cdf(self, x: ArrayLike) -> FloatArray:
-        """Probability of less than x; parameters as of `pdf`.
+        """Probability of a number below x; parameters as in `pdf`.
 
         Examples
         --------
@@ -213,11 +214,12 @@ class UnivariateMixture(Batch):
         Returns
         -------
         ndarray or scalar, shape (...)
-            0 where `upper` is not above `lower`.
+            0 if `upper` is not above `lower`.
 
         Notes
         -----
-        To relative accuracy, in the tails too: from Mills' ratios, not from a difference of distribution functions.
+        The relative accuracy is high, also in the tails, because Mills' ratios are used instead of a difference of
+        distribution functions.
 
         Examples
         --------
@@ -230,7 +232,7 @@ class UnivariateMixture(Batch):
         return self._run(_distribution_kernels.intervals, limits, workers=workers, cost=INTERVAL_COST, logarithm=False)
 
     def log_probability(self, lower: ArrayLike, upper: ArrayLike, *, workers: int | None = None) -> FloatArray:
-        """Logarithm of `probability`, with the same parameters, where that is below the smallest number too.
+        """Logarithm of `probability`, with the same parameters; finite also if the probability underflows.
 
         Examples
         --------
@@ -243,7 +245,7 @@ class UnivariateMixture(Batch):
         return self._run(_distribution_kernels.intervals, limits, workers=workers, cost=INTERVAL_COST, logarithm=True)
 
     def ppf(self, p: ArrayLike, *, workers: int | None = None) -> FloatArray:
-        """Quantile: the number below which the probability is p, the inverse of `cdf`.
+        """Quantile, the number below which the probability is p: the inverse of `cdf`.
 
         Parameters
         ----------
@@ -255,12 +257,12 @@ class UnivariateMixture(Batch):
         Returns
         -------
         ndarray or scalar, shape (...)
-            In the unit of x: -inf and inf for 0 and 1, NaN outside.
+            In the unit of x; -inf and inf for 0 and 1, NaN outside of these.
 
         Notes
         -----
-        By Newton's method in the logarithm of the smaller tail, between bounds that close in: `cdf(ppf(p))` is p to
-        1e-12 of it, down to p = 1e-300.
+        Found by Newton's method for the logarithm of the smaller tail, within a bracket that shrinks. `cdf(ppf(p))` is
+        p to a relative error of 1e-12, down to p = 1e-300.
 
         Examples
         --------
@@ -298,12 +300,12 @@ class UnivariateMixture(Batch):
         return _rounded(weighted_sum(weights, squares), self._dtype)
 
     def sample(self, size: int | tuple[int, ...] | None = None, rng: Seed = None) -> FloatArray:
-        r"""Draw points.
+        r"""Sample points.
 
         Parameters
         ----------
         size : int or tuple of int, optional
-            Axes to put before the batch's.
+            Axes before those of the batch: the number of samples from each mixture.
         rng : numpy.random.Generator or seed, optional
             As in `mdn_sample`.
 
@@ -331,7 +333,7 @@ class UnivariateMixture(Batch):
         return stddevs
 
     def _with(self, arguments: dict[str, ArrayLike]) -> Checked:
-        """Return numbers of the line, whose batch shapes broadcast with that of the mixtures."""
+        """Return checked numbers, whose batch shapes broadcast with that of the mixtures."""
         checked = check_arguments_of(self.batch_shape, dict.fromkeys(arguments, ()), list(arguments.values()))
         return checked._replace(dtype=np.result_type(checked.dtype, self._dtype))
 
@@ -344,7 +346,7 @@ class UnivariateMixture(Batch):
         workers: int | None = None,
         **options: int,
     ) -> FloatArray:
-        """Return what a kernel says of numbers and of each mixture; `before` is a number to put first."""
+        """Return a kernel's results for numbers and each mixture; `before` is a constant first argument."""
         checked = self._with(arguments)
         lines = np.concatenate([self._log_weights, self._means, self._log_stddevs], axis=-1)
         arrays = [array.astype(np.float64) for array in checked.arrays]

@@ -1,12 +1,12 @@
 """Log stddevs and atanh correlations of networks whose heads use other functions than exp and tanh.
 
-By hand they are where the NaN comes back: log(softplus(-200)) is -inf in float32, log(elu(-40) + 1) in float64. These
-functions are finite for every float. In float64 their errors are at most 1 eps of the value, or of 1 where that is
-larger, in NumPy and PyTorch; derivatives, those of automatic differentiation too, float32 and JAX have up to 3, for
-their exp and log are less exact. They take arrays of NumPy, PyTorch and JAX, and compute in their dtype.
+Written by hand, they overflow: log(softplus(-200)) is -inf in float32, and log(elu(-40) + 1) is -inf in float64. These
+functions are finite for every finite number. They take arrays of NumPy, PyTorch and JAX, and compute in their dtype. In
+float64 their errors are at most 1 eps of the value, or of 1 if that is larger, in NumPy and PyTorch. In float32, in
+JAX, and for derivatives (those of automatic differentiation too) it is 3 eps, because exp and log are less exact there.
 
-A head with a scaled or an offset function needs no function of its own: of a log variance s, the log stddev is s / 2;
-of a correlation 2 sigmoid(s) - 1, the atanh correlation is s / 2; a factor of the stddev adds its logarithm.
+Scaled functions need no function of their own. For a log variance s, the log stddev is s / 2. For a correlation
+2 sigmoid(s) - 1, the atanh correlation is s / 2. A factor of the stddev adds its logarithm.
 """
 
 from typing import Any
@@ -26,7 +26,7 @@ def log_softplus(s: Any, compute_derivative: bool = False) -> Any:
     s : array or tensor
         Of NumPy, PyTorch or JAX.
     compute_derivative : bool, optional
-        Whether to return the derivative, too, where no framework differentiates.
+        Whether to return the derivative as well, if no framework differentiates.
 
     Returns
     -------
@@ -66,7 +66,7 @@ def log_elu_plus_one(s: Any, compute_derivative: bool = False) -> Any:
     s : array or tensor
         Of NumPy, PyTorch or JAX.
     compute_derivative : bool, optional
-        Whether to return the derivative, too, where no framework differentiates.
+        Whether to return the derivative as well, if no framework differentiates.
 
     Returns
     -------
@@ -99,7 +99,7 @@ def atanh_softsign(s: Any, compute_derivative: bool = False) -> Any:
     s : array or tensor
         Of NumPy, PyTorch or JAX.
     compute_derivative : bool, optional
-        Whether to return the derivative, too, where no framework differentiates.
+        Whether to return the derivative as well, if no framework differentiates.
 
     Returns
     -------

@@ -1,4 +1,4 @@
-"""The loss of a mixture density network as a JAX function: jit, grad and vmap go through it. Needs the extra `jax`."""
+"""The loss of a mixture density network as a JAX function, for jit, grad and vmap. Needs the extra `jax`."""
 
 from __future__ import annotations
 
@@ -54,24 +54,24 @@ def mdn_loss(
     Parameters
     ----------
     raw : array, shape (..., P + 6 M), float32, float64, float16 or bfloat16
-        Raw output of the network. Half precision is taken as float32.
+        Raw output of the network. Half precision is converted to float32.
         Along the last axis: P pen logits, then M each of mixture logits, mean 0, mean 1, log stddev 0, log stddev 1,
         atanh correlation.
-    x : array, shape (..., 2), of the same
+    x : array, shape (..., 2), of the same dtypes
         The points to be predicted.
     pen : array, shape (...) or (..., 3), optional
         None: P is 0. Of shape (...): P is 1, and `pen` in [0, 1] is the probability (mostly 0 or 1) that the stroke
         ends, predicted as sigmoid of the pen logit. Of shape (..., 3): P is 3, and `pen` is the one-hot pen state,
         predicted as softmax of the pen logits. Floats, integers or bool.
     sample_weight : array, shape (...), optional
-        Weights of the rows, finite and >= 0. A row of weight 0 is skipped, whatever it holds: masks are weights.
-        Floats, integers or bool.
+        Weights of the rows, finite and >= 0. A row of weight 0 is skipped, whatever its values, so a mask can be passed
+        as weights. Floats, integers or bool.
     pen_weight : array, shape (...), or number, optional
         Weights of the pens' terms, as in `cymdn.mdn_loss`.
     stddev_floor : float or pair of floats, optional
         Standard deviation of an error of the points, as in `cymdn.mdn_loss`; static under `jax.jit`.
     n_components : int, optional
-        The number M, if it is to be checked against the width of `raw`.
+        The number M, to be checked against the width of `raw`.
     reduction : {"mean", "sum", "none"}
         With losses l and weights w of the rows (1 without `sample_weight`): sum(w l) / sum(w), sum(w l), or w l.
         Under `jax.vmap` each element of the mapped axes has its own.
@@ -84,40 +84,40 @@ def mdn_loss(
     Raises
     ------
     TypeError
-        `raw` or `x` is not of floats, another array not of real numbers of at most 64 bits; `pen` or `sample_weight`
-        depends on what is differentiated; the loss itself is differentiated in forward mode.
+        `raw` or `x` does not hold floats, another array does not hold real numbers of at most 64 bits; `pen` or
+        `sample_weight` depends on the variables of a derivative; the loss itself is differentiated in forward mode.
     ValueError
         A shape does not fit; `reduction` is none of the three; it is "mean" and there are no rows.
 
     See Also
     --------
-    cymdn.mdn_loss_and_gradient : The same on NumPy arrays, without JAX.
+    cymdn.mdn_loss_and_gradient : For NumPy arrays, without JAX.
 
     Notes
     -----
-    On the CPU, from 200 rows on, loss and gradient are those of `cymdn.mdn_loss_and_gradient`, bit for bit, but that
-    what JAX computes from them flushes numbers below the smallest normal one to zero, as it does with losses and
-    weights of fewer rows (but the proportions of weights in a "mean"). For fewer rows, where the way
-    to the kernels would take longer than the arithmetic, and on GPU and TPU they are computed in jax.numpy: in the
-    dtype of the arguments, with errors of at most 9 eps of the terms, by the same contract. The number of rows is that
-    which a function is traced with, without the axes of `jax.vmap`.
+    On the CPU, for 200 rows and more, loss and gradient are bit-identical to those of `cymdn.mdn_loss_and_gradient`,
+    except that JAX flushes denormal numbers to zero in what it computes from them. For fewer rows, where calling the
+    kernels would take longer than the arithmetic, and on GPU and TPU, jax.numpy computes them: in the dtype of the
+    arguments, with errors of at most 9 eps of the terms, and under the same contract; denormal losses and weights are
+    flushed to zero (but the proportions of weights in a "mean" are kept). The number of rows is that of the traced
+    function, without the axes of `jax.vmap`.
 
-    The gradient is with respect to `raw` and `x`; it is computed along with the loss where JAX asks for it, and else
-    only the loss. A row whose loss has no part in the result, as in ``jnp.where(mask, loss, 0)``, has gradient 0,
-    whatever it holds.
+    The gradient is with respect to `raw` and `x`. It is computed together with the loss, but only if JAX needs it. A
+    row whose loss is not used in the result, as in ``jnp.where(mask, loss, 0)``, has gradient 0, whatever its values.
 
-    Gradients can be differentiated, in forward and reverse mode, to any order: `jax.hessian`, `jax.jacrev` twice. The
-    loss itself has no forward mode, `jax.jvp` and `jax.jacfwd` raise a TypeError of JAX's: JAX takes one rule or the
-    other, and no rule of forward mode can give a masked row that holds NaN the gradient 0.
+    Gradients can be differentiated to any order, in forward and reverse mode: `jax.hessian`, `jax.jacrev` twice. The
+    loss itself has no forward mode: `jax.jvp` and `jax.jacfwd` raise a TypeError of JAX. JAX supports either a rule for
+    reverse mode or one for forward mode, and no forward rule can give a masked row that holds NaN the gradient 0.
 
-    All errors are raised when a function is traced. Values are not known then: where a `sample_weight` is negative or
-    not finite, or a "mean" is over a total weight of 0, which `cymdn.mdn_loss` refuses, the result is NaN.
+    All errors are raised when a function is traced. Values are not known then, so the result is NaN where
+    `cymdn.mdn_loss` raises: if a `sample_weight` is negative or not finite, or a "mean" is over a total weight of 0.
 
-    On the CPU XLA calls the compiled kernels in its own thread and on its own memory, so that nothing large is copied;
-    as many threads share a large batch as there are CPUs.
+    On the CPU XLA calls the compiled kernels in its own thread and on its own memory, so nothing large is copied. Large
+    batches are divided among as many threads as there are CPUs.
 
-    This is `jax.experimental.buffer_callback`. The functions of `jax.ffi` would need JAX's headers to compile against,
-    and `jax.pure_callback` waits for ever for large arrays where all of XLA's threads are in callbacks, as on one CPU.
+    The implementation uses `jax.experimental.buffer_callback`. The functions of `jax.ffi` would need JAX's headers to
+    compile against. `jax.pure_callback` deadlocks for large arrays if all threads of XLA are in callbacks, as with one
+    CPU.
 
     Examples
     --------
@@ -129,7 +129,7 @@ def mdn_loss(
     >>> print(loss.round(4), gradient + 0.0)
     3.8379 [[ 0. -2.  0. -3.  1.  0.]]
 
-    Padded sequences of a batch, one mean over all steps that are there:
+    A batch of padded sequences, with one mean over all valid steps:
 
     >>> raw, x = jnp.zeros((3, 4, 6)), jnp.zeros((3, 4, 2))
     >>> mask = jnp.arange(4) < jnp.array([[4], [2], [1]])
@@ -163,7 +163,7 @@ def mdn_sample(
     size: int | tuple[int, ...] | None = None,
     reparameterized: bool = False,
 ) -> MdnSample[Any]:
-    r"""Draw points, and pen states, from raw network output.
+    r"""Sample points, and pen states, from raw network output.
 
     Parameters
     ----------
@@ -176,16 +176,16 @@ def mdn_sample(
     bias : float, optional
         Probability bias b >= 0 of Graves: standard deviations are multiplied by exp(-b), mixture logits by 1 + b.
     temperature : float or pair of floats, optional
-        Temperature T >= 0 of sketch-rnn: mixture and pen logits are divided by T, variances multiplied by T. A pair is
-        the temperature of the logits and that of the variances. 0 is greedy: the mean of the heaviest component, the
-        likeliest pen.
+        Temperature T >= 0 of sketch-rnn: mixture and pen logits are divided by T, and variances are multiplied by T. A
+        pair has the temperature of the logits and that of the variances. 0 is greedy: the mean of the component with
+        the largest weight, and the most probable pen.
     stddev_floor : float or pair of floats, optional
         As in `cymdn.mdn_sample`.
     size : int or tuple of int, optional
-        Axes to put before those of `raw`: so many draws from each row.
+        Axes before those of `raw`: the number of samples from each row.
     reparameterized : bool, optional
-        Whether points are differentiable with respect to `raw`: as functions of the parameters of the component that
-        was drawn, for the normal numbers that were drawn. The logits get no derivative.
+        Whether points are differentiable with respect to `raw`, as functions of the parameters of the sampled
+        component for the sampled normal numbers. The logits have no derivative.
 
     Returns
     -------
@@ -197,19 +197,21 @@ def mdn_sample(
     Raises
     ------
     TypeError
-        `raw` is not of floats; `bias` or `temperature` is not a real number, `size` not of its kind.
+        `raw` is not of floats; `bias` or `temperature` is not a real number, `size` is not one
+        or more integers.
     ValueError
-        The shape of `raw` does not fit; `pen` is none of the three; `bias` or `temperature` is negative or not finite.
+        The shape of `raw` does not fit; `pen` is none of the three; `bias` or `temperature` is negative or NaN, or
+        `temperature` is inf.
 
     See Also
     --------
-    cymdn.mdn_sample : The same for NumPy arrays, with other random numbers.
+    cymdn.mdn_sample : For NumPy arrays, with other random numbers.
 
     Notes
     -----
-    `bias`, `temperature` and `size` are Python numbers: static under `jax.jit`. A NaN among the mixture logits of a row
-    gives NaN points of component -1, as does inf; one in a component NaN points where that is drawn; one among the pen
-    logits NaN pens. None touches another row.
+    `bias`, `temperature` and `size` are Python numbers, static under `jax.jit`. A NaN or inf among the mixture logits
+    of a row gives NaN points of component -1. A NaN in a component gives NaN if that component is sampled, and one
+    among the pen logits gives NaN pens. Other rows are not affected.
 
     Examples
     --------
@@ -289,7 +291,7 @@ Targets: TypeAlias = tuple["Array | None", "Array | None", "Array | None"]
 
 
 class _Static(NamedTuple):
-    """What is known of a problem when it is traced, besides its arrays."""
+    """What is known of a problem when it is traced, apart from its arrays."""
 
     reduction: Reduction
     floor: tuple[float, float]  # of the stddevs
@@ -307,10 +309,10 @@ def _loss_of_checked(static: _Static, raw: Array, x: Array, targets: Targets) ->
 
 
 def _vary_alike(arrays: Sequence[Array], examples: Sequence[Array | None]) -> list[Array]:
-    """Return arrays which `jax.shard_map` takes to differ between devices wherever one of the examples does.
+    """Return arrays that `jax.shard_map` treats as device-varying wherever one of the examples is.
 
-    It follows that through operations, but takes what a callback returns to be the same on all devices, which would
-    make a loss of each device's own rows pass for the loss of all. XLA leaves nothing of these operations.
+    It tracks this through operations, but assumes that a callback returns the same on all devices; then the loss of
+    each device's own rows would be taken for the loss of all. XLA removes these operations.
     """
     never = reduce(or_, (jnp.any(example != example) for example in examples if example is not None)) & False
     return [jnp.where(never, 0, array) for array in arrays]
@@ -326,7 +328,7 @@ def _loss(static: _Static, raw: Array, x: Array, targets: Targets) -> Array:
 
 
 def _forward(static: _Static, raw: Any, x: Any, targets: Any) -> tuple[Array, tuple[Array, ...]]:
-    """Loss and gradients; each argument knows whether it depends on what is differentiated."""
+    """Loss and gradients; each argument knows whether it depends on the variables of a derivative."""
     _check_constant(argument is not None and argument.perturbed for argument in targets)
     static = static._replace(x_wanted=x.perturbed)
     values = tuple(None if argument is None else argument.value for argument in targets)
@@ -419,7 +421,7 @@ def _evaluate_portably(static: _Static, raw: Array, x: Array, targets: Targets, 
 
 
 def _lifted(weight: Array) -> Array:
-    """Return weights of a mean, times a power of two where denormal ones count: XLA takes these for zeros."""
+    """Return weights of a mean, times a power of two if denormal ones matter, which XLA flushes to zero."""
     info, integer = jnp.finfo(weight.dtype), {32: jnp.int32, 64: jnp.int64}[jnp.finfo(weight.dtype).bits]
     bits = jax.lax.bitcast_convert_type(weight, integer)
     smallest = 2.0 ** (info.minexp - info.nmant + 64)  # the smallest denormal number, 2^64 times
@@ -441,7 +443,7 @@ def _evaluate_by_kernels(static: _Static, raw: Array, x: Array, targets: Targets
 
 @dataclass(frozen=True)
 class _Callback:
-    """Fills the loss, and the gradients for which there are outputs. Equal ones share what JAX has compiled."""
+    """Fills the loss, and the gradients that have outputs. Equal ones share what JAX has compiled."""
 
     reduction: Reduction
     floor: tuple[float, float]
@@ -464,7 +466,7 @@ class _Callback:
             _score(self.reduction, self.floor, [None if a is None else a[at] for a in arrays], [a[at] for a in results])
 
     def _is_row_by_row(self, *, weighted: bool) -> bool:
-        """Whether each result is of one row, so that the mapped axes are but more rows of one call."""
+        """Whether each result belongs to one row, so that mapped axes are more rows of one call."""
         of_one_row = prod(self.batch_shape) == 1 and not (weighted and self.reduction == "mean")
         return self.reduction == "none" or of_one_row
 
@@ -479,7 +481,7 @@ def _score(
     arrays: Sequence[NDArray[Any] | None],
     results: Sequence[NDArray[Any]],
 ) -> None:
-    """Fill the results from raw, x, pen and weights; with NaN where weights are not such."""
+    """Fill the results from raw, x, pen and weights; with NaN if weights are invalid."""
     try:
         _fill(reduction, floor, arrays, results)
     except ValueError:

@@ -1,11 +1,12 @@
 """The loss of a mixture density network for PyTorch: any device, any precision, any transform of torch.func.
 
 On the CPU the compiled kernels compute the loss and, where a derivative may be asked for, the gradient with it, in one
-pass over the raw output. On other devices ``_portable.rows`` does, in PyTorch's operations. What is left to backward
-is the chain rule's factor, one a row or one for all. Second derivatives are those of ``_portable.rows`` everywhere.
+pass over the raw output. On other devices ``_portable.rows`` does, with PyTorch's operations. The backward pass only
+multiplies by the chain rule's factor, one for each row or one for all. Second derivatives are those of
+``_portable.rows`` everywhere.
 
 In eager mode nothing of PyTorch's compiler is imported. The operators that torch.compile and torch.export put into
-their graphs for the CPU stand at the end.
+their graphs for the CPU are at the end of this file.
 """
 
 import math
@@ -60,20 +61,20 @@ def mdn_loss(
         Raw output of the network: float32, float64, float16 or bfloat16, on any device. Along the last axis: P pen
         logits, then M each of mixture logits, mean 0, mean 1, log stddev 0, log stddev 1, atanh correlation.
     x : Tensor, shape (..., 2)
-        The points to be predicted, of the dtype of `raw`; half precision counts as float32 in both.
+        The points to be predicted, of the dtype of `raw`; half precision is converted to float32 in both.
     pen : Tensor, shape (...) or (..., 3), optional
         None: P is 0. Of shape (...): P is 1, and `pen` in [0, 1] is the probability (mostly 0 or 1) that the stroke
         ends, predicted as sigmoid of the pen logit. Of shape (..., 3): P is 3, and `pen` is the one-hot pen state,
         predicted as softmax of the pen logits. Of any real dtype.
     sample_weight : Tensor, shape (...), optional
-        Weights of the rows, finite and >= 0, of any real dtype. A row of weight 0 is skipped, whatever it holds: masks
-        are weights.
+        Weights of the rows, finite and >= 0, of any real dtype. A row of weight 0 is skipped, whatever its values, so a
+        mask can be passed as weights.
     pen_weight : Tensor, shape (...), or float, optional
         Weights of the pens' terms, as in `cymdn.mdn_loss`.
     stddev_floor : float or pair of floats, optional
         Standard deviation of an error of the points, as in `cymdn.mdn_loss`.
     n_components : int, optional
-        The number M, if it is to be checked against the width of `raw`.
+        The number M, to be checked against the width of `raw`.
     reduction : {"mean", "sum", "none"}
         With losses l and weights w of the rows (1 without `sample_weight`): sum(w l) / sum(w), sum(w l), or w l.
 
@@ -85,44 +86,44 @@ def mdn_loss(
     Raises
     ------
     TypeError
-        An argument is not a tensor, not strided, on another device than `raw`, or of a dtype that is not taken.
+        An argument is not a tensor, is not strided, is on another device than `raw`, or has an unsupported dtype.
     ValueError
         A shape does not fit; `reduction` is none of the three; it is "mean" and there are no rows; `pen` or
         `sample_weight` requires grad. On the CPU: a `sample_weight` is negative or not finite, or the "mean" is over a
         total weight of 0.
     NotImplementedError
-        Forward mode within forward mode is asked for, which PyTorch would get wrong; forward mode in a compiled graph
-        of the CPU; a derivative with respect to `pen` or `sample_weight`.
+        Forward mode within forward mode, whose result PyTorch gets wrong; forward mode in a compiled graph on the CPU;
+        a derivative with respect to `pen` or `sample_weight`.
 
     See Also
     --------
-    MDNLoss : The same as a module.
-    cymdn.mdn_loss : The same for NumPy arrays, where the loss is defined.
+    MDNLoss : As a module.
+    cymdn.mdn_loss : For NumPy arrays; defines the loss.
 
     Notes
     -----
-    On the CPU the loss and its gradient with respect to `raw` have the bits of `cymdn.mdn_loss_and_gradient`; of half
-    precision, those of its numbers in float32. Elsewhere they are computed by PyTorch's operations, in float64 for
-    float64 and else in float32, with errors of at most 9 eps of the terms. The contract is the same: a row whose loss
-    is inf has gradient 0, as has a row of weight 0. So has a row whose loss the rest of the program multiplies by 0,
-    whatever it holds, and a gradient of 0 stays 0 if the rest of the program multiplies it by inf: finite tensors never
-    give NaN. Off the CPU the values of weights are not looked at, for that would wait for the device: weights that are
-    none, and a "mean" of total weight 0, give NaN.
+    On the CPU the loss and its gradient with respect to `raw` are bit-identical to those of
+    `cymdn.mdn_loss_and_gradient`, after conversion of half precision to float32. On other devices PyTorch's operations
+    compute them, in float64 for float64 and in float32 otherwise, with errors of at most 9 eps of the terms. The
+    contract is the same: a row whose loss is inf has gradient 0, and so has a row of weight 0, and a row whose loss is
+    multiplied by 0 later in the program, whatever its values. A gradient of 0 remains 0 if it is multiplied by inf
+    later, so finite tensors never give NaN. On devices other than the CPU the values of weights are not checked,
+    because that would synchronise with the device: invalid weights and a "mean" of total weight 0 give NaN.
 
-    The gradient is computed with the loss, and only if `raw` or `x` requires grad while grad mode is on. It takes as
-    much memory as `raw` in the dtype of the arithmetic, until the backward pass. On the CPU contiguous tensors are not
-    copied, and large batches are shared among `torch.get_num_threads()` threads, at most one a CPU; the result has the
-    same bits for any number.
+    The gradient is computed with the loss, but only if `raw` or `x` requires grad while grad mode is on. Until the
+    backward pass it takes as much memory as `raw` in the dtype of the arithmetic. On the CPU contiguous tensors are not
+    copied, and large batches are divided among `torch.get_num_threads()` threads, at most one for each CPU; the result
+    has the same bits for any number.
 
-    Gradients can be differentiated, to any order: ``create_graph=True``, `torch.func.grad`, `jacrev`, `jacfwd`,
-    `hessian`, `jvp`, `vmap` of these and these of `vmap`. Second derivatives are always computed by PyTorch's
-    operations; those of a row with components out of reach of the dtype may be NaN. Under `torch.vmap`, "none" is one
-    call, as is a slice of one row; "mean" and "sum" of more rows are one a slice.
+    Gradients can be differentiated to any order: ``create_graph=True``, `torch.func.grad`, `jacrev`, `jacfwd`,
+    `hessian`, `jvp`, `vmap` of these and these of `vmap`. PyTorch's operations compute all second derivatives; those of
+    a row with components that underflow may be NaN. Under `torch.vmap`, "none" is one call, and so is a slice of one
+    row; "mean" and "sum" of more rows take one call for each slice.
 
-    `torch.compile` and `torch.export` put the call into their graph, on the CPU as one operator: a program that loads
-    such a graph has to import `cymdn.torch`. On other devices `torch.compile` fuses the operations; a gradient taken by
-    `torch.func` inside of a compiled function is PyTorch's own there, which is NaN where a component underflows, and on
-    the CPU it is refused: apply `torch.func` to the compiled function instead.
+    `torch.compile` and `torch.export` put the call into their graph, on the CPU as one operator; a program that loads
+    such a graph has to import `cymdn.torch`. On other devices `torch.compile` fuses the operations. Apply `torch.func`
+    to the compiled function, not inside of it: inside, a gradient on other devices is PyTorch's own, which is NaN where
+    a component underflows, and on the CPU it is refused.
 
     Examples
     --------
@@ -167,11 +168,11 @@ class MDNLoss(nn.Module):
 
     See Also
     --------
-    mdn_loss : The function, which says all about arguments, gradients and errors.
+    mdn_loss : The function; describes arguments, gradients and errors.
 
     Examples
     --------
-    One layer that answers with a pen logit and two components for each of 100 points:
+    One layer whose output is a pen logit and two components for each of 100 points:
 
     >>> import torch
     >>> from cymdn.torch import MDNLoss
@@ -204,7 +205,7 @@ class MDNLoss(nn.Module):
         return mdn_loss(raw, x, pen, **weights, stddev_floor=self.stddev_floor, reduction=self.reduction)
 
     def extra_repr(self) -> str:
-        """Return what stands between the parentheses of the module's repr."""
+        """Return the arguments in the module's repr."""
         floor = "" if self.stddev_floor is None else f", stddev_floor={self.stddev_floor}"
         return f"reduction={self.reduction!r}{floor}"
 
@@ -220,7 +221,7 @@ def mdn_sample(
     generator: torch.Generator | None = None,
     reparameterized: bool = False,
 ) -> MdnSample[Any]:
-    r"""Draw points, and pen states, from raw network output.
+    r"""Sample points, and pen states, from raw network output.
 
     Parameters
     ----------
@@ -231,20 +232,20 @@ def mdn_sample(
     bias : float, optional
         Probability bias b >= 0 of Graves: standard deviations are multiplied by exp(-b), mixture logits by 1 + b.
     temperature : float or pair of floats, optional
-        Temperature T >= 0 of sketch-rnn: mixture and pen logits are divided by T, variances multiplied by T. A pair is
-        the temperature of the logits and that of the variances. 0 is greedy: the mean of the heaviest component, the
-        likeliest pen.
+        Temperature T >= 0 of sketch-rnn: mixture and pen logits are divided by T, and variances are multiplied by T. A
+        pair has the temperature of the logits and that of the variances. 0 is greedy: the mean of the component with
+        the largest weight, and the most probable pen.
     stddev_floor : float or pair of floats, optional
         As in `cymdn.mdn_sample`.
     size : int or tuple of int, optional
-        Axes to put before those of `raw`: so many draws from each row.
+        Axes before those of `raw`: the number of samples from each row.
     generator : torch.Generator, optional
-        Where randomness comes from, on the device of `raw`; PyTorch's default one without it. `torch.compile` takes
-        none into a graph.
+        Source of random numbers, on the device of `raw`; PyTorch's default generator if omitted. `torch.compile` does
+        not accept one in a graph.
     reparameterized : bool, optional
-        Whether points are differentiable with respect to `raw`: as functions of the parameters of the component that
-        was drawn, for the normal numbers that were drawn. The choice of a component has no such derivative: the logits
-        get none.
+        Whether points are differentiable with respect to `raw`, as functions of the parameters of the sampled
+        component for the sampled normal numbers. The choice of a component has no such derivative, so the logits have
+        none.
 
     Returns
     -------
@@ -256,18 +257,20 @@ def mdn_sample(
     Raises
     ------
     TypeError
-        `raw` is not a tensor of floats; `bias` or `temperature` is not a real number, `size` not of its kind.
+        `raw` is not a tensor of floats; `bias` or `temperature` is not a real number, `size` is not one
+        or more integers.
     ValueError
-        The shape of `raw` does not fit; `pen` is none of the three; `bias` or `temperature` is negative or not finite.
+        The shape of `raw` does not fit; `pen` is none of the three; `bias` or `temperature` is negative or NaN, or
+        `temperature` is inf.
 
     See Also
     --------
-    cymdn.mdn_sample : The same for NumPy arrays, with other random numbers.
+    cymdn.mdn_sample : For NumPy arrays, with other random numbers.
 
     Notes
     -----
-    A NaN among the mixture logits of a row gives NaN points of component -1, as does inf; one in a component NaN points
-    where that is drawn; one among the pen logits NaN pens. None touches another row.
+    A NaN or inf among the mixture logits of a row gives NaN points of component -1. A NaN in a component gives NaN if
+    that component is sampled, and one among the pen logits gives NaN pens. Other rows are not affected.
 
     Examples
     --------
@@ -309,7 +312,7 @@ def mdn_sample(
 
 
 class MDNHead(nn.Module):
-    """A linear layer whose output is that of a mixture density network, with loss, draws and distribution.
+    """A linear layer for the output of a mixture density network, with loss, samples and mixtures.
 
     The layer works in units of the data: means are `offset + scale * output` and log stddevs `log(scale) + output`, so
     that training does not depend on the scale of the points. `init_from` sets these from data.
@@ -337,13 +340,13 @@ class MDNHead(nn.Module):
 
     See Also
     --------
-    mdn_loss : The loss, and the layout of raw output.
+    mdn_loss : The loss, and the order of raw output.
 
     Notes
     -----
-    It starts with small weights, equal mixture weights, no correlation, means spread over the data and standard
-    deviations that let the components overlap. So the first loss is near that of one Gaussian fitted to the data, and
-    no component is out of reach. Raw output is float32 under autocast.
+    The initial layer has small weights, equal mixture weights, no correlation, means spread over the data and standard
+    deviations for which the components overlap. So the first loss is close to that of one Gaussian fitted to the data,
+    and every component is used. Raw output is float32 under autocast.
 
     Examples
     --------
@@ -391,12 +394,12 @@ class MDNHead(nn.Module):
 
     @torch.no_grad()
     def init_from(self, x: Tensor) -> None:
-        """Take units, and means, from points (..., 2): as many of them as will be predicted, or a sample.
+        """Set scale and initial means from points (..., 2): all points that will be predicted, or a sample of them.
 
         Parameters
         ----------
         x : Tensor, shape (..., 2)
-            The points; rows that are not finite are left out.
+            The points; rows that are not finite are ignored.
 
         Raises
         ------
@@ -441,16 +444,16 @@ class MDNHead(nn.Module):
         return mdn_loss(self(h), x, pen, **weights, stddev_floor=stddev_floor, reduction=reduction)
 
     def sample(self, h: Tensor, **keywords: Any) -> MdnSample[Any]:
-        """Return `mdn_sample` for input h, with its keywords but `pen`."""
+        """Return `mdn_sample` for input h; keywords are those of `mdn_sample` except `pen`."""
         return mdn_sample(self(h), pen=self.pen, **keywords)
 
     @torch.no_grad()
     def mixture(self, h: Tensor, **keywords: Any) -> BivariateMixture:
-        """Return the distributions for input h; keywords are those of `BivariateMixture.from_network_output`."""
+        """Return mixtures for input h; keywords are those of `BivariateMixture.from_network_output`."""
         return BivariateMixture.from_network_output(self(h).cpu().numpy(), pen=self.pen, **keywords)
 
     def extra_repr(self) -> str:
-        """Return what stands between the parentheses of the module's repr."""
+        """Return the arguments in the module's repr."""
         return f"n_components={self.n_components}, pen={self.pen}"
 
 
@@ -467,7 +470,7 @@ def _check_tensor(name: str, value: object, raw: object = None) -> None:
 
 
 def _for_arithmetic(name: str, value: Tensor, raw: Tensor | None = None) -> Tensor:
-    """Return raw, or x for it, in float32 or float64: half precision becomes float32."""
+    """Return raw, or the matching x, in float32 or float64; half precision becomes float32."""
     _check_tensor(name, value, raw)
     if value.dtype in HALVES:
         value = value.float()
@@ -479,7 +482,7 @@ def _for_arithmetic(name: str, value: Tensor, raw: Tensor | None = None) -> Tens
 
 
 def _target(name: str, value: Tensor | None, raw: Tensor) -> Tensor | None:
-    """Return pen or sample_weight as it is, but for half precision, which NumPy lacks."""
+    """Return pen or sample_weight; converts half precision, which NumPy lacks."""
     if value is None:
         return None
     _check_tensor(name, value, raw)
@@ -503,7 +506,7 @@ def _pen_weights(value: object, raw: Tensor) -> Any:
 
 
 def _loss(raw: Tensor, x: Tensor, targets: Targets, reduction: Reduction, floor: tuple[float, float]) -> Tensor:
-    """Return the loss of checked tensors on one device; of one dtype, but for the targets."""
+    """Return the loss of checked tensors, which are on one device and, except for targets, of one dtype."""
     compiling = torch.compiler.is_compiling()
     if _has_kernels(raw):
         call = _Call(reduction, floor, *_wants_gradients(raw, x))
@@ -541,7 +544,7 @@ def _wants_gradients(raw: Tensor, x: Tensor) -> tuple[bool, bool]:
 
 @dataclass
 class _Call:
-    """What a call of `mdn_loss` asks for besides its tensors."""
+    """The arguments of `mdn_loss` that are not tensors."""
 
     reduction: Reduction
     floor: tuple[float, float]  # of the stddevs
@@ -551,10 +554,10 @@ class _Call:
 
 
 class _Loss(torch.autograd.Function):
-    """The loss, and the gradients that are kept for the backward pass: empty where they are not wanted.
+    """The loss, and the gradients that are kept for the backward pass; empty if they are not needed.
 
-    On the CPU all is reduced by the kernels; elsewhere the reduction is always "none", and there are weights only where
-    pens have their own: both are factors of the reduced loss then.
+    On the CPU the kernels reduce. Elsewhere the reduction is always "none", and there are weights only if pens have
+    their own; otherwise weights and reduction are factors of the loss.
     """
 
     @staticmethod
@@ -625,7 +628,7 @@ class _Loss(torch.autograd.Function):
 
 
 class _EagerLoss(_Loss):
-    """The same without setup_context, which costs a call 20 us; torch.func refuses it."""
+    """The same without setup_context, which takes 20 us in each call but is required by torch.func."""
 
     @staticmethod
     def forward(ctx: Any, *arguments: Any) -> tuple[Tensor, Tensor, Tensor]:
@@ -637,7 +640,7 @@ class _EagerLoss(_Loss):
 
 
 class _Gradients(torch.autograd.Function):
-    """The gradients with respect to raw and x, those kept where there are some, with derivatives of their own."""
+    """The gradients with respect to raw and x (the kept ones, if any), with derivatives of their own."""
 
     @staticmethod
     def forward(
@@ -684,7 +687,7 @@ class _Gradients(torch.autograd.Function):
 def _gradients_of_rows(
     raw: Tensor, x: Tensor, pen: Tensor | None, factors: Tensor, pen_factors: Tensor | None, floor: tuple[float, float]
 ) -> list[Tensor]:
-    """Return the gradients of rows, scaled by their factors where pens have their own."""
+    """Return the gradients of rows, scaled by their factors if pens have their own."""
     weights = None if pen_factors is None else (factors, pen_factors)
     _, *gradients = _portable.rows(torch, raw, x, None if pen is None else pen.to(raw.dtype), True, floor, weights)
     return gradients
@@ -711,7 +714,7 @@ def _differentiable_gradients(ctx: Any) -> tuple[Tensor, Tensor]:
 
 
 def _version(tensor: Tensor | None) -> int | None:
-    """Return how often a tensor was modified in place; nobody counts that of one made in inference mode."""
+    """Return how often a tensor was modified in place; this is not counted in inference mode."""
     return None if tensor is None or tensor.is_inference() else tensor._version
 
 
@@ -737,10 +740,9 @@ def _hessian_times(
 
 
 def _scale(gradient: Tensor, upstream: Tensor) -> Tensor:
-    """Multiply rows (..., k) by their factors (...), or by one: a product with 0 is 0, whatever the other factor.
+    """Multiply rows (..., k) by their factors (...), or by one; a product with 0 is 0, whatever the other factor.
 
-    In PyTorch 0 * inf is NaN, and so would be the gradient of a row whose loss is beyond its dtype, or of one that the
-    caller masks.
+    Otherwise the gradient of a row whose loss is inf, or that the caller masks, would be 0 * inf, which is NaN.
     """
     if gradient.device.type == "cpu" and not torch.is_grad_enabled():
         try:
@@ -758,7 +760,7 @@ def _scale(gradient: Tensor, upstream: Tensor) -> Tensor:
 
 
 def _mapped(function: Any, info: Any, in_dims: tuple[Any, ...], *arguments: Any) -> tuple[Any, Any]:
-    """Take a mapped axis for one more axis of rows; where each slice is reduced, call one by one."""
+    """Treat a mapped axis as one more axis of rows; if each slice is reduced, call slice by slice."""
     *tensors, weight, pen_weight = _to_front(arguments[:5], in_dims, info.batch_size)
     call, size = arguments[5], info.batch_size
     wanted = _wants_gradients(*tensors[:2])  # a mapped tensor does not tell, what it is mapped from does
@@ -792,14 +794,14 @@ def _has_kernels(raw: Tensor) -> bool:
 
 
 def _is_plain(*tensors: Tensor) -> bool:
-    """Whether the kernels can read these and nobody watches: no subclass, no mode that traces or fakes operators."""
+    """Whether the kernels can read these tensors: no subclass, and no mode that traces or fakes operators."""
     return torch._C._len_torch_dispatch_stack() == 0 and all(type(t) in (Tensor, nn.Parameter) for t in tensors)
 
 
 def _calculate(
     raw: Tensor, x: Tensor, pen: Tensor | None, weight: Tensor | None, pen_weight: Tensor | None, call: _Call
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Return the loss and the gradients that are wanted."""
+    """Return the loss and the requested gradients."""
     # the same memory; forced, for a tensor may require grad or carry a minus sign that is yet to be applied
     tensors = raw, x, pen, weight, pen_weight
     arrays: Any
@@ -878,7 +880,7 @@ def _pair(numbers: Sequence[float]) -> tuple[float, float]:
 def _operate(
     raw: Tensor, x: Tensor, pen: Tensor | None, weight: Tensor | None, pen_weight: Tensor | None, call: _Call
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Do what `_calculate` does, by operators that can be traced."""
+    """Do the same as `_calculate`, with operators that can be traced."""
     arguments = raw, x, pen, weight, pen_weight, call.reduction, call.floor
     if call.raw_wanted or call.x_wanted:
         return _gradient_operator(*arguments, call.x_wanted)
@@ -968,7 +970,7 @@ def _(info: Any, in_dims: tuple[Any, ...], *arguments: Any) -> tuple[Any, Any]:
 
 
 class _CompiledLoss(torch.autograd.Function):
-    """`_Loss` on other devices than the CPU, for TorchDynamo, which takes no Function with a jvp of its own."""
+    """`_Loss` on devices other than the CPU, for TorchDynamo, which does not support a Function with a jvp."""
 
     @staticmethod
     def forward(
