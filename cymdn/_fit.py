@@ -58,7 +58,7 @@ class MixtureFit(Fields):
 
     Notes
     -----
-    For a batch of fits all attributes except `n_parameters` are arrays of the batch's shape.
+    For a batch of fits all attributes except ``n_parameters`` are arrays of the batch's shape.
 
     Examples
     --------
@@ -199,7 +199,7 @@ def fit_mixture(
     points, half a component's share, but a start may lead to one.
 
     The fit maximises the likelihood of points with errors of the floor's size, for which a component's density is exp
-    of the expected log-density. For a small floor this is the likelihood itself. `log_likelihood` of the result is the
+    of the expected log-density. For a small floor this is the likelihood itself. ``log_likelihood`` of the result is the
     likelihood itself for any floor.
 
     Examples

@@ -164,7 +164,7 @@ def gaussian_density_batch(
 
     References
     ----------
-    .. [1] A. Graves, "Generating sequences with recurrent neural networks", arXiv:1308.0850, 2013.
+    .. [1] Graves, A., "Generating sequences with recurrent neural networks", arXiv:1308.0850, 2013.
 
     Examples
     --------
@@ -304,7 +304,7 @@ def gaussian_logpdf(
 
     References
     ----------
-    .. [1] A. Graves, "Generating sequences with recurrent neural networks", arXiv:1308.0850, 2013.
+    .. [1] Graves, A., "Generating sequences with recurrent neural networks", arXiv:1308.0850, 2013.
 
     Examples
     --------
@@ -366,7 +366,7 @@ def gaussian_logpdf_and_gradient(
 
     References
     ----------
-    .. [1] A. Graves, "Generating sequences with recurrent neural networks", arXiv:1308.0850, 2013.
+    .. [1] Graves, A., "Generating sequences with recurrent neural networks", arXiv:1308.0850, 2013.
 
     Examples
     --------

@@ -145,8 +145,8 @@ def mdn_loss(
 
     References
     ----------
-    .. [1] A. Graves, "Generating sequences with recurrent neural networks", arXiv:1308.0850, 2013.
-    .. [2] D. Ha and D. Eck, "A neural representation of sketch drawings", arXiv:1704.03477, 2017.
+    .. [1] Graves, A., "Generating sequences with recurrent neural networks", arXiv:1308.0850, 2013.
+    .. [2] Ha, D. and Eck, D., "A neural representation of sketch drawings", arXiv:1704.03477, 2017.
 
     Examples
     --------
@@ -211,7 +211,7 @@ def mdn_loss_and_gradient(
 
     References
     ----------
-    .. [1] A. Graves, "Generating sequences with recurrent neural networks", arXiv:1308.0850, 2013.
+    .. [1] Graves, A., "Generating sequences with recurrent neural networks", arXiv:1308.0850, 2013.
 
     Examples
     --------

@@ -106,7 +106,7 @@ def mixture_logpdf(
 
     References
     ----------
-    .. [1] A. Graves, "Generating sequences with recurrent neural networks", arXiv:1308.0850, 2013.
+    .. [1] Graves, A., "Generating sequences with recurrent neural networks", arXiv:1308.0850, 2013.
 
     Examples
     --------
@@ -173,7 +173,7 @@ def mixture_logpdf_and_gradient(
 
     References
     ----------
-    .. [1] A. Graves, "Generating sequences with recurrent neural networks", arXiv:1308.0850, 2013.
+    .. [1] Graves, A., "Generating sequences with recurrent neural networks", arXiv:1308.0850, 2013.
 
     Examples
     --------

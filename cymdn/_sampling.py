@@ -172,8 +172,8 @@ def mdn_sample(
 
     References
     ----------
-    .. [1] A. Graves, "Generating sequences with recurrent neural networks", arXiv:1308.0850, 2013.
-    .. [2] D. Ha and D. Eck, "A neural representation of sketch drawings", arXiv:1704.03477, 2017.
+    .. [1] Graves, A., "Generating sequences with recurrent neural networks", arXiv:1308.0850, 2013.
+    .. [2] Ha, D. and Eck, D., "A neural representation of sketch drawings", arXiv:1704.03477, 2017.
 
     Examples
     --------

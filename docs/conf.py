@@ -1,5 +1,6 @@
 """The site of docs/: `sphinx-build -W -n -b html docs build/docs`. It documents the cymdn that is installed."""
 
+import re
 import sys
 from pathlib import Path
 
@@ -8,7 +9,7 @@ import cymdn
 sys.path.insert(0, str(Path(__file__).parent))
 import latex2mathml.converter
 import stand_ins
-from docutils.nodes import SkipNode
+from docutils.nodes import SkipNode, Text
 
 stand_ins.install("torch", "jax")  # cymdn.torch and cymdn.jax are documented without these frameworks
 
@@ -40,8 +41,17 @@ html_copy_source = False
 html_show_sourcelink = False
 
 
+def number_references(_app, doctree, _docname):
+    """Show references as they stand in the docstring, [1]; numpydoc gives each a name that is unique on the site."""
+    for text in doctree.findall(Text):
+        short = re.sub(r"R[0-9a-f]{12}-(\d+)", r"\1", text)
+        if short != text:
+            text.parent.replace(text, Text(short))
+
+
 def setup(app):
     """Show formulas without a script: browsers have MathML."""
+    app.connect("doctree-resolved", number_references)
 
     def show(display):
         def visit(writer, node):
