@@ -12,6 +12,7 @@ import pytest
 import cymdn
 from cymdn import UnivariateMixture
 
+ROOT = Path(__file__).resolve().parents[1]
 PUBLIC = [getattr(cymdn, name) for name in cymdn.__all__ if not name.startswith("_")]
 METHODS = [
     method
@@ -59,8 +60,27 @@ def test_examples_of_the_optional_modules_run_and_nothing_else_is_public(module)
         assert doctest.DocTestRunner().run(test).failed == 0
 
 
+PAGES = ["README.md", *sorted(str(page.relative_to(ROOT)) for page in (ROOT / "docs").rglob("*.md"))]
+FENCED = r"^```python\n(.*?)^```"
+
+
+# doctests run as tests of their own; here they make what the code between them uses
+@pytest.mark.parametrize(
+    "page", [page for page in PAGES if re.search(r"^```python\n(?!>>>)", (ROOT / page).read_text(), re.MULTILINE)]
+)
+def test_code_of_a_page_runs_from_that_page_alone_torch_or_jax_too(page, monkeypatch, tmp_path):
+    blocks = re.findall(FENCED, (ROOT / page).read_text(), re.DOTALL | re.MULTILINE)
+    for module in re.findall(r"^(?:from|import) (flax|jax|sklearn|torch|tqdm)\b", "".join(blocks), re.MULTILINE):
+        pytest.importorskip(module)
+    monkeypatch.chdir(tmp_path)  # some write files
+    namespace = {"__name__": page}
+    for block in blocks:
+        examples = "".join(example.source for example in doctest.DocTestParser().get_examples(block))
+        exec(examples or block, namespace)
+
+
 def test_the_loss_by_hand_is_the_same_loss():
-    page = (Path(__file__).resolve().parents[1] / "docs" / "start.md").read_text()
+    page = (ROOT / "docs" / "start.md").read_text()
     (by_hand,) = re.findall(r"```python\n(def mdn_loss_and_gradient.*?)```", page, re.DOTALL)
     namespace = {"np": np}
     exec(by_hand, namespace)
