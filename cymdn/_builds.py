@@ -9,10 +9,12 @@ import numpy as np
 
 try:
     from cymdn import _kernels
-except ImportError as error:
+except ImportError:
+    if find_spec("cymdn._kernels"):
+        raise
     raise ImportError(
-        f"cymdn: the compiled kernels cannot be imported ({error}). In the folder of its sources, Python imports these "
-        "instead of the installed package: use python -P, or another folder."
+        f"cymdn: no compiled kernels beside {__file__}. Python imports the sources in the current folder instead of the "
+        "installed package: use python -P, or another folder"
     ) from None
 
 BLOCK, CHUNK = _kernels.BLOCK, _kernels.CHUNK

@@ -199,8 +199,8 @@ def fit_mixture(
     points, half a component's share, but a start may lead to one.
 
     The fit maximises the likelihood of points with errors of the floor's size, for which a component's density is exp
-    of the expected log-density. For a small floor this is the likelihood itself. ``log_likelihood`` of the result is the
-    likelihood itself for any floor.
+    of the expected log-density. For a small floor this is the likelihood itself. ``log_likelihood`` of the result is
+    the likelihood itself for any floor.
 
     Examples
     --------
