@@ -13,7 +13,7 @@ except ImportError:
     if find_spec("cymdn._kernels"):
         raise
     raise ImportError(
-        f"cymdn: no compiled kernels beside {__file__}. Python imports the sources in the current folder instead of the "
+        f"cymdn: no compiled kernels beside {__file__}. Python imports the sources in the current folder, not the "
         "installed package: use python -P, or another folder"
     ) from None
 

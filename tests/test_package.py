@@ -155,7 +155,7 @@ def test_wheel_holds_only_what_a_user_needs():
 def test_public_names_are_those_of_the_documentation():
     table = (ROOT / "docs" / "api" / "index.md").read_text()
     functions = re.findall(r"^\| `(\w+)\(", table, re.MULTILINE)
-    types = re.findall(r"`(\w+)`", re.search(r"^What they return, for annotations: (.*)$", table, re.MULTILINE)[1])
+    types = re.findall(r"`(\w+)`", re.search(r"^Types of results, for annotations: (.*)$", table, re.MULTILINE)[1])
     assert sorted(cymdn.__all__) == sorted(["__version__", *functions, *types])
     public = {name for name in vars(cymdn) if not name.startswith("_")}
     assert public <= set(cymdn.__all__) | OPTIONAL | {"activations"}  # other tests may have imported these
