@@ -10,7 +10,7 @@ Symbols, here and in every loop:
     z                u^2 + v^2 - 2 r u v
     e                smooth_eps of the smoothed density;  c = 1 / (q + e)
 
-Everything is computed from u, v, w0 and w1: their products and sums of squares do not cancel where the textbook forms
+Everything is computed from u, v, w0 and w1: their products and sums of squares do not cancel where textbook forms
 subtract nearly equal numbers, as those of z and of the derivative with respect to atanh r do for r -> +-1.
 Each formula names the form it replaces.
 """
@@ -48,13 +48,13 @@ cdef extern from *:
 
 cdef inline double strong_sign(double r) noexcept nogil:
     # t: 1 or -1 if |r| is above 8/13, else 0. Close to 8/13 both forms of k0 and k1 have a rounding error: with t, that
-    # of u - t v, which is larger than u - r v; without t, that of r v
+    # of u - t v, which is larger than u - r v; without it, that of r v
     return fma(r, THRESHOLD, TO_INTEGER) - TO_INTEGER
 
 
 cdef inline double decorrelated(double u, double v, double t, double d) noexcept nogil:
-    # u - r v as (u - t v) + (t - r) v. For |r| close to 1 the direct form rounds r v, which is as large as u, before the
-    # two cancel; here t v and t - r (Sterbenz) are exact, and the rounding error of u - t v is relative to the result.
+    # u - r v as (u - t v) + (t - r) v. For |r| near 1 the direct form rounds r v, which is as large as u, before the two
+    # cancel; here t v and t - r (Sterbenz) are exact, and u - t v is rounded after the cancellation.
     return fma(d, v, fma(-t, v, u))
 
 
@@ -100,7 +100,7 @@ cdef inline double smoothed_dcorrelation(
     return fma(c, fma(w0, w1, finite_if(far, (e * u) * v)), r)
 
 
-# Log-densities. No epsilon and no clip: quantities are bounded only so that an overflow gives inf where that is correct,
+# Log-densities. No epsilon and no clip: quantities are bounded only so that an overflow gives inf where inf is right,
 # and never inf - inf or 0 * inf.
 #
 #     inverse0, inverse1   1 / sigma0, 1 / sigma1

@@ -45,7 +45,7 @@ cdef struct DropIn:
 
 
 cdef inline uint64_t is_far(double number) noexcept nogil:
-    # in the highest bit, for a number >= 0, inf or NaN: a subtraction, for SSE2 cannot compare 64-bit integers
+    # the highest bit is 1 if the number, >= 0 or NaN, is not below FAR: SSE2 can subtract 64-bit integers, not compare
     cdef uint64_t bits = elementary.bits_of(number)
     return (elementary.bits_of(FAR) - bits) | bits
 
