@@ -53,7 +53,7 @@ cdef inline double strong_sign(double r) noexcept nogil:
 
 
 cdef inline double decorrelated(double u, double v, double t, double d) noexcept nogil:
-    # u - r v as (u - t v) + (t - r) v. For |r| near 1 the direct form rounds r v, which is as large as u, before the two
+    # u - r v as (u - t v) + (t - r) v. Near |r| = 1 the direct form rounds r v, which is as large as u, before the two
     # cancel; here t v and t - r (Sterbenz) are exact, and u - t v is rounded after the cancellation.
     return fma(d, v, fma(-t, v, u))
 

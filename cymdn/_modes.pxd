@@ -46,7 +46,7 @@ cdef extern from *:
     #define CYMDN_MODE_NEAR 1e-8      /* square of a step for which rounding hides whether it ascends */
     #define CYMDN_MODE_DONE 1e-26     /* square of the last step */
     #define CYMDN_MODE_SAME 0.1       /* square of the distance below which two climbs lead to the same maximum */
-    #define CYMDN_MODE_SHARE 1e-3     /* of the largest term: less does not matter, seen from a corner some sigma away */
+    #define CYMDN_MODE_SHARE 1e-3     /* of the largest term: less is negligible, seen from a corner some sigma away */
     """
     const double LARGEST_RATIO "CYMDN_LARGEST_RATIO"
     const int MODE_STEPS "CYMDN_MODE_STEPS"
@@ -249,7 +249,7 @@ cdef inline void climb_if_high(
 
 
 cdef inline bint stands_low(const Search *s, Py_ssize_t j, Py_ssize_t k, const Place *p, double highest) noexcept nogil:
-    """Whether neither of two components can be the largest term of their meeting point, if it is half as high as the best.
+    """Whether neither of two components can be the largest term at their meeting point, if that is high enough.
 
     If other components make the meeting point high, these meet there too.
     """
