@@ -354,7 +354,7 @@ def call_in_ieee_arithmetic(function, tuple arguments, dict keywords):
         _arithmetic.restore_arithmetic(before)
 
 
-# One-dimensional mixtures ("lines"): a row (3 m) has logarithms of weights, means and logarithms of standard deviations.
+# One-dimensional mixtures ("lines"): a row (3 m) has logarithms of weights, means, logarithms of standard deviations.
 # These doors have the arguments that run_over_batch passes to any kernel. All arrays are float64.
 
 ctypedef double (*of_line)(

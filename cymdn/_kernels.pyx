@@ -281,7 +281,7 @@ def mdn_loss(
     double floor1,
     scratch,              # (scratch_size(m),)
     loss_out,             # (n,) or None: weighted losses of the rows
-    sums_out,             # (ceil(n / CHUNK),), float64, or None: sums of the same
+    sums_out,             # (ceil(n / CHUNK),), float64, or None: sums of these
     gradient_out,         # (n, pens + 6 m) or None
     x_gradient_out=None,  # (n, 2) or None; not without the gradient
 ):
