@@ -5,9 +5,9 @@ component has T mean + b + (T L) z. With the rows p and q of T L:
 
     sigma0' = |p|    sigma1' = |q|    sinh a' = p . q / (|det T| s0 s1 s)
 
-The determinant of T L is computed as a product, never from the rows, which may be nearly parallel. Sums that can cancel
-use exact products: the first element of a row, the product of the rows, the determinant of T. A power of two is factored
-out of each row of T, and out of each row of T L the larger of the stddevs that enter it.
+The determinant of T L is computed as a product, never from the rows, which may be nearly parallel. Sums that may cancel
+use exact products: the first element of a row, the product of the rows, the determinant of T. Each row of T is scaled
+by a power of two, and each row of T L by the larger of the stddevs that enter it.
 """
 
 import sys

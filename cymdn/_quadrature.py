@@ -21,7 +21,7 @@ Mixture = Any  # a BivariateMixture; its module imports this one
 LEVEL_POINTS = 4096  # of each component, to find the level of a credible region
 FEWEST, MOST = 64, 512  # radii, and angles, of the rules for expectations
 FARTHEST = 9.0  # radius; the mass beyond it is 3e-18
-SETTLED = 5e-5  # nats, from one rule to the next; components of very different widths need dense points
+SETTLED = 5e-5  # nats, from one rule to the next; widely different components need dense points
 
 
 @cache
@@ -67,9 +67,8 @@ def log_heights(p: Parameters) -> Doubles:
 def entropy(mixture: Mixture, workers: int | None) -> float:
     """Differential entropy of a single mixture, in nats.
 
-    The entropy of each component is known; only the overlap is a sum, of logarithms of responsibilities. It is bounded by
-    the entropy of the weights (Huber et al., "On entropy approximation for Gaussian mixture random variables", 2008,
-    eq. 5).
+    The entropy of each component is known; only the overlap is a sum, of logarithms of responsibilities. The entropy of
+    the weights bounds it (Huber et al., "On entropy approximation for Gaussian mixture random variables", 2008, eq. 5).
     """
     p = mixture._parameters
     weights, log_weights, heights = np.exp(p.log_weights()), p.log_weights(), log_heights(p)
@@ -86,7 +85,7 @@ def entropy(mixture: Mixture, workers: int | None) -> float:
 
 
 def kl_divergence(p: Mixture, q: Mixture, workers: int | None) -> float:
-    """Kullback-Leibler divergence of single mixtures, from p to q, in nats: at least 0; inf if q has no density at a point of p."""
+    """Kullback-Leibler divergence of single mixtures, from p to q, in nats: at least 0; inf where q has no density."""
     weights = np.exp(p._parameters.log_weights())
 
     def difference(rule: tuple[Doubles, Doubles, Doubles]) -> float:

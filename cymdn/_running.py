@@ -98,7 +98,7 @@ def piece_of(components: int, multiple: int = 1) -> int:
 def run(
     call: Callable[[int, int, NDArray[np.float64]], bool], components: int, parts: Sequence[tuple[int, int]], piece: int
 ) -> None:
-    """Call for pieces of each slice of rows, with scratch memory; several slices run in threads, which end before return.
+    """Call for pieces of each slice of rows, with scratch memory; several slices in threads, all ended at return.
 
     If a call raises or Ctrl-C is pressed, each thread ends after its current piece.
     """
