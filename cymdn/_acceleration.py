@@ -131,7 +131,7 @@ def ascend(
 
 
 def mix(differences: Doubles, f: Doubles, damping: float) -> Doubles:
-    """Return c for differences in the rows of F, scaled to length 1; damping is relative to the largest singular value."""
+    """Return c for the rows of F, scaled to length 1; damping is in units of their largest singular value."""
     sizes = np.sqrt((differences**2).sum(axis=1)) + 1e-300
     u, s, vt = np.linalg.svd(differences.T / sizes, full_matrices=False)
     # all differences may be 0, if a maximum is reached exactly

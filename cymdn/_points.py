@@ -126,9 +126,9 @@ def summarise(points: Doubles, weight: Doubles, start: int, key: int) -> Summary
     """Summarise points (n, 2) with these weights; the first one has the index `start`.
 
     This is priority sampling (Duffield, Lund & Thorup, J. ACM 54, 2007): the sample has the points with the highest
-    priorities, weight / u with u uniform in (0, 1], each with the weight max(its own, the highest priority left out). Sums
-    over it are unbiased estimates of those over all points; with equal weights it is a simple random sample. u depends
-    on the index alone, not on the chunks.
+    priorities, weight / u with u uniform in (0, 1], each with the weight max(its own, the highest priority left out).
+    Sums over it are unbiased estimates of those over all points; with equal weights it is a simple random sample. u
+    depends on the index alone, not on the chunks.
     """
     bits = np.random.Philox(key=key)
     bits.advance(start // RANDOM)

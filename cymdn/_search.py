@@ -183,8 +183,8 @@ def remove_and_split(points: Points, model: Model, found: Climbed, rng: np.rando
 def _spikes(found: Climbed, model: Model, effective: float) -> int:
     """Return how many components have too few points, or have shrunk to the size of the floor around a few points.
 
-    The likelihood of such a spike is high only because the floor is small. Starts may lead to one; trials must not search
-    for more. A narrow component with half the mean weight or more does not count: so many points are no accident.
+    The likelihood of such a spike is high only because the floor is small. Starts may lead to one; trials must not
+    search for more. A narrow component of at least half the mean weight does not count: so many points are no accident.
     """
     weight, _, _, l00, l10, l11 = components(found.estimate).T
     floor0, floor1 = model.settings[:2]
@@ -214,8 +214,8 @@ def _chances(points: Points, model: Model, found: Climbed, effective: float) -> 
     """Return the chances of removing and of splitting each component.
 
     A component is more likely to be removed if less likelihood is lost without it. It is more likely to be split if the
-    fourth moment of its points in some direction differs more, in standard errors, from 3, that of a Gaussian: less than
-    3 means two clusters side by side, more than 3 a narrow cluster in a wide one.
+    fourth moment of its points in some direction differs more, in standard errors, from 3, that of a Gaussian: below 3
+    there are two clusters side by side, above 3 a narrow cluster in a wide one.
     """
     m = len(found.estimate) // 6
     worth = np.empty((m, WORTH))
