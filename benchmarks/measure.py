@@ -1,8 +1,8 @@
 """Measurements on a noisy machine: one thread, pairs of calls, peak memory, imports; and `Bench`, a run of them.
 
 Importing this module restricts every library to one thread and this process to one CPU, so it must be imported before
-NumPy. Most libraries read the variables once, when they are imported. XLA ignores its own (observed: 1.7 CPUs in use with
-them set); torch and XLA choose the sizes of their pools by the CPUs that the process may use.
+NumPy. Most libraries read the variables once, when they are imported. XLA ignores its own (observed: 1.7 CPUs in use
+with them set); torch and XLA choose the sizes of their pools by the CPUs that the process may use.
 """
 
 import gc
@@ -48,7 +48,7 @@ SLOW_SECONDS = 0.05  # above this a sample is one call, below it the least of RE
 REPEATS = 3
 SHORT_SECONDS, BEST_SECONDS = 2e-4, 0.2  # of a sample of `best`, and of all its samples
 QUIET = 0.95  # least share of the CPU of an undisturbed process
-PATIENCE = 2  # at most this factor times the wanted pairs are tried to get enough quiet ones
+PATIENCE = 2  # times as many pairs are tried, at most, to get enough quiet ones
 ENOUGH = 7  # quiet pairs for a median; with fewer, all pairs count
 LIMIT_SECONDS = 4.0  # after this, ENOUGH pairs of either kind are sufficient,
 VERY_SLOW_SECONDS, FEW = 1.0, 3  # and FEW pairs of calls that take longer than this
@@ -72,7 +72,7 @@ class Sample(NamedTuple):
     """The least of a few repeats."""
 
     seconds: float  # per call
-    cpus: float  # CPU time of this process over wall time: below 1 if another process ran in between
+    cpus: float  # CPU time of this process over wall time: below 1 if another process ran
 
 
 # The process has one CPU, so the CPU time of all its threads is the wall time minus that of other processes
@@ -101,7 +101,7 @@ def paired(ours: Call, theirs: Call, pairs: int, clock: Call = CPU_TIME) -> Pair
     settle_allocator()
     with collector_off():
         slowest = max(_once(ours), _once(theirs))
-        repeats = 1 if slowest > SLOW_SECONDS else REPEATS  # the same for both: a minimum of more repeats would be lower
+        repeats = 1 if slowest > SLOW_SECONDS else REPEATS  # equal for both: a minimum of more repeats would be lower
         enough = FEW if slowest > VERY_SLOW_SECONDS else ENOUGH
         numbers = [_calls_a_sample(call) for call in (ours, theirs)]
         quiet, disturbed, start = [], [], time.perf_counter()
@@ -262,7 +262,7 @@ class Bench:
         return pair
 
     def compare(self, ours, theirs, work: str, size: problems.Size) -> Pair | str:
-        """Check the results of a peer against those of cymdn, then time both. Return the reason if that is impossible."""
+        """Check the results of a peer against those of cymdn, then time both. Return the reason if that fails."""
         try:
             why = self._why_not(ours, theirs, work, size)
             if why:

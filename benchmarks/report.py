@@ -38,7 +38,7 @@ def describe() -> dict[str, object]:
 
 
 def load() -> float | None:
-    """Return the average number of running processes in the last minute: above 1 at the start if others use the machine."""
+    """Return the average number of running processes in the last minute; above 1 at the start: the machine is busy."""
     return round(os.getloadavg()[0], 2) if hasattr(os, "getloadavg") else None
 
 

@@ -43,7 +43,7 @@ EXPECTED = {"conversion", "shadow"}
 
 
 class Found(NamedTuple):
-    """A warning: the file and line that the compiler names, the function if it is named, the message with its option."""
+    """A warning: the file and line that the compiler names, the function if known, the message with its option."""
 
     file: str
     line: str

@@ -7,8 +7,8 @@
 A fault names a function, in any file of the package, and gives a wrong body for it, in which `right` is the original
 function. It remains valid until the function's name, or a word of its body, is changed, which --check detects.
 
-A function in Cython or C is renamed to `right` and followed by the wrong one; kernels.py compiles them with -O1.
-A wrong function in Python is appended to its module. Then tests run on a copy of the package until one fails that passes
+A function in Cython or C is renamed to `right` and followed by the wrong one; kernels.py compiles them at -O1. A
+wrong function in Python is appended to its module. Then tests run on a copy of the package until one fails that passes
 without the fault. The tests that the entry selects by `first` come first; hashes of results and the attack come last,
 so that the test of a property is reported if one fails.
 
