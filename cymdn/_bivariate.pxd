@@ -1,4 +1,4 @@
-"""The formulas of ONE component at ONE point: scalar, double, inline. The loops are elsewhere.
+"""The formulas of ONE component at ONE point: scalar, double, inline. Loops are in _block.pxd, _drop_in.pxd.
 
 Symbols, here and in every loop:
 
@@ -218,7 +218,7 @@ cdef inline double decay(double a) noexcept nogil:
 
 
 cdef inline double decay_rest(double a) noexcept nogil:
-    # exp(-|a|) less the rounded n
+    # exp(-|a|) minus the rounded n
     return _elementary.exp_rest(-bounded(fabs(a), LARGEST_EXPONENT))
 
 

@@ -25,7 +25,7 @@ cdef inline int hold(
 ) except -1:
     """Hold an array of n rows of a x b numbers; of a numbers if b is 0, of one if a is 0 too.
 
-    An input may have one row, which is used for all n. `fit` becomes False if the array has another shape or type.
+    An input may have one row, which is used for all n. `fit` becomes False if shape, item size or alignment do not fit.
     """
     cdef Py_buffer *view = &held.views[held.count]
     c.first, c.size, c.row, c.single = NULL, 0, 0, False

@@ -312,7 +312,7 @@ def inspect_components(
     planes, Py_ssize_t both, Py_ssize_t first, int covariance_type, settings, estimate, scratch,
     worth_out,   # (m, 7): see Worth
 ):
-    """Log-likelihood lost without each component, and the fourth moments of its points."""
+    """For each component, the drop of the log-likelihood without it, and its fourth moments."""
     cdef Py_ssize_t m = scratch.shape[1]
     cdef Buffers held
     cdef Column parameters, memory, worth

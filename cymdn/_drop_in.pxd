@@ -45,7 +45,7 @@ cdef struct DropIn:
 
 
 cdef inline uint64_t is_far(double number) noexcept nogil:
-    # the highest bit is 1 if the number, >= 0 or NaN, is not below FAR: SSE2 can subtract 64-bit integers, not compare
+    # the highest bit is 1 if the number is above FAR or NaN: SSE2 can subtract 64-bit integers, but not compare them
     cdef uint64_t bits = elementary.bits_of(number)
     return (elementary.bits_of(FAR) - bits) | bits
 

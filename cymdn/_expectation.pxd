@@ -33,9 +33,9 @@ from cymdn._columns cimport double_in, double_out
 
 cdef extern from *:
     """
-    #define CYMDN_LOG_2_PI 1.8378770664093453 /* log(2 pi), correctly rounded */
+    #define CYMDN_LOG_2_PI 1.8378770664093453 /* log(2 pi), with an error of 0.65 ulp */
     #define CYMDN_NEVER -1.7976931348623157e308
-    #define CYMDN_LEAST_REST 1e-3 /* of the other components' share, so that a point adds at most 7 nats to `lost` */
+    #define CYMDN_LEAST_REST 1e-3 /* of the other components' share: a point adds at most 7 nats to `lost` */
     """
     const double LOG_2_PI "CYMDN_LOG_2_PI"
     const double NEVER "CYMDN_NEVER"  # log-densities are above it
@@ -312,7 +312,7 @@ cdef inline void expect(
 
 
 cdef struct Worth:
-    double lost     # log-likelihood, if the component is removed
+    double lost     # drop of the log-likelihood without the component
     double mass     # of points with both coordinates
     double uuuu     # fourth moments of these
     double uuuk
@@ -345,7 +345,7 @@ cdef inline void add_worth(
 cdef inline void inspect(
     const Points *points, const Gaussian *g, const Model *model, double *terms, Worth *worth_out
 ) noexcept nogil:
-    """Log-likelihood lost if a component is removed, and its fourth moments, for each component."""
+    """For each component, the drop of the log-likelihood without it, and its fourth moments."""
     cdef Py_ssize_t j, first = 0
     cdef int known
     cdef Part part

@@ -42,7 +42,7 @@ cdef struct Place:
 cdef extern from *:
     """
     #define CYMDN_LARGEST_RATIO 1e100 /* products of two are finite */
-    #define CYMDN_MODE_STEPS 500      /* where maxima merge, a Newton step reduces the error by a third: about 60 */
+    #define CYMDN_MODE_STEPS 500      /* about 60 where maxima merge: a Newton step reduces the error by a third */
     #define CYMDN_MODE_NEAR 1e-8      /* square of a step for which rounding hides whether it ascends */
     #define CYMDN_MODE_DONE 1e-26     /* square of the last step */
     #define CYMDN_MODE_SAME 0.1       /* square of the distance below which two climbs lead to the same maximum */
@@ -195,7 +195,7 @@ cdef inline void meet(const View *w, Place *p) noexcept nogil:
 
 
 cdef inline bint gather(const Search *s, Place *p) noexcept nogil:
-    """Write the maximum of the product of the components that matter at the place surveyed; return if there are three.
+    """Write the maximum of the product of the components that matter at a surveyed place; return if they are three.
 
     Where long components cross in pairs, at the corners of a small triangle, the highest point may be inside it.
     """
@@ -224,7 +224,7 @@ cdef inline bint gather(const Search *s, Place *p) noexcept nogil:
 
 
 cdef inline bint is_visited(const Search *s, const Component *origin, const Place *p) noexcept nogil:
-    """Whether a climb began nearby, in standard deviations of what matters here; if not, record this one."""
+    """Whether a climb began nearby, in standard deviations of what matters here; if not, store the place."""
     cdef Py_ssize_t count = <Py_ssize_t> s.count[0], i
     cdef double y0, y1
     for i in range(count):

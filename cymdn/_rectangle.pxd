@@ -203,7 +203,7 @@ cdef inline Slice made(double at, double a, double b, double width, double ahead
 
 
 cdef inline Slice slice_at(const Rectangle *p, double at, double ahead) noexcept nogil:
-    """A slice; if `along`, one that is not at a corner."""
+    """A slice; if slices have a constant y, one that is not at a corner."""
     cdef double y = p.s * at, a = p.l0, b = p.u0, width = p.w0
     cdef bint low, high
     if not p.along:
@@ -432,7 +432,7 @@ cdef inline double rectangle_of_mixture(
             c = component(row, m, j, unconstrained, 0.0)
             add_rectangle(&c, log_weight, lower, upper, &probability)
             add(&weights, log_weight, 1.0)
-    if unconstrained:  # logits: weights of any sum
+    if unconstrained:  # exponentials of logits have any sum
         probability.top -= weights.top
         probability.total /= weights.total
     return probability_of(&probability, bivariate.TWO_PI, logarithm)

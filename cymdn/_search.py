@@ -18,7 +18,7 @@ from cymdn._running import check_done, run
 
 T = TypeVar("T")
 
-SHORT = 15  # steps of a start
+SHORT = 15  # steps from each start
 ROUNDS = 30  # of k-means
 FINE = 60  # steps from the best start
 STAGES = (5, 5, 10, 10)  # steps of a trial, which ends early if it falls behind

@@ -12,7 +12,7 @@ from cymdn._search import components
 FLOOR = 1e-3  # relative to the smallest size of a component
 TIED = 0.1  # share of points that repeat a coordinate, above which it is taken as rounded
 SAME = 1e-9  # of the spread: smaller differences are rounding errors
-FARTHEST = 1e60  # offset of an initial mean from the points
+FARTHEST = 1e60  # largest offset of an initial mean from the points
 BACKGROUND = 0.05  # initial weight of the background
 
 

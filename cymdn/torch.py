@@ -499,7 +499,7 @@ def _target(name: str, value: Tensor | None, raw: Tensor) -> Tensor | None:
 
 
 def _pen_weights(value: object, raw: Tensor) -> Any:
-    """Return a number as a tensor, anything else as it is."""
+    """Return a number as a tensor, anything else unchanged."""
     if value is None or isinstance(value, Tensor):
         return value
     return torch.tensor(check_nonnegative("pen_weight", value), dtype=raw.dtype, device=raw.device)
