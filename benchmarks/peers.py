@@ -41,7 +41,7 @@ def ours_grid(problem, module=cymdn, **options):
 
 
 def ours_sample(problem, module=cymdn):
-    """Samples of points and pens."""
+    """Sample points and pens."""
     rng = np.random.default_rng(0)
     size = None if problem.count == 1 else problem.count
     return lambda: module.mdn_sample(problem.raw, pen=1, size=size, rng=rng)

@@ -71,7 +71,7 @@ def mdn(n: int, m: int, dtype: str) -> Mdn:
 
 
 def mdn_with_pen(n: int, m: int, dtype: str) -> Mdn:
-    """The same with an end-of-stroke logit in the first column; a tenth of the points end a stroke."""
+    """Return the same with an end-of-stroke logit in the first column; a tenth of the points end a stroke."""
     rng = np.random.default_rng(SEED + 1)
     raw, x, _ = mdn(n, m, dtype)
     logit = rng.standard_normal((n, 1), dtype)
