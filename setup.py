@@ -1,4 +1,4 @@
-"""Builds the compiled kernels. Everything else about the package stands in pyproject.toml."""
+"""Builds the compiled kernels. Everything else about the package is in pyproject.toml."""
 
 import os
 import platform
@@ -11,15 +11,15 @@ from Cython.Build import cythonize
 from setuptools import Extension, setup
 from setuptools.command.build_ext import build_ext
 
-# CYMDN_BOUNDS_CHECKS=1 builds with both ends of what each block touches checked; the test suite passes on it too.
+# CYMDN_BOUNDS_CHECKS=1 adds checks of both ends of what each block touches; the test suite passes on it, too.
 CHECKED = os.environ.get("CYMDN_BOUNDS_CHECKS", "0") != "0"
 
-# One wheel for CPython 3.11 and all that follow: the Limited API has had the buffer protocol since 3.11. Free-threaded
-# builds and PyPy have no Limited API. CYMDN_LIMITED_API=0 builds for this one version, which makes small calls cheaper.
+# One wheel for CPython 3.11 and later: the Limited API has had the buffer protocol since 3.11. Free-threaded builds and
+# PyPy have no Limited API. CYMDN_LIMITED_API=0 builds for this version alone, which makes small calls faster.
 HAS_LIMITED_API = sys.implementation.name == "cpython" and not sysconfig.get_config_var("Py_GIL_DISABLED")
 LIMITED = HAS_LIMITED_API and os.environ.get("CYMDN_LIMITED_API", "1") != "0"
 
-# A folder for each kind of build: setuptools packs whatever an earlier one left in its own.
+# A folder for each kind of build: setuptools also packs what an earlier build left in the folder.
 BUILD = f"build/{'abi3' if LIMITED else 'version'}{'-checked' if CHECKED else ''}"
 
 DIRECTIVES = {
@@ -27,28 +27,28 @@ DIRECTIVES = {
     "boundscheck": CHECKED,
     "initializedcheck": CHECKED,
     "wraparound": False,
-    "cdivision": True,  # C division: no test for zero, which would keep the loops from vectorising
+    "cdivision": True,  # C division: a test for zero would prevent vectorisation of the loops
     "embedsignature": False,
     "freethreading_compatible": True,
 }
 
-# Results must not depend on the compiler or the CPU, hence no contraction of a * b + c into one rounding and none of
-# the -ffast-math family. Two flags only say that nobody reads errno or the floating-point exception flags; hidden
-# visibility leaves the init function the only name that a build exports. CFLAGS of the environment come last, and win.
+# Results must not depend on the compiler or the CPU: no contraction of a * b + c into one rounding, and nothing of the
+# -ffast-math family. Two flags only declare that errno and the floating-point exception flags are not read. With hidden
+# visibility a build exports only its init function. CFLAGS of the environment come last, so they take precedence.
 FLAGS = {
     "unix": ["-O3", "-g0", "-fvisibility=hidden", "-fno-math-errno", "-fno-trapping-math", "-ffp-contract=off"],
     "msvc": ["/O2", "/fp:precise"],
 }
 
-# On x86-64 the same kernels once more for each CPU level; _builds.py chooses at import.
+# On x86-64 the same kernels are also built for each CPU level; _builds.py chooses one at import.
 LEVELS = ["v3", "v4"] if platform.machine() in ("x86_64", "AMD64") else []
 
 
 class BuildWithFlags(build_ext):
-    """Choose the flags by the compiler that is really used, not by the platform."""
+    """Choose the flags by the compiler that is actually used, not by the platform."""
 
     def run(self):
-        # only here: setup.py runs three times for one installation, and two of these build nothing
+        # here, not at the top: setup.py runs three times for one installation, and two of these runs build nothing
         own = [extension for extension in self.extensions if not level_of(extension)]
         translated = cythonize(
             own,
@@ -62,12 +62,12 @@ class BuildWithFlags(build_ext):
         super().run()
 
     def build_extensions(self):
-        self.force = True  # what the environment asked for last time does not show in the files' times
+        self.force = True  # file times do not show which environment variables an earlier build had
         self.parallel = self.parallel or os.cpu_count()
         if self.compiler.compiler_type == "msvc":
             self.extensions = [extension for extension in self.extensions if not level_of(extension)]
         else:
-            # a Python with a run path of its own asks for it in all it builds; these need libc alone
+            # a Python with a run path adds it to all that it builds; these extensions need only libc
             linker = self.compiler.linker_so
             self.compiler.linker_so = [word for word in linker if not word.startswith("-Wl,-rpath,")]
         super().build_extensions()
@@ -86,7 +86,7 @@ def level_of(extension):
 
 
 def extension_of(name, sources, macros=(), **options):
-    """Return an extension of the package, under the Limited API where there is one."""
+    """Return an extension of the package, under the Limited API if there is one."""
     macros = [
         *macros,
         *([("Py_LIMITED_API", "0x030B0000")] if LIMITED else []),
@@ -96,7 +96,7 @@ def extension_of(name, sources, macros=(), **options):
 
 
 def source_of(extension, c_file):
-    """Return the C file of an extension: for a level one of its own, so that levels can be compiled side by side."""
+    """Return the C file of an extension; each level has its own, so that levels can be compiled in parallel."""
     level = level_of(extension)
     if not level:
         return c_file
@@ -107,7 +107,7 @@ def source_of(extension, c_file):
 
 extensions = [
     extension_of("_kernels", ["cymdn/_kernels.pyx"]),
-    # one build for all processors, and so the same bits on all
+    # one build for all processors, so that all give the same bits
     extension_of("_distribution_kernels", ["cymdn/_distribution_kernels.pyx"], [("CYMDN_WITHOUT_FMA", None)]),
     # optional: a compiler that does not know a level builds a wheel without it
     *(

@@ -1,6 +1,6 @@
-"""Time a component over the number of rows, one line for each implementation.
+"""Draw the time per component over the number of rows, one line for each implementation.
 
-`python benchmarks/chart.py RESULTS.json PATH.png` draws it again from stored results, and prints the table of
+`python benchmarks/chart.py RESULTS.json PATH.png` draws it from stored results, and prints the table of
 docs/performance.md.
 """
 
@@ -35,13 +35,13 @@ COLOURS = {
     peers.COPY: PALE,
 }
 SHOWN = ("cymdn", "numpy", "numba", "torch", "jax")  # libraries in the chart
-LABEL_HEIGHT = 0.043  # of the axes: the least distance between two labels' middles
+LABEL_HEIGHT = 0.043  # of the axes: the least distance between the centres of two labels
 
-Series = dict[str, dict[str, tuple[list[int], list[float]]]]  # work -> label -> n, nanoseconds a component
+Series = dict[str, dict[str, tuple[list[int], list[float]]]]  # work -> label -> n, nanoseconds per component
 
 
 def series(cases: Sequence[Sequence]) -> Series:
-    """Pick from the sweep what the chart shows."""
+    """Select the cases of the sweep that the chart shows."""
     found: Series = {work: {} for work in PANELS}
     cells = [cell for cells in cases for cell in cells if (cell.m, cell.dtype) == (M, DTYPE) and cell.work in PANELS]
     for cell in sorted(cells, key=lambda cell: cell.n):
@@ -63,7 +63,7 @@ def draw(found: Series, facts: dict, path: Path) -> None:
         for axes, work in zip(panels, PANELS, strict=True):
             _panel(axes, work, found[work])
         for axes, work in zip(panels, PANELS, strict=True):
-            _label_ends(axes, found[work])  # once the limits, which the panels share, are known
+            _label_ends(axes, found[work])  # when the limits, which the panels share, are known
         _words(figure, panels[0], facts)
         path.parent.mkdir(parents=True, exist_ok=True)
         figure.savefig(path)
@@ -114,11 +114,11 @@ def _label_ends(axes: Axes, lines: dict[str, tuple[list[int], list[float]]]) -> 
 
 
 def spread(heights: Sequence[float], distance: float) -> list[float]:
-    """Move sorted heights apart to at least `distance`, as little as that takes.
+    """Move sorted heights apart to at least `distance`, by as little as possible.
 
-    Least squares under an order: neighbours that touch form a block, whose mean stays where its members' means were.
+    Least squares with a fixed order: neighbours that touch form a block, which keeps the mean of its members.
     """
-    blocks: list[tuple[float, int]] = []  # sum of the members' heights, each less its place in the row; their number
+    blocks: list[tuple[float, int]] = []  # sum of the members' heights, each minus its offset; their number
     for k, height in enumerate(heights):
         blocks.append((height - k * distance, 1))
         while len(blocks) > 1 and blocks[-2][0] / blocks[-2][1] >= blocks[-1][0] / blocks[-1][1]:
@@ -145,7 +145,7 @@ def _words(figure: Figure, first: Axes, facts: dict) -> None:
 
 
 def _plain(number: float, _: object = None) -> str:
-    """Three digits at most, thousands as k."""
+    """At most three digits, thousands as k."""
     if number >= 1000:
         return f"{number / 1000:.3g}k"
     return f"{number:.2g}" if number < 100 else f"{np.round(number):.0f}"

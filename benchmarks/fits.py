@@ -1,10 +1,10 @@
-"""Fits beside scikit-learn's with ten starts, set by set: mean log-density of the points, and CPU seconds.
+"""Compare fits with scikit-learn's with ten starts, set by set: mean log-density of the points, and CPU seconds.
 
     python benchmarks/fits.py [--seeds 10] [--workers 1] [WORD ...]
 
 Each coordinate has variance 1, so that scikit-learn's reg_covar of 1e-6 is a floor of 1e-3 of the spread, the largest
-that cymdn takes by default. Of scikit-learn the best and the median seed are shown, of cymdn the worst and the median:
-`worst - best` is the number that should not be below -0.001. Both run one after the other in one process and thread.
+default of cymdn. The best and the median seed of scikit-learn are shown, and the worst and the median of cymdn:
+`worst - best` should not be below -0.001. Both run one after the other in one process and thread.
 """
 
 import argparse
@@ -95,7 +95,7 @@ def main():
     parser.add_argument("--seeds", type=int, default=10)
     parser.add_argument("--theirs", type=int, help="seeds of scikit-learn, if fewer")
     arguments = parser.parse_args()
-    warnings.filterwarnings("ignore", category=UserWarning)  # scikit-learn's, of convergence
+    warnings.filterwarnings("ignore", category=UserWarning)  # convergence warnings of scikit-learn
     head = f"{'set/M':24}{'n':>7} |{'best':>9}{'median':>9}{'s':>7} |{'worst':>9}{'median':>9}{'s':>7}"
     print(f"{head} | worst - best  time")
     for name, (points, m) in sets().items():

@@ -1,7 +1,7 @@
-"""Numba: the same work as loops fused by hand, with fastmath, one thread.
+"""Numba: the same work as manually fused loops, with fastmath, in one thread.
 
-Constants are made in the dtype of the arrays, since a literal would lift float32 arithmetic to float64.
-`error_model="numpy"` takes the checks for division by zero, and their branches, out of the loops.
+Constants have the dtype of the arrays, because a literal would promote float32 arithmetic to float64.
+`error_model="numpy"` removes the checks for division by zero, and their branches, from the loops.
 """
 
 import numpy as np
@@ -10,7 +10,7 @@ from numba import njit
 
 @njit(fastmath=True, error_model="numpy")
 def density_and_derivatives(x, mean, stddev, correlation):
-    """One pass over the components, nothing between inputs and outputs in memory."""
+    """One pass over the components, without intermediate arrays."""
     n, m, _ = mean.shape
     real = mean.dtype.type
     one, two, two_pi, eps, zero = real(1), real(2), real(2 * np.pi), real(1e-10), real(0)
@@ -34,7 +34,7 @@ def density_and_derivatives(x, mean, stddev, correlation):
 
 @njit(fastmath=True, error_model="numpy")
 def mdn_loss_and_gradient(raw, x):
-    """Row by row; the row's gradient holds what the second pass needs of the first."""
+    """Row by row; the row's gradient holds the intermediate values that the second pass needs."""
     n, m = raw.shape[0], raw.shape[1] // 6
     gradient = np.empty_like(raw)
     weights, share = np.empty(m, raw.dtype), np.empty(m, raw.dtype)
@@ -55,7 +55,7 @@ def mdn_loss_and_gradient(raw, x):
 
 @njit(fastmath=True, error_model="numpy", inline="always")
 def component(row, x, out, j, m):
-    """Return log N of component j of a row and leave the gradient of -log N in `out`."""
+    """Return log N of component j of a row, and write the gradient of -log N into `out`."""
     real = row.dtype.type
     one, half, log_2pi = real(1), real(0.5), real(np.log(2 * np.pi))
     log_s0, log_s1, r = row[3 * m + j], row[4 * m + j], np.tanh(row[5 * m + j])

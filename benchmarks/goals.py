@@ -1,4 +1,4 @@
-"""The goals of speed and memory, each measured: one function a group of rows, in the order of the printed table.
+"""Measure the goals of speed and memory: one function for each group of rows, in the order of the printed table.
 
 To measure another row, add it to a group, or add a group to `GROUPS`.
 """
@@ -32,20 +32,20 @@ class Line(NamedTuple):
     goal: float | None = None
     at_most: bool = False
     unit: str = "x"
-    seconds: float | None = None  # a call of cymdn
-    spread: tuple[float, float] | None = None  # quartiles of what is measured
+    seconds: float | None = None  # of a call of cymdn
+    spread: tuple[float, float] | None = None  # quartiles of the measured values
     remark: str = ""
 
     @property
     def shown(self) -> str:
-        """Return what was measured, with its unit; the time over the other's is marked as such."""
+        """Return the measured value with its unit; a time relative to the other's is marked."""
         if self.measured is None:
             return ""
         return f"{self.measured:.3g}" + (f" {self.unit}" if self.unit != "x" else "x its time" if self.at_most else "x")
 
     @property
     def verdict(self) -> str:
-        """Say whether the goal is reached."""
+        """Return whether the goal is reached, in words."""
         words = [self.remark] if self.remark else []
         if self.measured is None:
             return f"not measured: {self.remark}"
@@ -62,17 +62,17 @@ def measure_all(bench: Bench) -> Iterator[Line]:
 
 
 def _faster(row: str, against: str, pair: Pair, **goal) -> Line:
-    """Show the other's time over cymdn's."""
+    """Return a line with the other's time over cymdn's."""
     return Line(row, against, pair.ratio, seconds=pair.ours, spread=(pair.low, pair.high), **goal)
 
 
 def _its_time(row: str, against: str, pair: Pair, **goal) -> Line:
-    """Show cymdn's time over the other's."""
+    """Return a line with cymdn's time over the other's."""
     spread = (1 / pair.high, 1 / pair.low)
     return Line(row, against, 1 / pair.ratio, at_most=True, seconds=pair.ours, spread=spread, **goal)
 
 
-# Against the least that a loss can take, and against itself
+# Against a lower bound of a loss, and against itself
 
 
 FIVE_EXP = {  # dtype, M, n: the goal for each kernel build
@@ -86,14 +86,14 @@ SCALAR_EXP = "no goal without AVX-512, where NumPy's exp of float64 is scalar co
 
 
 def five_exp(bench: Bench) -> Iterator[Line]:
-    """Compare with the yardstick: no loss can do without five exponentials a component."""
+    """Compare with a lower bound: every loss needs five exponentials per component."""
     builds = kernels.builds()
     fair = report.vector_features() == "avx512f"
     for (dtype, m, n), goal in FIVE_EXP.items():
         for level in [kernels.in_use()] if bench.quick else builds:
             row = f"loss and gradient {dtype} M={m} n={n} {level}"
             if bench.wants(row, "five np.exp"):
-                make = problems.mdn if m == 1 else problems.mdn_with_pen  # one component a row: no pen either
+                make = problems.mdn if m == 1 else problems.mdn_with_pen  # one component per row: no pen either
                 ours = kernels.loss_and_gradient(make(n, m, dtype), builds[level])
                 pair = bench.pair(ours, peers.five_exp(n, m, dtype), more=3)
                 remark = SCALAR_EXP if dtype == "float64" and not fair else ""
@@ -111,7 +111,7 @@ def loss_alone(bench: Bench) -> Iterator[Line]:
 
 
 def long_batches(bench: Bench) -> Iterator[Line]:
-    """Compare a batch that no cache holds with one that the caches hold."""
+    """Compare a batch that exceeds the caches with one that fits in them."""
     row = f"loss and gradient float64 n={LARGE}"
     if bench.wants(row):
         long, short = (kernels.loss_and_gradient(problems.mdn_with_pen(n, M, "float64"), cymdn) for n in (LARGE, 640))
@@ -120,7 +120,7 @@ def long_batches(bench: Bench) -> Iterator[Line]:
 
 
 def one_row(bench: Bench) -> Iterator[Line]:
-    """Time calls of one row, where the call itself is the work."""
+    """Time calls with one row, which consist mostly of overhead."""
     mdn = problems.mdn_with_pen(1, M, "float64")
     calls = {
         "drop-in": (peers.ours_density(problems.density(1, M, "float64")), 3.5),
@@ -151,7 +151,7 @@ def two_workers(bench: Bench) -> Iterator[Line]:
 
 
 def _against(bench: Bench, row: str, work: str, size: problems.Size, labels: list[str], goal: float | None = None):
-    """Compare with each of the peers; the goal holds against the fastest of them."""
+    """Compare with each of the peers; the goal applies to the fastest of them."""
     if not bench.wants(row):
         return
     wanted = [label for label in labels if bench.wants(row, label)]
@@ -166,7 +166,7 @@ def _against(bench: Bench, row: str, work: str, size: problems.Size, labels: lis
 
 
 def against_peers(bench: Bench) -> Iterator[Line]:
-    """Compare with what people use today."""
+    """Compare with common alternatives."""
     frameworks = [peers.TORCH, peers.TORCH_COMPILE, peers.JAX]
     small, small32, large = (SMALL, M, "float64"), (SMALL, M, "float32"), (LARGE, M, "float64")
     loss, drop_in = f"loss and gradient {{}} n={SMALL}", "drop-in float64 n={}"
@@ -184,7 +184,7 @@ def against_peers(bench: Bench) -> Iterator[Line]:
 
 
 def draws(bench: Bench) -> Iterator[Line]:
-    """Compare draws, which have no goal."""
+    """Compare sampling, which has no goal."""
     labels = [peer.label for peer in CATALOGUE["sample"]]
     for n in (1, SMALL):
         yield from _against(bench, f"mdn_sample float32 n={n}", "sample", (n, M, "float32"), labels)
@@ -192,7 +192,7 @@ def draws(bench: Bench) -> Iterator[Line]:
 
 
 def fits(bench: Bench) -> Iterator[Line]:
-    """Compare fits with default settings, scikit-learn with ten starts: first the likelihood reached, then the time."""
+    """Compare fits by likelihood and time, with default settings, except for ten starts of scikit-learn."""
     table = Path(__file__).resolve().parents[1] / "examples" / "old_faithful.csv"
     geyser = np.loadtxt(table, delimiter=",", skiprows=1, usecols=(-2, -1))
     means = 6.0 * np.stack(np.meshgrid(np.arange(3), np.arange(3)), axis=-1).reshape(9, 2)
@@ -214,7 +214,7 @@ def fits(bench: Bench) -> Iterator[Line]:
 
 
 def probabilities(bench: Bench) -> Iterator[Line]:
-    """Compare probabilities of rectangles with SciPy's distribution function, a call for each component."""
+    """Compare probabilities of rectangles with SciPy's distribution function, called for each component."""
     rng = np.random.default_rng(0)
     for m in (1, M):
         row = f"probability of 1000 rectangles M={m}"
@@ -242,7 +242,7 @@ def _weighted_cdf(weights, frozen, lower) -> np.ndarray:
 
 
 def memory(bench: Bench) -> Iterator[Line]:
-    """Measure memory, which should not grow with the batch, whatever broadcasts."""
+    """Measure memory, which should not grow with the batch, for any broadcasting."""
     for name, prepare in IN_MEMORY.items():
         row = f"memory: {name}"
         if bench.wants(row):
@@ -250,7 +250,7 @@ def memory(bench: Bench) -> Iterator[Line]:
 
 
 def _mixture_logpdf(x, weights, mean, stddev, correlation) -> Callable:
-    """Evaluate mixtures whose parameters have these batch axes, which differ from each other's."""
+    """Return a call for mixtures whose parameters have these batch axes, which broadcast."""
     rng = np.random.default_rng(0)
     parameters = (
         rng.dirichlet(np.ones(M), weights),

@@ -1,8 +1,9 @@
-"""cymdn against itself, without peers: for whoever changes the kernels.
+"""cymdn against itself, without peers: for changes of the kernels.
 
-Without options it times the kernel builds that this machine runs, in turn in one process. `--against FOLDER` times
-another cymdn, made by `pip install --no-deps --target FOLDER ...`. `--instructions` counts the instructions a component
-of the loss and gradient by valgrind's callgrind, which does not depend on how busy the machine is. It cannot run v4.
+Without options it times the kernel builds that this machine can run, alternately in one process. `--against FOLDER`
+times another cymdn, installed by `pip install --no-deps --target FOLDER ...`. `--instructions` counts the instructions
+per component of the loss and gradient by valgrind's callgrind; the counts do not depend on the load of the machine.
+Callgrind cannot run v4.
 """
 
 import argparse
@@ -34,7 +35,7 @@ M = 20
 
 
 def load(folder=None, level=None):
-    """Return another copy of the package: of this folder, with the kernels of this level; ImportError if impossible."""
+    """Return another copy of the package, from this folder or with the kernels of this level; may raise ImportError."""
     kept = {name: sys.modules.pop(name) for name in list(sys.modules) if _is_ours(name)}
     forced, path = os.environ.get(FORCE_LEVEL), list(sys.path)
     os.environ |= {FORCE_LEVEL: level} if level else {}
@@ -55,7 +56,7 @@ def _is_ours(name):
 
 
 def builds():
-    """Return a copy of the package for each kernel build that this machine runs, the highest first."""
+    """Return a copy of the package for each kernel build that this machine can run, the highest first."""
     found = {}
     for level in reversed(LEVELS):
         with contextlib.suppress(ImportError):
@@ -71,11 +72,11 @@ def in_use(module=cymdn):
     return re.search(r"^kernels: (\w+)", text.getvalue(), re.MULTILINE)[1]
 
 
-# What is timed
+# Timed calls
 
 
 def into(problem):
-    """Return the options for a loss and gradient of each row that are written into arrays that exist."""
+    """Return the options that write the loss and gradient of each row into existing arrays."""
     return {"reduction": "none", "out": (np.empty(len(problem.raw), problem.raw.dtype), np.empty_like(problem.raw))}
 
 
@@ -89,7 +90,7 @@ def loss(problem, module):
     return peers.ours_mdn_loss(problem, module, reduction="none", out=into(problem)["out"][0])
 
 
-CASES = [  # name, what makes the problem, what makes the call, sizes
+CASES = [  # name, function that makes the problem, function that makes the call, sizes
     ("loss and gradient", problems.mdn_with_pen, loss_and_gradient, [(n, M) for n in (1, 640, 6400, 200_000)]),
     ("loss and gradient, no pen", problems.mdn, loss_and_gradient, [(6400, m) for m in (1, 5, 100)]),
     ("loss", problems.mdn_with_pen, loss, [(640, M), (6400, M)]),
@@ -100,7 +101,7 @@ CASES = [  # name, what makes the problem, what makes the call, sizes
 
 
 def compare(name, module, others, options):
-    """Print the times of a copy of the package and, each in turn with it, of others: {name: module}."""
+    """Print the times of a copy of the package and of others, {name: module}, each alternately with the first."""
     head = ["", "dtype", "n", "M", f"{name}, us", "ns a component", *(f"{other} takes (quartiles)" for other in others)]
     rows = []
     for work, make, prepare, sizes in CASES:
@@ -142,9 +143,9 @@ ROWS = 6400
 
 
 def count_instructions(dtype):
-    """Print the instructions a component of each function of the kernels.
+    """Print the instructions per component of each function of the kernels.
 
-    The difference between programs with three calls and with one is two calls.
+    They are the difference between programs with three calls and with one: two calls.
     """
     one, three = _callgrind(1, dtype), _callgrind(3, dtype)
     counts = {name: (count - one.get(name, 0)) / (2 * ROWS * M) for name, count in three.items()}
@@ -156,7 +157,7 @@ def count_instructions(dtype):
 
 
 def _callgrind(calls, dtype):
-    """Return the instructions of each function of the kernels, in a program with so many calls."""
+    """Return the instructions of each function of the kernels, in a program with this many calls."""
     program = PROGRAM.replace("CALLS", str(calls)).replace("ROWS", str(ROWS)).replace("DTYPE", dtype)
     with tempfile.TemporaryDirectory() as folder:
         out = Path(folder) / "callgrind.out"

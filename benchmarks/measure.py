@@ -1,8 +1,8 @@
-"""How to measure on a noisy machine: one thread, pairs of calls, peak memory, imports; and `Bench`, one run of it.
+"""Measurements on a noisy machine: one thread, pairs of calls, peak memory, imports; and `Bench`, a run of them.
 
-Importing this module holds every library to one thread and this process to one CPU, so it comes before NumPy. Most
-libraries read the variables once, when they are imported. XLA ignores its own (seen: 1.7 CPUs in use with them set);
-torch and XLA size their pools by the CPUs that the process may use.
+Importing this module restricts every library to one thread and this process to one CPU, so it must be imported before
+NumPy. Most libraries read the variables once, when they are imported. XLA ignores its own (observed: 1.7 CPUs in use
+with them set); torch and XLA choose the sizes of their pools by the CPUs that the process may use.
 """
 
 import gc
@@ -25,7 +25,7 @@ ONE_THREAD = {
     "NUMBA_NUM_THREADS": "1",
     "XLA_FLAGS": "--xla_cpu_multi_thread_eigen=false intra_op_parallelism_threads=1",
     "JAX_PLATFORMS": "cpu",
-    "TORCHINDUCTOR_COMPILE_THREADS": "1",  # no compiler processes left running beside the measurements
+    "TORCHINDUCTOR_COMPILE_THREADS": "1",  # no compiler processes during the measurements
 }
 CPUS = os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else set(range(os.cpu_count() or 1))
 
@@ -36,22 +36,22 @@ def _use(cpus: set[int]) -> None:
 
 
 os.environ.update(ONE_THREAD)
-_use({max(CPUS)})  # interrupts are served by the first CPU more often than by the last
+_use({max(CPUS)})  # the first CPU serves more interrupts than the last
 
 import numpy as np
 import problems
 
 Call = Callable[[], Any]
 
-SAMPLE_SECONDS = 2e-3  # a sample repeats its call until it takes so long: the clock and the loop then cost < 0.1 %
-SLOW_SECONDS = 0.05  # from here on a sample is one call; below it is the least of REPEATS
+SAMPLE_SECONDS = 2e-3  # a sample repeats its call for at least this time: the clock and the loop cost < 0.1 % of it
+SLOW_SECONDS = 0.05  # above this a sample is one call, below it the least of REPEATS
 REPEATS = 3
-SHORT_SECONDS, BEST_SECONDS = 2e-4, 0.2  # a sample of `best`, and all of them
-QUIET = 0.95  # a process that has a CPU to itself gets so much of it at least
-PATIENCE = 2  # times as many pairs as wanted are tried to get that many quiet ones
-ENOUGH = 7  # quiet pairs that make a median; with fewer, all pairs count
-LIMIT_SECONDS = 4.0  # then ENOUGH pairs of either kind must do,
-VERY_SLOW_SECONDS, FEW = 1.0, 3  # and FEW of calls that take longer than this
+SHORT_SECONDS, BEST_SECONDS = 2e-4, 0.2  # of a sample of `best`, and of all its samples
+QUIET = 0.95  # least share of the CPU of an undisturbed process
+PATIENCE = 2  # times as many pairs are tried, at most, to get enough quiet ones
+ENOUGH = 7  # quiet pairs for a median; with fewer, all pairs count
+LIMIT_SECONDS = 4.0  # after this, ENOUGH pairs of either kind are sufficient,
+VERY_SLOW_SECONDS, FEW = 1.0, 3  # and FEW pairs of calls that take longer than this
 MIB = 2**20
 
 
@@ -71,37 +71,37 @@ def all_cpus() -> Iterator[None]:
 class Sample(NamedTuple):
     """The least of a few repeats."""
 
-    seconds: float  # a call
-    cpus: float  # CPU time of this process over wall time: below 1, another process ran in between
+    seconds: float  # per call
+    cpus: float  # CPU time of this process over wall time: below 1 if another process ran
 
 
-# The process has one CPU, so CPU time of all its threads is wall time, less what other processes took
+# The process has one CPU, so the CPU time of all its threads is the wall time minus that of other processes
 CPU_TIME = time.process_time
 
 
 class Pair(NamedTuple):
-    """What a paired measurement found."""
+    """The result of a paired measurement."""
 
-    ours: float  # seconds a call, median of the samples
+    ours: float  # seconds per call, median of the samples
     theirs: float
     ratio: float  # theirs / ours: median over the pairs
     low: float  # quartiles of that ratio
     high: float
-    our_cpus: float  # CPU time over wall time, median: above 1, more than one thread was used
+    our_cpus: float  # CPU time over wall time, median: above 1 if more than one thread was used
     their_cpus: float
     undisturbed: int  # pairs during which no other process took the CPU
 
 
 def paired(ours: Call, theirs: Call, pairs: int, clock: Call = CPU_TIME) -> Pair:
-    """Time two calls in turn, A B A B ..., and take the median of the pairs' own ratios.
+    """Time two calls alternately, A B A B ..., and take the median of the ratios of pairs.
 
-    A neighbour that slows the machine for a second slows both calls of a pair, so their ratio hardly changes; a ratio
-    of two separate measurements would. Both are called first, so that nothing is compiled or cold in the samples.
+    Another process that slows the machine for a second slows both calls of a pair, so their ratio hardly changes; a
+    ratio of two separate measurements would. Both are called before, so that compilation and cold caches are not timed.
     """
     settle_allocator()
     with collector_off():
         slowest = max(_once(ours), _once(theirs))
-        repeats = 1 if slowest > SLOW_SECONDS else REPEATS  # the same for both: a minimum of more would be lower
+        repeats = 1 if slowest > SLOW_SECONDS else REPEATS  # equal for both: a minimum of more repeats would be lower
         enough = FEW if slowest > VERY_SLOW_SECONDS else ENOUGH
         numbers = [_calls_a_sample(call) for call in (ours, theirs)]
         quiet, disturbed, start = [], [], time.perf_counter()
@@ -110,12 +110,12 @@ def paired(ours: Call, theirs: Call, pairs: int, clock: Call = CPU_TIME) -> Pair
                 break
             pair = _sample(ours, numbers[0], repeats, clock), _sample(theirs, numbers[1], repeats, clock)
             (quiet if min(pair[0].cpus, pair[1].cpus) > QUIET else disturbed).append(pair)
-    # a call of 20 ms is always interrupted where one of 1 ms is not, so disturbed pairs flatter the faster call
+    # a call of 20 ms is interrupted more often than one of 1 ms, so disturbed pairs favour the faster call
     return _summary(quiet if len(quiet) >= ENOUGH else quiet + disturbed, len(quiet))
 
 
 def alone(call: Call, samples: int) -> float:
-    """Seconds a call, median of samples as in a pair."""
+    """Seconds per call, median of samples as in a pair."""
     settle_allocator()
     with collector_off():
         repeats = 1 if _once(call) > SLOW_SECONDS else REPEATS
@@ -124,7 +124,7 @@ def alone(call: Call, samples: int) -> float:
 
 
 def best(call: Call) -> float:
-    """Seconds a call, least of many short samples: what the call takes while nothing disturbs it."""
+    """Seconds per call, least of many short samples: the time of an undisturbed call."""
     settle_allocator()
     with collector_off():
         number = math.ceil(SHORT_SECONDS / max(_once(call), 1e-7))
@@ -136,9 +136,9 @@ def best(call: Call) -> float:
 
 
 def importing(times: int) -> float:
-    """Seconds of `import cymdn` after `import numpy`, least of some fresh processes."""
+    """Seconds of `import cymdn` after `import numpy`, the least of several new processes."""
     code = "import time, numpy; start = time.process_time(); import cymdn; print(time.process_time() - start)"
-    # -P: the package that is installed, not the folder we stand in
+    # -P: import the installed package, not the current folder
     command = [sys.executable, "-P", "-c", code]
     return min(float(subprocess.run(command, capture_output=True, check=True).stdout) for _ in range(times))
 
@@ -179,10 +179,10 @@ def _sample_once(call: Call, number: int, clock: Call = CPU_TIME) -> Sample:
 
 
 def settle_allocator() -> None:
-    """Bring the C library's allocator into the state of a program that has run for a while.
+    """Bring the C library's allocator into the state that it has in a program after some time.
 
-    glibc returns every freed block of 128 KiB to the system, and the next call pays for its pages again, until it
-    has seen a block of up to 32 MiB freed. Without this the first rows of a run are up to twice as slow as later ones.
+    glibc returns every freed block of 128 KiB to the system, so that the next call has to map its pages again, until a
+    block of up to 32 MiB is freed. Without this the first rows of a run are up to twice as slow as later ones.
     """
     np.empty(31 * 2**20, np.uint8)
 
@@ -202,8 +202,8 @@ def collector_off() -> Iterator[None]:
 
 
 def traced(call: Call) -> float:
-    """MiB beyond the outputs, of what Python and NumPy allocate."""
-    call()  # caches of the first call are not the call's own
+    """MiB that Python and NumPy allocate, beyond the outputs."""
+    call()  # fill caches: their memory is not that of each call
     gc.collect()
     tracemalloc.start()
     try:
@@ -225,14 +225,14 @@ class Bench:
     pairs: int = 11
     quick: bool = False
     only: list[tuple[str, str]] = field(default_factory=list)  # parts of names of rows and of peers
-    deadline: float = math.inf  # of time.monotonic(): the sweep leaves the peers out from then on
-    notes: dict[str, None] = field(default_factory=dict)  # what could not be run or looks odd: a set, in order
-    skipped: dict[str, dict[str, None]] = field(default_factory=dict)  # reason -> what, in order
+    deadline: float = math.inf  # of time.monotonic(): later cases of the sweep have no peers
+    notes: dict[str, None] = field(default_factory=dict)  # what could not be run or is suspicious: an ordered set
+    skipped: dict[str, dict[str, None]] = field(default_factory=dict)  # reason -> names, ordered
     comparisons: int = 0
-    disturbed: int = 0  # of these: by other processes
+    disturbed: int = 0  # number of these that other processes disturbed
 
     def wants(self, row: str, label: str = "") -> bool:
-        """Whether the filters let this row through, or with a label, this peer in it."""
+        """Whether the filters select this row or, with a label, this peer in it."""
         row, label = row.lower(), label.lower()
         return not self.only or any(part in row and (not label or peer in label) for part, peer in self.only)
 
@@ -241,28 +241,28 @@ class Bench:
         return time.monotonic() > self.deadline
 
     def note(self, text: str) -> None:
-        """Remember a line to be printed at the end, once."""
+        """Store a line that is printed at the end, once."""
         self.notes[text] = None
 
     def skip(self, reason: str, what: str) -> None:
-        """Remember what was skipped, under its reason."""
+        """Store what was skipped, and the reason."""
         self.skipped.setdefault(reason, {})[what] = None
 
     def all_notes(self) -> list[str]:
-        """Return all that is to be said at the end."""
+        """Return the lines that are printed at the end."""
         skipped = [f"skipped, {reason}: {', '.join(whats)}" for reason, whats in self.skipped.items()]
         busy = f"other processes disturbed {self.disturbed} of {self.comparisons} comparisons: run it again"
         return [*self.notes, *skipped, *([busy] if self.disturbed else [])]
 
     def pair(self, ours: Call, theirs: Call, more: int = 1) -> Pair:
-        """Time two calls in turn, and count whether other processes disturbed it; `more` times as many pairs."""
+        """Time two calls alternately, in `more` times as many pairs; count it if other processes disturbed it."""
         pair = paired(ours, theirs, more * self.pairs)
         self.comparisons += 1
         self.disturbed += pair.undisturbed < min(ENOUGH, self.pairs)
         return pair
 
     def compare(self, ours, theirs, work: str, size: problems.Size) -> Pair | str:
-        """Check the results of a peer against those of cymdn, then time both. Return why where that is impossible."""
+        """Check the results of a peer against those of cymdn, then time both. Return the reason if that fails."""
         try:
             why = self._why_not(ours, theirs, work, size)
             if why:
@@ -277,7 +277,7 @@ class Bench:
         return pair
 
     def failed(self, label: str, error: Exception) -> str:
-        """Note that something could not be run; return why, briefly."""
+        """Note that something could not be run; return the reason, briefly."""
         text = " ".join(str(error).split())
         self.note(f"{label}: could not be run: {type(error).__name__}: {text[:160]}")
         return "not installed" if isinstance(error, ModuleNotFoundError) else "failed, see the notes"

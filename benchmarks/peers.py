@@ -1,8 +1,8 @@
-"""The implementations that are compared, each in the form that a competent user of its library would write.
+"""The compared implementations, each written as a competent user of its library would write it.
 
-Each function takes a problem, converts it to what its library wants, and returns a call without arguments, which is
-what is timed. Its outputs are those of cymdn, in cymdn's order. Libraries are imported where they are needed: a
-missing one fails there, and the others run.
+Each function takes a problem, converts it for its library, and returns a call without arguments, which is timed. Its
+outputs are those of cymdn, in the same order. Libraries are imported where they are needed, so that a missing library
+does not affect the others.
 """
 
 import math
@@ -41,7 +41,7 @@ def ours_grid(problem, module=cymdn, **options):
 
 
 def ours_sample(problem, module=cymdn):
-    """Draws of points and pens."""
+    """Sample points and pens."""
     rng = np.random.default_rng(0)
     size = None if problem.count == 1 else problem.count
     return lambda: module.mdn_sample(problem.raw, pen=1, size=size, rng=rng)
@@ -56,7 +56,7 @@ def numpy_density(problem):
 
 
 def density_and_derivatives(xp, x, mean, stddev, correlation, eps=1e-10):
-    """Evaluate the formulas of docs/formulas.md in any namespace `xp` that looks like NumPy."""
+    """Evaluate the formulas of docs/formulas.md in a namespace `xp` that is compatible with NumPy."""
     offset = (x - mean) / (stddev + eps)
     u, v = offset[..., :1], offset[..., 1:]
     z = xp.maximum(u * u + v * v - 2 * correlation * u * v, 0)
@@ -71,7 +71,7 @@ def density_and_derivatives(xp, x, mean, stddev, correlation, eps=1e-10):
 
 
 def numpy_mdn(problem):
-    """Mean loss and its gradient by hand, every exponential taken once."""
+    """Mean loss and manual gradient; each exponential is computed once."""
     return lambda: _numpy_loss_and_gradient(problem.raw, problem.x)
 
 
@@ -104,7 +104,7 @@ def _softmax(t):
 
 
 def numpy_sample(problem):
-    """Draw a component by its cumulative weights, and a point by the conditional form."""
+    """Sample a component by cumulative weights, and a point from the conditional distributions."""
     rng = np.random.default_rng(3)
     return lambda: _numpy_draws(problem.raw, problem.count, rng)
 
@@ -127,7 +127,7 @@ def _numpy_draws(raw, count, rng):
 
 
 def copy_everything(problem):
-    """Copy as many bytes as inputs and outputs hold together: each is read and written once."""
+    """Copy as many bytes as inputs and outputs have in total: each is read and written once."""
     outputs = (problem.correlation, problem.mean, problem.stddev, problem.correlation)  # of these shapes
     nbytes = sum(array.nbytes for array in (*problem, *outputs))
     source, target = np.ones(nbytes, np.uint8), np.zeros(nbytes, np.uint8)
@@ -135,7 +135,7 @@ def copy_everything(problem):
 
 
 def five_exp(n, m, dtype):
-    """Take five exponentials a component of as many numbers: no loss can do with fewer."""
+    """Compute five exponentials for each component: no loss needs fewer."""
     rng = np.random.default_rng(0)
     inputs = [-np.abs(rng.standard_normal((n, m), dtype)) for _ in range(5)]
     outputs = [np.empty_like(array) for array in inputs]
@@ -147,7 +147,7 @@ def five_exp(n, m, dtype):
     return call
 
 
-# Numba: loops fused by hand
+# Numba: manually fused loops
 
 
 def numba_density(problem):
@@ -204,12 +204,12 @@ def torch_eager(problem, *, compiled=False):
 
     if compiled:
         torch.compiler.reset()
-        loss = torch.compile(loss, dynamic=False)  # for this shape: its fastest form
+        loss = torch.compile(loss, dynamic=False)  # for this shape, which is fastest
     return _torch_step(torch, loss, problem)
 
 
 def torch_distributions(problem):
-    """Give the textbook answer: MixtureSameFamily of MultivariateNormal."""
+    """Use the textbook form: MixtureSameFamily of MultivariateNormal."""
     torch = _torch()
     return _torch_step(torch, lambda raw, x: -_torch_mixture(torch, raw).log_prob(x).mean(), problem)
 
@@ -226,7 +226,7 @@ def _torch_step(torch, loss, problem):
 
 
 def _torch_mixture(torch, raw):
-    """Build it from the known Cholesky factors, so that none is computed; argument checks are off."""
+    """Build the mixture from known Cholesky factors, so that none is computed; argument checks are off."""
     from torch.distributions import Categorical, MixtureSameFamily, MultivariateNormal
 
     logits, mean0, mean1, log_s0, log_s1, a = raw.unflatten(-1, (6, -1)).unbind(-2)
@@ -237,7 +237,7 @@ def _torch_mixture(torch, raw):
 
 
 def torch_sample(problem):
-    """Draw from torch.distributions."""
+    """Sample from torch.distributions."""
     torch = _torch()
     raw, count = torch.from_numpy(problem.raw), (problem.count,)
 
@@ -275,10 +275,10 @@ def jax_mdn(problem):
 
 def _jax_call(jax, function, arguments):
     arguments = jax.device_put(tuple(arguments))
-    return lambda: jax.block_until_ready(function(*arguments))  # JAX returns before it has computed
+    return lambda: jax.block_until_ready(function(*arguments))  # JAX returns before the computation ends
 
 
-# SciPy and scikit-learn. What depends on the mixture alone is prepared before, and not timed.
+# SciPy and scikit-learn. Preparations that depend on the mixture alone are not timed.
 
 
 def scipy_grid(problem):
@@ -313,11 +313,11 @@ def _covariances(problem):
 
 
 class Peer(NamedTuple):
-    """An implementation: its name in tables, and what makes the call to be timed."""
+    """An implementation: its name in tables, and the function that returns the timed call."""
 
     label: str
     prepare: Callable[[Any], Callable[[], Any]]
-    has_results: bool = True  # to be checked against cymdn's
+    has_results: bool = True  # which are checked against cymdn's
 
 
 NUMPY, NUMBA, JAX = "NumPy", "Numba", "jax.jit"

@@ -1,24 +1,24 @@
-"""The inputs that all implementations get, and how far their outputs may be apart."""
+"""The inputs of all implementations, and the tolerances of their outputs."""
 
 import functools
 from typing import NamedTuple
 
 import numpy as np
 
-Size = tuple[int, int, str]  # n (of a grid: its side), M, dtype
+Size = tuple[int, int, str]  # n (for a grid its side), M, dtype
 
 SEED = 20240601
-SURELY_SHARED = 1_000_000  # components, which two workers share however small a share they accept
+SURELY_SHARED = 1_000_000  # components, which two workers share in any case
 
-# Of the error that `disagreement` returns. Peers add their own rounding in their own order; in float32 they also
+# Of the error that `disagreement` returns. Peers round differently, in a different order. With float32 input they also
 # compute in float32, where 1 - tanh(a)^2 loses digits; cymdn computes in float64 and rounds once.
 TOLERANCE = {"float64": 1e-10, "float32": 2e-3}
-MOMENTS_TOLERANCE = 0.02  # draws cannot be compared one by one; eight times what chance allows with so many:
+MOMENTS_TOLERANCE = 0.02  # of samples, which are random; eight times the random error of this many:
 DRAWS_TO_CHECK = 200_000
 
 
 class Density(NamedTuple):
-    """Arguments of gaussian_density_batch: n points, each against the m components of its row."""
+    """Arguments of gaussian_density_batch: n points, each with the m components of its row."""
 
     x: np.ndarray  # (n, 1, 2)
     mean: np.ndarray  # (n, m, 2)
@@ -35,7 +35,7 @@ class Mdn(NamedTuple):
 
 
 class Grid(NamedTuple):
-    """Arguments of mixture_logpdf: a grid of points against one mixture."""
+    """Arguments of mixture_logpdf: a grid of points and one mixture."""
 
     x: np.ndarray  # (side, side, 2)
     weights: np.ndarray  # (m,)
@@ -45,7 +45,7 @@ class Grid(NamedTuple):
 
 
 class Sample(NamedTuple):
-    """Raw network output with pens, and how many draws of each row are wanted."""
+    """Raw network output with pens, and the number of samples from each row."""
 
     raw: np.ndarray  # (n, 1 + 6 m)
     count: int
@@ -63,7 +63,7 @@ def density(n: int, m: int, dtype: str) -> Density:
 
 
 def mdn(n: int, m: int, dtype: str) -> Mdn:
-    """Raw output as a network gives it early in training: no component is certain, none is far out."""
+    """Raw output like that of a network early in training: no component dominates or is far away."""
     rng = np.random.default_rng(SEED)
     raw = rng.standard_normal((n, 6 * m), dtype)
     raw *= np.repeat([1.0, 1.0, 1.0, 0.3, 0.3, 0.7], m).astype(dtype)
@@ -71,7 +71,7 @@ def mdn(n: int, m: int, dtype: str) -> Mdn:
 
 
 def mdn_with_pen(n: int, m: int, dtype: str) -> Mdn:
-    """Do the same with an end-of-stroke logit, in the first column; a tenth of the strokes end."""
+    """Return the same with an end-of-stroke logit in the first column; a tenth of the points end a stroke."""
     rng = np.random.default_rng(SEED + 1)
     raw, x, _ = mdn(n, m, dtype)
     logit = rng.standard_normal((n, 1), dtype)
@@ -79,7 +79,7 @@ def mdn_with_pen(n: int, m: int, dtype: str) -> Mdn:
 
 
 def grid(side: int, m: int, dtype: str) -> Grid:
-    """Points of a square of half width 4 against one mixture."""
+    """Points of a square of half width 4, and one mixture."""
     rng = np.random.default_rng(SEED)
     axis = np.linspace(-4.0, 4.0, side)
     return Grid(
@@ -92,12 +92,12 @@ def grid(side: int, m: int, dtype: str) -> Grid:
 
 
 def sample(n: int, m: int, dtype: str) -> Sample:
-    """One draw from each of n rows: for n = 1 a step of autoregressive sampling."""
+    """One sample from each of n rows; n = 1 is a step of autoregressive sampling."""
     return Sample(mdn_with_pen(n, m, dtype).raw, 1)
 
 
 def draws(count: int, m: int, dtype: str) -> Sample:
-    """Many draws of one mixture."""
+    """Many samples of one mixture."""
     return Sample(mdn_with_pen(1, m, dtype).raw, count)
 
 
@@ -105,19 +105,19 @@ WORKS = {"density": density, "mdn": mdn, "grid": grid, "sample": sample, "draws"
 DRAWN = ("sample", "draws")
 
 
-@functools.lru_cache(maxsize=1)  # large ones take longer to make than to compute; peers come one after the other
+@functools.lru_cache(maxsize=1)  # large ones take longer to make than to evaluate; peers run one after the other
 def make(work: str, size: Size) -> Density | Mdn | Grid | Sample:
-    """Return the problem of this kind and size. No peer writes into it."""
+    """Return the problem of this kind and size. Peers must not write into it."""
     return WORKS[work](*size)
 
 
 def for_check(work: str, size: Size) -> Density | Mdn | Grid | Sample:
-    """Return the problem on which results are compared: the same, except for draws."""
+    """Return the problem on which results are compared: the same one, except for samples."""
     return draws(DRAWS_TO_CHECK, *size[1:]) if work in DRAWN else make(work, size)
 
 
 def arrays(output) -> list[np.ndarray]:
-    """Flatten what an implementation returned (nested tuples of arrays, tensors, scalars) into NumPy arrays."""
+    """Flatten the results of an implementation (nested tuples of arrays, tensors, scalars) into NumPy arrays."""
     if isinstance(output, tuple):
         return [array for part in output for array in arrays(part)]
     return [] if output is None else [np.asarray(output)]
@@ -129,7 +129,7 @@ def nbytes(output) -> int:
 
 
 def tolerance(work: str, size: Size) -> float:
-    """Return how large `disagreement` may be."""
+    """Return the largest allowed `disagreement`."""
     return MOMENTS_TOLERANCE if work in DRAWN else TOLERANCE[size[2]]
 
 

@@ -1,4 +1,4 @@
-"""What was measured, and where and with what, as plain text; the table of docs/performance.md."""
+"""Results, machine and versions as plain text; the table of docs/performance.md."""
 
 import contextlib
 import datetime
@@ -38,7 +38,7 @@ def describe() -> dict[str, object]:
 
 
 def load() -> float | None:
-    """Return the average number of running processes in the last minute: above 1 on entry, others use the machine."""
+    """Return the average number of running processes in the last minute; above 1 at the start: the machine is busy."""
     return round(os.getloadavg()[0], 2) if hasattr(os, "getloadavg") else None
 
 
@@ -55,7 +55,7 @@ def lines(facts: dict[str, object]) -> list[str]:
 
 
 def vector_features() -> str:
-    """Return the widest vector instructions that the processor offers."""
+    """Return the widest vector instructions that the processor supports."""
     flags = _cpuinfo("flags").split()
     return next((flag for flag in ("avx512f", "avx2", "avx", "sse2") if flag in flags), "unknown")
 
@@ -68,7 +68,7 @@ def _version(package: str) -> str | None:
 
 
 def _cymdn_config() -> str:
-    """Return what cymdn says of itself: the kernel build among it."""
+    """Return the output of cymdn.show_config, which includes the kernel build."""
     import cymdn
 
     text = io.StringIO()
@@ -144,7 +144,7 @@ SHOWN_ROWS = {1: "1 row", 64: "64 rows", 6400: "6400 rows", 200_000: "200,000 ro
 
 
 def readme(cases: Sequence[Sequence]) -> list[str]:
-    """Return the table of docs/performance.md in Markdown; of what could not be measured a dash."""
+    """Return the table of docs/performance.md in Markdown, with a dash for missing measurements."""
     ratios = {
         (cell.label, cell.n): f"{cell.ratio:.{0 if cell.ratio >= 10 else 1}f}x"
         for cells in cases
@@ -167,7 +167,7 @@ def render(head: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
 
 
 def seconds(time: float) -> str:
-    """Return a time with a unit that suits it."""
+    """Return a time with a suitable unit."""
     for unit, factor in (("s", 1), ("ms", 1e3), ("us", 1e6)):
         if time * factor >= 1:
             return f"{time * factor:.3g} {unit}"
@@ -175,7 +175,7 @@ def seconds(time: float) -> str:
 
 
 def _digits(number: float, digits: int) -> str:
-    """Return so many digits at least, without an exponent."""
+    """Return a number with at least this many digits, without an exponent."""
     return f"{number:.0f}" if number >= 10 ** (digits - 1) else f"{number:.{digits}g}"
 
 

@@ -1,4 +1,4 @@
-"""cymdn against its peers, side by side: `python benchmarks/run.py`. See README.md beside this file."""
+"""Compare cymdn with its peers: `python benchmarks/run.py`. See README.md in this folder."""
 
 import argparse
 import json
@@ -20,7 +20,7 @@ FEWER_PAIRS = 7  # with --quick, and in the sweep
 
 @dataclass
 class Found:
-    """All that was measured."""
+    """All results."""
 
     machine: dict = field(default_factory=dict)
     goals: list = field(default_factory=list)
@@ -105,7 +105,7 @@ def _print(lines: list[str]) -> None:
 
 
 def _progress(text: str) -> None:
-    """One changing line where a person watches; nothing in a file."""
+    """Update one line on a terminal; print nothing to a file."""
     if sys.stderr.isatty():
         print(f"\r\033[K{text}", end="", file=sys.stderr, flush=True)
 

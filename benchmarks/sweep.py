@@ -1,4 +1,4 @@
-"""Every size and dtype: time a call and a component, memory, two workers; all peers side by side.
+"""Every size and dtype: time per call and per component, memory, two workers; with all peers.
 
 Run as a program it measures the peak memory of one implementation, for `measure_resident`.
 """
@@ -20,18 +20,18 @@ from measure import Bench, Pair
 from peers import CATALOGUE, OURS
 from problems import Size
 
-LARGEST = 4_000_000  # components; beyond it peers need gigabytes and seconds a call
+LARGEST = 4_000_000  # components; beyond it peers need gigabytes and seconds per call
 
 NS = (1, 64, 6400, 200_000)
 MS = (1, 5, 20, 100)
 DTYPES = ("float64", "float32")
 WORKS = ("density", "mdn")
 
-# The lines of the plot: more sizes of the case that people ask about.
+# The lines of the plot: more sizes of the most important case.
 PLOT_NS = (1, 8, 64, 640, 6400, 200_000)
 PLOT_M, PLOT_DTYPE = 20, "float64"
 
-# torch.compile takes some 6 s for each new shape
+# torch.compile takes about 6 s for each new shape
 COMPILED = {*((n, PLOT_M, PLOT_DTYPE) for n in PLOT_NS), (6400, PLOT_M, "float32")}
 
 MEMORY_SIZES = [(n, PLOT_M, dtype) for dtype in DTYPES for n in (6400, 200_000)]
@@ -52,7 +52,7 @@ class Cell(NamedTuple):
 
     @property
     def nanoseconds(self) -> float:
-        """Nanoseconds a component."""
+        """Nanoseconds per component."""
         return self.seconds / (self.n * self.m) * 1e9
 
 
@@ -83,7 +83,7 @@ def measure_all(bench: Bench, cases: list[tuple[str, Size]]) -> Iterator[list[Ce
 
 
 def measure_resident(bench: Bench) -> Iterator[Resident]:
-    """Yield the peak memory of each implementation, a process each."""
+    """Yield the peak memory of each implementation, each in its own process."""
     for work in WORKS:
         for peer in [OURS[work], *CATALOGUE[work]]:
             if peer.has_results and bench.wants(f"memory {work}", peer.label):
@@ -104,7 +104,7 @@ def row_name(work: str, size: Size) -> str:
 def _cells(bench: Bench, work: str, size: Size) -> Iterator[Cell]:
     n, m, dtype = size
     others = [Cell(work, dtype, n, m, label, pair.theirs, pair.ratio) for label, pair in _pairs(bench, work, size)]
-    # by itself, too: what it shows must not depend on which peers could be run
+    # also alone: the result must not depend on which peers could be run
     call = OURS[work].prepare(problems.make(work, size))
     ours = measure.alone(call, bench.pairs)
     workers = bench.two_workers(OURS[work].prepare, work, size) if n * m <= LARGEST else None
@@ -125,7 +125,7 @@ def _pairs(bench: Bench, work: str, size: Size) -> Iterator[tuple[str, Pair]]:
 
 
 def _skipped(bench: Bench, work: str, peer: peers.Peer, size: Size) -> bool:
-    """Whether to leave out a peer; remembers why."""
+    """Whether to leave out a peer; stores the reason."""
     n, m, dtype = size
     row = row_name(work, size).removeprefix("sweep ")
     if n * m > LARGEST:
@@ -145,26 +145,26 @@ def _plot_sizes() -> list[Size]:
 
 def _order(size: Size) -> tuple[bool, int, int, int]:
     n, m, dtype = size
-    return m != PLOT_M, m, DTYPES.index(dtype), n  # what the plot needs first, lest time is up before
+    return m != PLOT_M, m, DTYPES.index(dtype), n  # the cases of the plot first, in case the time is up
 
 
-# Peak memory, for libraries whose allocators tracemalloc does not see: a fresh process asks the Linux kernel
+# Peak memory, for libraries whose allocators tracemalloc does not see: a new process asks the Linux kernel
 
 
 def _peak(work: str, label: str, size: Size) -> float:
-    """MiB beyond the outputs, of this whole process."""
+    """Peak memory of this whole process in MiB, beyond the outputs."""
     call = peers.find(work, label).prepare(problems.make(work, size))
     for _ in range(2):
         call()
     gc.collect()
-    # the C library keeps memory that was freed; the next call would take it from there, unseen
+    # the C library keeps freed memory; the next call would reuse it, which would not be measured
     trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
     if trim is not None:
         trim(0)
-    Path("/proc/self/clear_refs").write_text("5")  # the kernel's peak starts again from here
+    Path("/proc/self/clear_refs").write_text("5")  # resets the kernel's peak
     before = _status("VmRSS")
     output = call()
-    # below 0: outputs in memory kept from before
+    # below 0 if outputs are in memory that was kept
     return max(0.0, (_status("VmHWM") - before - problems.nbytes(output)) / measure.MIB)
 
 

@@ -1,12 +1,12 @@
-"""Expectation-maximisation to the end, accelerated by steps that never lower the likelihood.
+"""Expectation-maximisation until convergence, accelerated by steps that never lower the likelihood.
 
 A step of expectation-maximisation maps coordinates x to g(x). With f = g(x) - x, and the differences F and G of f and g
-from step to step, three steps are tried one after the other until one does not lower the likelihood:
+from step to step, three steps are tried in this order until one does not lower the likelihood:
 
     Anderson mixing  g - G c, where c minimises |f - F c|^2 + lambda |c|^2 (Anderson, J. ACM 12, 1965); lambda falls
                      with success, as in DAAREM (Henderson & Varadhan, J. Comput. Graph. Stat. 28, 2019)
     a long step      x + a f, a = |f before| / |f - f before|, the length of SQUAREM (Varadhan & Roland, Scand. J.
-                     Stat. 35, 2008), which goes along a ridge where f hardly changes
+                     Stat. 35, 2008): it follows a ridge, where f hardly changes
     a plain step     g
 
 The coordinates are unconstrained, so that any combination of them is a mixture.
@@ -20,11 +20,11 @@ import numpy as np
 from cymdn._points import Doubles
 from cymdn._search import components, total
 
-WINDOW = 10  # steps that are remembered
-LAST = 5  # steps over which the gain is looked at
-LONGEST = 64.0  # a, as it is limited in SQUAREM
-SHORTEST = 1.5  # a below which a plain step is as good
-FURTHEST = 30.0  # a change of a logarithm beyond which nothing is tried
+WINDOW = 10  # remembered steps
+LAST = 5  # steps over which the gain is measured
+LONGEST = 64.0  # the limit of a, as in SQUAREM
+SHORTEST = 1.5  # the a below which a plain step is as good
+FURTHEST = 30.0  # largest change of a coordinate that is tried
 SMALLEST_LOG = -690.0  # of weights; those below e^-600 are 0
 MOST_DAMPING, LEAST_DAMPING = 1e2, 1e-14
 
@@ -38,7 +38,7 @@ class Ascent(NamedTuple):
 
 
 class Place(NamedTuple):
-    """An estimate, its coordinates, its log-likelihood a point, and the estimate to which a plain step leads."""
+    """An estimate, its coordinates, its log-likelihood per point, and the estimate after a plain step."""
 
     x: Doubles
     estimate: Doubles
@@ -52,7 +52,7 @@ class Place(NamedTuple):
 
 
 def coordinates(estimate: Doubles) -> Doubles:
-    """Return logarithms of the weights and of the Cholesky factors' diagonals; means and l10 as they are."""
+    """Return logarithms of the weights and of the Cholesky factors' diagonals; means and l10 unchanged."""
     x = estimate.copy()
     each = components(x)
     with np.errstate(divide="ignore"):
@@ -84,9 +84,9 @@ def ascend(
     most: int,
     callback: Callable[[int, float], object],
 ) -> Ascent:
-    """Ascend until five steps together gain less than `tolerance` nats a point, or for so many E steps at most.
+    """Ascend until five steps together gain less than `tolerance` nats per point, for at most `most` E steps.
 
-    The end is always a plain step's, so that the floor is in its variances.
+    The last step is always a plain one, so that the variances include the floor.
     """
     background = bool(estimate[-1] > 0)
     steps = 0
@@ -100,7 +100,7 @@ def ascend(
         return Place(x, estimate, likelihood, maximise(sums, estimate))
 
     def reached(x: Doubles) -> Place | None:
-        """Return the place with these coordinates, or None where it is lower, or too far away to be one."""
+        """Return the place with these coordinates, or None if it is lower or too far away."""
         if steps + 1 >= most or not np.isfinite(x).all() or np.abs(x - here.x).max() > FURTHEST:
             return None
         place = evaluate(x, from_coordinates(x, background))
@@ -131,10 +131,10 @@ def ascend(
 
 
 def mix(differences: Doubles, f: Doubles, damping: float) -> Doubles:
-    """Return c, of differences in the rows of F: in units of their sizes, damping in those of the largest."""
+    """Return c for the rows of F, scaled to length 1; damping is in units of their largest singular value."""
     sizes = np.sqrt((differences**2).sum(axis=1)) + 1e-300
     u, s, vt = np.linalg.svd(differences.T / sizes, full_matrices=False)
-    # all differences may be 0, where a maximum is reached exactly
+    # all differences may be 0, if a maximum is reached exactly
     return np.asarray(vt.T @ (s / (s * s + damping * s[0] ** 2 + 1e-300) * (u.T @ f)) / sizes)
 
 

@@ -1,13 +1,13 @@
 r"""Components under an affine map, without a covariance matrix.
 
-With L = [[s0, 0], [s1 r, s1 s]], s = sech a, a component's points are mean + L z, z round, and those of the mapped one
-T mean + b + (T L) z. Of the rows p and q of T L:
+A component has the points mean + L z with standard normal z, L = [[s0, 0], [s1 r, s1 s]] and s = sech a. The mapped
+component has T mean + b + (T L) z. With the rows p and q of T L:
 
     sigma0' = |p|    sigma1' = |q|    sinh a' = p . q / (|det T| s0 s1 s)
 
-The determinant of T L is known as a product, and is never computed from its rows, which may be nearly parallel. What
-can cancel is computed as exact products: the first element of a row, the product of the rows, the determinant of T.
-Each row of T has a power of two taken out, and each row of T L the larger stddev that enters it.
+The determinant of T L is computed as a product, never from the rows, which may be nearly parallel. Sums that may cancel
+use exact products: the first element of a row, the product of the rows, the determinant of T. Each row of T is scaled
+by a power of two, and each row of T L by the larger of the stddevs that enter it.
 """
 
 import sys
@@ -25,7 +25,7 @@ LARGEST_EXPONENT = 708.0  # of raw output, as in the kernels: exp of it and of i
 
 
 def exact_product(a: Doubles, b: Doubles) -> tuple[Doubles, Doubles]:
-    """Return a b, rounded, and what it lost (Dekker, 1971); for numbers of moderate size."""
+    """Return a b, rounded, and its rounding error (Dekker, 1971); for numbers of moderate size."""
     product = a * b
     (a_high, a_low), (b_high, b_low) = _halves(a), _halves(b)
     lost: Doubles = ((a_high * b_high - product) + a_high * b_low + a_low * b_high) + a_low * b_low
@@ -39,14 +39,14 @@ def _halves(a: Doubles) -> tuple[Doubles, Doubles]:
 
 
 def sum_of_products(a: Doubles, b: Doubles, c: Doubles, d: Doubles) -> Doubles:
-    """Return a b + c d to 1.5 ulp, whatever cancels (Kahan's determinant)."""
+    """Return a b + c d to 1.5 ulp, even if the terms cancel (Kahan's determinant)."""
     (first, lost), (second, lost_too) = exact_product(a, b), exact_product(c, d)
     total: Doubles = (first + second) + (lost + lost_too)
     return total
 
 
 def rows_of(matrix: Doubles) -> tuple[Doubles, Doubles]:
-    """Return rows (..., 2, 2) between 1/2 and 1 at their largest, and the logarithms of what was taken out (..., 2)."""
+    """Return rows (..., 2, 2) scaled to a largest element in [1/2, 1), and the logarithms of the scales (..., 2)."""
     _, exponents = np.frexp(np.abs(matrix).max(axis=-1))
     return np.ldexp(matrix, -exponents[..., None]), LOG_TWO * exponents
 
@@ -57,7 +57,7 @@ def determinant(rows: Doubles) -> Doubles:
 
 
 def mapped_means(matrix: Doubles, offset: Doubles, means: Doubles) -> Doubles:
-    """Return T mean + b, (..., M, 2); inf where that is beyond the numbers."""
+    """Return T mean + b, (..., M, 2); inf where that overflows."""
     rows, logs = rows_of(matrix)
     _, exponents = np.frexp(np.abs(means).max(axis=-1, initial=1.0))
     scaled = np.ldexp(means, -exponents[..., None])
@@ -74,7 +74,7 @@ def mapped_spreads(matrix: Doubles, log_stddevs: Doubles, a: Doubles) -> tuple[D
     """
     rows, logs = rows_of(matrix)
     log_stddev0, log_stddev1 = log_stddevs[..., 0], log_stddevs[..., 1]
-    n = np.exp(-np.minimum(np.abs(a), LARGEST_EXPONENT))  # else a row of T L could be 0
+    n = np.exp(-np.minimum(np.abs(a), LARGEST_EXPONENT))  # otherwise a row of T L could be 0
     s = 2.0 * n / (1.0 + n * n)
     log_s = LOG_TWO - np.abs(a) - np.log1p(n * n)
     r = np.tanh(a)
@@ -99,7 +99,7 @@ def mapped_spreads(matrix: Doubles, log_stddevs: Doubles, a: Doubles) -> tuple[D
     lift = (scales[0] - log_stddev0) + (scales[1] - log_stddev1) + LOG_TWO * (shifts[0] + shifts[1])
     sinh = product / (area * s) * np.exp(np.minimum(lift, sys.float_info.max))
     logarithm = np.log(2.0 * np.abs(product)) - np.log(area) - log_s + lift
-    inside = np.abs(sinh) < LARGEST_SINH  # not of a NaN, 0 * inf, where the logarithm is right
+    inside = np.abs(sinh) < LARGEST_SINH  # False for a NaN of 0 * inf, where the logarithm is right
     mapped = np.where(inside, np.arcsinh(np.where(inside, sinh, 0.0)), np.copysign(np.maximum(logarithm, 0.0), product))
     mapped = np.where(product == 0.0, 0.0, mapped)
     return (scales[0] + logs[..., 0]) + log_length0, (scales[1] + logs[..., 1]) + log_length1, mapped

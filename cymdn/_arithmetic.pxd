@@ -1,24 +1,24 @@
-"""IEEE arithmetic for the kernels, whatever the thread is set to."""
+"""IEEE arithmetic for the kernels, in whatever mode the calling thread is."""
 
 cdef extern from *:
     """
     /*
-     * Whether the smallest (subnormal) numbers are flushed to zero, and how results are rounded, is a setting of each
-     * thread. JAX flushes in the threads it calls from, PyTorch on demand, a library linked with -ffast-math where it
-     * is loaded; the kernels' formulas and the promise of the same bits everywhere need the standard's arithmetic.
+     * Each thread has its own mode: it may flush subnormal numbers to zero and change the rounding. JAX flushes in the
+     * threads it calls from, PyTorch on demand, a library linked with -ffast-math in the thread that loads it. The
+     * kernels' formulas, and the promise of equal bits everywhere, need the arithmetic of the standard.
      */
     #if defined(__SSE2__) || defined(_M_X64)
     #include <xmmintrin.h>
     typedef unsigned cymdn_arithmetic;
     #define CYMDN_READ(mode) ((mode) = _mm_getcsr())
     #define CYMDN_WRITE(mode) _mm_setcsr(mode)
-    #define CYMDN_STANDARD 0x1f80u /* the state a process starts in: to nearest, no flushing, no traps */
+    #define CYMDN_STANDARD 0x1f80u /* of a new process: rounding to nearest, no flushing, no traps */
     #elif defined(__aarch64__)
     typedef unsigned long long cymdn_arithmetic;
     #define CYMDN_READ(mode) __asm__ volatile("mrs %0, fpcr" : "=r"(mode))
     #define CYMDN_WRITE(mode) __asm__ volatile("msr fpcr, %0" : : "r"(mode))
     #define CYMDN_STANDARD 0ull
-    #else /* no such setting known */
+    #else /* no known mode */
     typedef int cymdn_arithmetic;
     #define CYMDN_READ(mode) ((mode) = 0)
     #define CYMDN_WRITE(mode) ((void) (mode))
@@ -26,7 +26,7 @@ cdef extern from *:
     #endif
 
     #if defined(__GNUC__)
-    #define CYMDN_IN_ORDER __asm__ volatile("" : : : "memory") /* no arithmetic on arrays moves across */
+    #define CYMDN_IN_ORDER __asm__ volatile("" : : : "memory") /* no arithmetic on arrays is moved across it */
     #else
     #define CYMDN_IN_ORDER
     #endif

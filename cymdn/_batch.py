@@ -1,4 +1,4 @@
-"""What a batch of distributions has of a sequence: a length, elements, comparison."""
+"""The sequence methods of a batch of distributions: length, elements, comparison."""
 
 from collections.abc import Iterator
 from typing import Any, TypeVar
@@ -9,7 +9,7 @@ T = TypeVar("T", bound="Batch")
 
 
 class Batch:
-    """A batch of distributions whose parameters `_key` has, as arrays and others."""
+    """A batch of distributions; `_key` returns their parameters, as arrays and other values."""
 
     __slots__ = ()
 
@@ -45,5 +45,5 @@ class Batch:
         )
 
     def __hash__(self) -> int:
-        # equal ones have equal hashes: -0.0 + 0.0 is 0.0
+        # equal batches must have equal hashes: -0.0 + 0.0 is 0.0
         return hash(tuple((key + 0.0).tobytes() if isinstance(key, np.ndarray) else key for key in self._key()))

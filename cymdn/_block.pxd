@@ -1,8 +1,8 @@
-"""Blocks: some 256 components in planes, one plane a quantity, and the loops over them.
+"""Blocks of at most 256 components in planes, one plane for each quantity, and the loops over them.
 
-Why it looks like this:
+Reasons for this design:
 
-- A plane is an array inside a struct, so C itself says that planes do not overlap: GCC and Clang turn each loop into
+- A plane is an array inside a struct, so planes cannot overlap by the rules of C: GCC and Clang turn each loop into
   vector code without `restrict` and without a list of pointers. Only the caller's memory is restrict-qualified.
 - Loops run over all components of a block, whatever the number of components in a row. What belongs to a row (its
   point, its largest exponent, its scale) is first spread over its components.
@@ -18,30 +18,30 @@ from cymdn._columns cimport Column, Place, double_in, double_out, float_in, floa
 from cymdn._elementary cimport fma
 
 cdef enum:
-    BLOCK = 256  # components: the planes in use at a time fit the first two caches
-    PLANE = 264  # 64 bytes more, so that the same component's numbers do not compete for one set of the L1 cache
+    BLOCK = 256  # components: the planes in use at a time fit the L1 and L2 caches
+    PLANE = 264  # 64 bytes more, so that the numbers of one component do not compete for one set of the L1 cache
 
 cdef struct Block:
-    # parameters as they are read, until `prepare_...` replaces what it names
+    # parameters as read; then what `prepare_...` replaces them by
     double[PLANE] weight      # weight, or logit; prepare_unconstrained: exp(logit - the row's largest)
     double[PLANE] mean0
     double[PLANE] mean1
     double[PLANE] inverse0    # sigma0, or its logarithm; prepare_...: 1 / sigma0
     double[PLANE] inverse1
     double[PLANE] r           # r, or atanh r; prepare_...: r
-    # what else is prepared
+    # other prepared quantities
     double[PLANE] cross
     double[PLANE] kappa
     double[PLANE] rest0       # 1 / sigma0 is inverse0 + inverse0 rest0
     double[PLANE] rest1
     double[PLANE] shift
     double[PLANE] factor
-    # under a floor of the stddevs: derivatives of what is floored, for the chain rule
-    double[PLANE] kept0       # of log sigma0 with respect to itself
+    # under a floor of the stddevs: derivatives of the floored parameters, for the chain rule
+    double[PLANE] kept0       # of floored log sigma0 with respect to log sigma0
     double[PLANE] kept1
-    double[PLANE] turned0     # of atanh r with respect to log sigma0
+    double[PLANE] turned0     # of floored atanh r with respect to log sigma0
     double[PLANE] turned1
-    double[PLANE] turned      # of atanh r with respect to itself
+    double[PLANE] turned      # of floored atanh r with respect to atanh r
     # components at points
     double[PLANE] u           # standardised offset; differentiate: d/dlog sigma0
     double[PLANE] v
@@ -50,7 +50,7 @@ cdef struct Block:
     double[PLANE] slope1
     double[PLANE] datanh
     double[PLANE] dlogit
-    # numbers of the row, at each of its components; the stages say which
+    # numbers of a row, repeated for each of its components; each function says which
     double[PLANE] row0
     double[PLANE] row1
     double[PLANE] row2
@@ -60,16 +60,16 @@ cdef struct Rows:
     double[PLANE] x1
     double[PLANE] top         # largest logit, then largest exponent
     double[PLANE] total       # sum of weight * density, up to exp(top)
-    double[PLANE] weights     # sum of the weights, where these are a softmax's; else 1
+    double[PLANE] weights     # sum of the weights, if these are exponentials of logits; else 1
     double[PLANE] value       # log-density of the mixture
     double[PLANE] scale       # of weight * density in the derivatives
     double[PLANE] weight_scale
-    double[PLANE] live        # 0: a row without derivatives
-    double[PLANE] weight      # of the row in the loss; scale_loss: times the scale of the gradient
+    double[PLANE] live        # 0: a row without derivatives; else a factor of these, 1 except for huge weights
+    double[PLANE] weight      # of the row in the loss
 
 
-# Six columns at once of rows in the order of raw network output: these rows are short, and the loops over them cost
-# more than what they move.
+# All six columns of packed rows in one loop: these rows are short, and a loop for each column would cost more than the
+# numbers that it moves.
 
 
 cdef inline void read_packed_numbers(
@@ -102,7 +102,7 @@ cdef inline void write_three(
     Py_ssize_t columns, const double *plane0, const double *plane1, const double *plane2,
     real_out numbers0, real_out numbers1, real_out numbers2,
 ) noexcept nogil:
-    # three pointers, for a compiler has to know that what it writes does not overlap
+    # three restrict-qualified pointers: the compiler has to know that the outputs do not overlap
     cdef Py_ssize_t j
     for j in range(columns):
         numbers0[j] = plane0[j]
@@ -169,7 +169,7 @@ cdef inline void spread(
 cdef inline void spread_two(
     Py_ssize_t rows, Py_ssize_t columns, const double *values0, const double *values1, Block *b
 ) noexcept nogil:
-    # to row0 and row1, in half the time of two loops
+    # into row0 and row1, in half the time of two loops
     cdef Py_ssize_t i, j
     if columns == 1:
         spread(rows, 1, values0, b.row0)
@@ -182,7 +182,7 @@ cdef inline void spread_two(
 
 
 cdef inline void spread_three(Py_ssize_t rows, Py_ssize_t columns, const Rows *w, Block *b) noexcept nogil:
-    # the point, and the largest logit
+    # the point and the largest logit
     cdef Py_ssize_t i, j
     if columns == 1:
         spread_two(rows, 1, w.x0, w.x1, b)
@@ -214,7 +214,7 @@ cdef inline void exponentiate(Py_ssize_t count, double_out plane) noexcept nogil
 
 
 cdef inline void scale_rows(Py_ssize_t rows, const double *live, const double *scale, double_out values) noexcept nogil:
-    # 0 of a row without derivatives, whatever it holds
+    # 0 in a row without derivatives, even if the value is NaN
     cdef Py_ssize_t i
     for i in range(rows):
         values[i] = 0.0 if live[i] == 0.0 else scale[i] * values[i]
@@ -262,7 +262,7 @@ cdef inline void exponentiate_logits(Py_ssize_t count, Block *b) noexcept nogil:
 
 
 cdef inline void decay(Py_ssize_t count, Block *b) noexcept nogil:
-    # for correlate: n = exp(-|a|) to kappa, what it lost to cross
+    # for correlate: n = exp(-|a|) into kappa, its rounding error into cross
     cdef Py_ssize_t k
     for k in range(count):
         b.kappa[k] = bivariate.decay(b.r[k])
@@ -298,7 +298,7 @@ cdef inline void invert_logs(Py_ssize_t count, Block *b) noexcept nogil:
 
 
 cdef inline void prepare_unconstrained(Py_ssize_t count, Block *b) noexcept nogil:
-    # Five short loops: in one long one, a processor sees too little of the next iteration to overlap them (2 to 7 %).
+    # Five short loops: in one long loop, a processor sees too little of the next iteration to overlap it (2 to 7 %).
     # row2: the row's largest logit.
     decay(count, b)
     correlate(count, b)
@@ -406,7 +406,7 @@ cdef inline void differentiate(Py_ssize_t count, Block *b) noexcept nogil:
 
 
 cdef inline void differentiate_floor(Py_ssize_t count, Block *b) noexcept nogil:
-    # derivatives with respect to floored log stddevs and atanh correlations become those to the parameters
+    # from derivatives with respect to floored log stddevs and atanh correlations to those with respect to parameters
     cdef Py_ssize_t k
     for k in range(count):
         b.u[k] = fma(b.turned0[k], b.datanh[k], b.kept0[k] * b.u[k])
@@ -425,14 +425,14 @@ cdef inline double rounded(double value, bint single) noexcept nogil:
 
 
 cdef inline void component_shares(Py_ssize_t count, bint single, Block *b) noexcept nogil:
-    # 0 where a log-density is beyond the dtype, else 1
+    # 0 if a log-density is beyond the dtype, else 1
     cdef Py_ssize_t k
     for k in range(count):
         b.exponent[k] = bivariate.within_range(rounded(b.exponent[k], single))
 
 
 cdef inline void no_gradient(Py_ssize_t columns, Py_ssize_t first, Block *b) noexcept nogil:
-    # of a row beyond the dtype, or skipped: 0, whatever it holds
+    # 0 for a row that is beyond the dtype or skipped, even if its derivatives are NaN
     set_plane(columns, 0.0, b.dlogit + first)
     set_plane(columns, 0.0, b.slope0 + first)
     set_plane(columns, 0.0, b.slope1 + first)

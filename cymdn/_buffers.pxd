@@ -1,8 +1,8 @@
 """Arrays of the caller, held while a kernel runs.
 
-Buffers, not typed memoryviews: these take a third of the time of a call with one row, and most of that of the
-compiler. Nobody can resize an array that is held, and its own shape is checked, so that it cannot lie about it. That
-its numbers are native floats, and not integers of the same size, is for the caller to know.
+Buffers instead of typed memoryviews: memoryviews take a third of the time of a call with one row, and most of the
+compile time. An array cannot be resized while it is held, and the shape of its buffer is checked. The caller ensures
+that its numbers are native floats, not integers of the same size.
 """
 
 from cpython.buffer cimport PyBUF_C_CONTIGUOUS, PyBUF_WRITABLE, PyBuffer_Release, PyObject_GetBuffer
@@ -11,21 +11,21 @@ from libc.stdint cimport uintptr_t
 from cymdn._columns cimport Column
 
 cdef enum:
-    MOST = 12  # arrays of a call: those of mixture_logpdf
+    MOST = 12  # arrays of a call, in mixture_logpdf
 
 cdef struct Buffers:
     Py_ssize_t count
     bint fit
-    Py_ssize_t itemsize  # of the arrays whose dtype is the caller's: that of the first
+    Py_ssize_t itemsize  # of arrays of the caller's dtype: that of the first one
     Py_buffer[MOST] views
 
 
 cdef inline int hold(
     Buffers *held, object array, Py_ssize_t itemsize, int flags, Py_ssize_t n, Py_ssize_t a, Py_ssize_t b, Column *c
 ) except -1:
-    """Hold an array of n rows of a x b numbers; of a if b is 0, of one if a is 0 too.
+    """Hold an array of n rows of a x b numbers; of a numbers if b is 0, of one if a is 0 too.
 
-    To be read, one row may serve all. `fit` becomes False where the array is another one.
+    An input may have one row, which is used for all n. `fit` becomes False if shape, item size or alignment do not fit.
     """
     cdef Py_buffer *view = &held.views[held.count]
     c.first, c.size, c.row, c.single = NULL, 0, 0, False
@@ -49,7 +49,7 @@ cdef inline int hold(
 cdef inline int hold_each(
     Buffers *held, object array, Py_ssize_t itemsize, Py_ssize_t n, Py_ssize_t a, Py_ssize_t b, Column *c
 ) except -1:
-    """Hold an array to be read, with a row for each of n."""
+    """Hold an input with n rows, not one row for all."""
     hold(held, array, itemsize, 0, n, a, b, c)
     held.fit = held.fit and (n == 1 or c.row > 0)
     return 0

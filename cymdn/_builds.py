@@ -1,4 +1,4 @@
-"""The builds of the kernels: one for each CPU level, of which the highest that this machine offers is used."""
+"""The builds of the kernels, one for each CPU level; the highest level that this machine supports is used."""
 
 import os
 from importlib import import_module
@@ -43,7 +43,7 @@ def why_not(level: str) -> str | None:
 
 
 def choose(forced: str | None) -> tuple[str, str]:
-    """Return the level to use, and why: the one asked for, or else the highest that can be used here."""
+    """Return the level to use, and why: the requested one, or else the highest that can be used here."""
     if not forced:
         return [level for level in LEVELS if why_not(level) is None][-1], "the highest that this machine offers"
     if forced not in LEVELS:
@@ -64,7 +64,7 @@ kernels = load(level)
 
 
 def show_config() -> None:
-    """Print the version, the kernel build in use and why, what the machine offers, and the compiler.
+    """Print the version, the kernel build in use and why, the builds that can be used here, and the compiler.
 
     Examples
     --------

@@ -1,4 +1,4 @@
-"""Fits to more points than one machine holds: Dask goes through chunks where they are, and their sums come back."""
+"""Fits to more points than fit on one machine: Dask computes sums over chunks where they are stored."""
 
 from collections.abc import Callable
 from functools import reduce
@@ -19,7 +19,7 @@ class Chunk(NamedTuple):
 
 
 class Chunks(NamedTuple):
-    """A Dask array of points, as chunks: all that `_estimation.Memory` and `_points.Points` do."""
+    """A Dask array of points, as chunks, with the methods of `_estimation.Memory` and `_points.Points`."""
 
     chunks: list[Chunk]
     dtype: np.dtype[Any]
@@ -27,16 +27,16 @@ class Chunks(NamedTuple):
     units: Units | None = None
 
     def summary(self, key: int) -> Summary:
-        """Return what has to be known of all points; check them."""
+        """Check all points, and return their statistics."""
         tasks = self.each(_summarise_chunk, self.missing, key)
-        while len(tasks) > 1:  # two by two, where they are: the caller gets one sample, however many chunks
+        while len(tasks) > 1:  # in pairs, where they are stored: the caller gets one sample for any number of chunks
             pairs = zip(tasks[::2], tasks[1::2], strict=False)
             tasks = [_delayed(Summary.merged)(*pair) for pair in pairs] + tasks[len(tasks) // 2 * 2 :]
         summary: Summary = _compute(tasks)[0]
         return summary
 
     def in_units(self, units: Units) -> "Chunks":
-        """Return what sums moments over all points."""
+        """Return the chunks with these units, in which they sum moments."""
         return self._replace(units=units)
 
     def expect(self, model: Model, estimate: Doubles) -> Doubles:
@@ -45,7 +45,7 @@ class Chunks(NamedTuple):
         return np.asarray(reduce(np.add, sums))
 
     def each(self, function: Callable[..., Any], *arguments: Any) -> list[Any]:
-        """Return the tasks to call a function of a chunk and these arguments, for each chunk."""
+        """Return a task for each chunk: the call of a function of the chunk and these arguments."""
         call = _delayed(function)
         return [call(*chunk, *arguments) for chunk in self.chunks]
 
@@ -88,7 +88,7 @@ def source(points: Any, sample_weight: Any, missing: bool) -> Chunks:
 
 
 def _arrays_of(points: Any, weight: Any) -> tuple[Doubles, Doubles]:
-    """Return a chunk as float64, shapes and dtypes checked."""
+    """Return a chunk in float64, after checks of shapes and dtypes."""
     (array,) = check_arguments({"points": (2,)}, (points,), batch_axis="n").arrays
     given = np.ones(len(array)) if weight is None else check_arguments({"sample_weight": ()}, (weight,)).arrays[0]
     return array.astype(np.float64, copy=False), given.astype(np.float64, copy=False)

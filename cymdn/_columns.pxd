@@ -1,4 +1,4 @@
-"""The caller's memory, as columns: the only place that knows how numbers are stored, and float32 from float64."""
+"""The caller's memory as columns: the only module that knows its layout, and that tells float32 from float64."""
 
 cdef extern from *:
     """
@@ -20,7 +20,7 @@ cdef extern from *:
             for (ptrdiff_t k = 0; k < bytes; k += 64) CYMDN_PREFETCH(memory + k, 0);
     }
 
-    /* the build with bounds checks: each block is checked at the end of what it touches */
+    /* the build with bounds checks: both ends of what each block touches are checked */
     #ifdef CYMDN_BOUNDS_CHECKS
     #include <stdio.h>
     #include <stdlib.h>
@@ -60,13 +60,13 @@ ctypedef fused real_out:
 
 cdef struct Column:
     # one parameter, or one output, of each component of each row
-    void *first         # NULL: an output that nobody wants
+    void *first         # NULL: an output that is not requested
     Py_ssize_t size     # numbers from the first on
-    Py_ssize_t row      # numbers from a row to the next; 0: one row serves all
+    Py_ssize_t row      # numbers from one row to the next; 0: one row for all
     bint single         # float32
 
 cdef struct Place:
-    # a block's rows and columns, and where these are in the caller's memory
+    # the part of the caller's rows and columns that a block holds
     Py_ssize_t row
     Py_ssize_t column
     Py_ssize_t rows
@@ -76,13 +76,13 @@ cdef struct Place:
 cdef inline void fetch_ahead(
     const Column *c, Py_ssize_t row, Py_ssize_t rows, Py_ssize_t part, Py_ssize_t parts, bint to_write
 ) noexcept nogil:
-    # a part of some rows into the second cache, while something else is computed
+    # prefetch a part of some rows into the L2 cache during other computations
     cdef Py_ssize_t bytes = c.row * <Py_ssize_t> (sizeof(float) if c.single else sizeof(double))
     cdef const char *memory = <const char *> c.first + row * bytes
     prefetch(memory + rows * bytes * part // parts, rows * bytes // parts, to_write)
 
 
-# The loops below treat a row of one component apart: an inner loop of one turn costs three times as much.
+# The loops below handle rows of one component separately: an inner loop of one iteration costs three times as much.
 
 
 cdef inline void read_numbers(
@@ -133,7 +133,7 @@ cdef inline void write_pairs(
 
 cdef inline void read(const Column *c, const Place *at, double *plane) noexcept nogil:
     cdef Py_ssize_t offset = at.row * c.row + at.column, rows = at.rows, columns = at.columns
-    if c.row == columns:  # the rows are one
+    if c.row == columns:  # contiguous rows are one row
         columns *= rows
         rows = 1
     within(offset, offset + (rows - 1) * c.row + columns - 1, c.size)
@@ -144,7 +144,7 @@ cdef inline void read(const Column *c, const Place *at, double *plane) noexcept 
 
 
 cdef inline void read_two(const Column *c, const Place *at, double *plane0, double *plane1) noexcept nogil:
-    # columns whose numbers alternate; the first stands for both
+    # two columns whose numbers alternate; c is the first
     cdef Py_ssize_t offset = at.row * c.row + 2 * at.column, rows = at.rows, columns = at.columns
     if c.row == 2 * columns:
         columns *= rows

@@ -1,8 +1,8 @@
-"""One component of a row of packed parameters, as draws and modes need it.
+"""One component of a row of packed parameters, for samples, modes and rectangles.
 
-Parameters are packed in the order of raw network output, after its pen logits: m each of weights or logits, means 0,
-means 1, standard deviations 0 or their logarithms, the same 1, correlations or their inverse hyperbolic tangents;
-natural, or unconstrained.
+Packed parameters are in the order of raw network output after its pen logits. Natural ones are m weights, m means of
+coordinate 0, m of coordinate 1, m standard deviations of each in the same way, and m correlations. Unconstrained ones
+have logits, logarithms of standard deviations and inverse hyperbolic tangents of correlations instead.
 """
 
 from libc.math cimport sqrt
@@ -19,7 +19,7 @@ cdef struct Component:
     double inverse0
     double inverse1
     double r
-    double t          # -1, 0 or 1, near r
+    double t          # -1, 0 or 1, close to r
     double cross      # kappa (t - r)
     double kappa      # cosh a
     double decoupled  # 1 / kappa, sqrt(1 - r^2)

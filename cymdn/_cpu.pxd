@@ -1,11 +1,11 @@
-"""The x86-64 level (psABI microarchitecture levels) that CPU and operating system offer; 0 on other processors."""
+"""The x86-64 level (psABI microarchitecture levels) that CPU and operating system support; 0 on other processors."""
 
 cdef extern from *:
     """
     #if (defined(__x86_64__) || defined(_M_X64)) && (defined(__GNUC__) || defined(__clang__))
     #include <cpuid.h>
 
-    /* the operating system saves the wide registers: XCR0 */
+    /* XCR0: which wide registers the operating system saves */
     static unsigned cymdn_saved_state(void)
     {
         unsigned low, high;

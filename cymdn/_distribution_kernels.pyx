@@ -1,6 +1,6 @@
-"""The doors to draws, modes and one-dimensional mixtures. The same rules as in _kernels.pyx.
+"""The doors to sampling, modes, fits and one-dimensional mixtures. They have the rules of _kernels.pyx.
 
-One build serves every CPU: these loops branch on what was drawn or found, and would not become vector code.
+There is one build for all CPUs: most of these loops branch on sampled or found values, and cannot become vector code.
 """
 
 from cpython.buffer cimport PyBUF_WRITABLE
@@ -54,7 +54,7 @@ def draw(
     pen_out,                 # (s, n, pens), None without a pen
     component_out,           # (s, n), int64
 ):
-    """Points, pens and components drawn from each row of parameters, s times; whether the arrays fit each other."""
+    """Draw points, pens and components from each row of parameters, s times; return whether the arrays fit."""
     cdef Draws d
     cdef Buffers held
     cdef Column rows, uniforms, normals, memory, x, pen, chosen
@@ -104,15 +104,15 @@ cdef void prepare_search(const double *parameters, bint unconstrained, Search *s
 def modes(
     parameters,          # (n, 6 m), float64, as are all
     bint unconstrained,
-    Py_ssize_t first,    # of the 2 m starts of a mixture; 0 begins
+    Py_ssize_t first,    # of the 2 m starts of a mixture; 0 begins a search
     Py_ssize_t last,
     scratch,             # (MODE_PLANES, m)
     highest_out,         # (n,): the highest log-density found so far, up to a constant
     mode_out,            # (n, 2): its point
 ):
-    """The point of highest density of each row's mixture; the first mean where no density is above 0.
+    """Find the point of highest density of each row's mixture; the first mean if no density is above 0.
 
-    A call goes on with what `highest_out` and `mode_out` hold, so that a long search can be interrupted.
+    A call continues from the contents of `highest_out` and `mode_out`, so that a long search can be interrupted.
     """
     cdef Py_ssize_t n = parameters.shape[0], m = parameters.shape[1] // 6, i
     cdef Search s
@@ -152,11 +152,11 @@ def modes(
         release(&held)
 
 
-# Fits: arguments that all have
-#     planes       (3, n): coordinates 0, coordinates 1, weights, in the order of what is known
-#     both, first  where those begin of which the first coordinate alone is known, and the second alone
+# Fits: common arguments
+#     planes       (3, n): coordinates 0, coordinates 1, weights; sorted by the known coordinates
+#     both, first  index of the first point with the first coordinate alone, and of the first with the second alone
 #     estimate     (6 m + 1,): weight, mean and Cholesky factor of each component, weight of the background
-#     settings     (5,): floors, log-densities of the background where both coordinates are known, the first, the second
+#     settings     (5,): floors; log-densities of the background for both coordinates, the first, the second
 #     scratch      (FIT_PLANES, m)
 #     sums         (6 m + 2,): moments of each component, mass of the background, log-likelihood
 
@@ -190,7 +190,7 @@ cdef int hold_fit(
     Buffers *held, planes, Py_ssize_t both, Py_ssize_t first, int covariance_type, settings, estimate, int flags,
     scratch, Points *points, Model *model, Column *parameters, Column *memory,
 ) except -1:
-    """Hold what all doors but the M step's have; `flags` are those of the estimate."""
+    """Hold the arguments of all doors except the M step; `flags` are those of the estimate."""
     cdef Py_ssize_t m = scratch.shape[1]
     held.fit = m > 0
     hold_model(held, m, covariance_type, settings, model)
@@ -203,7 +203,7 @@ cdef int hold_fit(
 
 def expect_moments(
     planes, Py_ssize_t both, Py_ssize_t first, int covariance_type, settings, estimate, scratch,
-    Py_ssize_t begin, Py_ssize_t end,   # points to go through
+    Py_ssize_t begin, Py_ssize_t end,   # range of points
     sums_out,
 ):
     """The E step."""
@@ -276,9 +276,9 @@ cdef void climb_steps(
 def climb(
     planes, Py_ssize_t both, Py_ssize_t first, int covariance_type, settings, estimate, scratch,
     Py_ssize_t steps,   # at most
-    double gain,        # of log-likelihood, below which a step is the last
-    double last,        # log-likelihood before
-    sums_out,           # of the estimate that is left
+    double gain,        # of log-likelihood: a step that gains less is the last one
+    double last,        # log-likelihood before the call
+    sums_out,           # of the final estimate
 ):
     """Steps of expectation-maximisation, in place."""
     cdef Py_ssize_t m = scratch.shape[1]
@@ -312,7 +312,7 @@ def inspect_components(
     planes, Py_ssize_t both, Py_ssize_t first, int covariance_type, settings, estimate, scratch,
     worth_out,   # (m, 7): see Worth
 ):
-    """What each component is worth, and how far it is from a Gaussian."""
+    """For each component, the drop of the log-likelihood without it, and its fourth moments."""
     cdef Py_ssize_t m = scratch.shape[1]
     cdef Buffers held
     cdef Column parameters, memory, worth
@@ -343,9 +343,9 @@ def inspect_components(
 
 
 def call_in_ieee_arithmetic(function, tuple arguments, dict keywords):
-    """Call a Python function in a thread that neither flushes denormal numbers nor rounds otherwise than to nearest.
+    """Call a Python function with the thread in IEEE mode: denormal numbers are kept, rounding is to nearest.
 
-    The thread's setting comes back even where Ctrl-C interrupts the call.
+    The mode of the thread is restored even if Ctrl-C interrupts the call.
     """
     cdef _arithmetic.arithmetic before = _arithmetic.use_ieee_arithmetic()
     try:
@@ -354,8 +354,8 @@ def call_in_ieee_arithmetic(function, tuple arguments, dict keywords):
         _arithmetic.restore_arithmetic(before)
 
 
-# One-dimensional mixtures: lines, of which a row (3 m) has logarithms of weights, means and logarithms of standard
-# deviations. These doors have the arguments that run_over_batch hands to any kernel, all of float64.
+# One-dimensional mixtures ("lines"): a row (3 m) has logarithms of weights, means, logarithms of standard deviations.
+# These doors have the arguments that run_over_batch passes to any kernel. All arrays are float64.
 
 ctypedef double (*of_line)(
     const double *line, Py_ssize_t m, double first, double second, bint logarithm
@@ -365,7 +365,7 @@ ctypedef double (*of_line)(
 cdef bint evaluate(
     of_line f, Py_ssize_t n, Py_ssize_t m, first, second, lines, out, bint logarithm
 ) except -1:
-    """Write f of each of n lines, and of numbers."""
+    """Write f of each of n lines and of two numbers."""
     cdef Py_ssize_t i
     cdef Buffers held
     cdef Column firsts, seconds, rows, values

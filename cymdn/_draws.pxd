@@ -1,4 +1,4 @@
-"""Draws from one row of packed parameters, by uniform and standard normal numbers."""
+"""Random samples from one row of packed parameters, made of uniform and standard normal numbers."""
 
 from libc.stdint cimport int64_t
 
@@ -8,8 +8,8 @@ from cymdn._columns cimport double_out, real
 from cymdn._component cimport Component, component
 
 cdef struct Draws:
-    Py_ssize_t count        # from each row
-    Py_ssize_t rows         # lie between two draws from the same one
+    Py_ssize_t count        # samples from each row
+    Py_ssize_t rows         # rows; one sample of each, then the next of each
     Py_ssize_t m
     Py_ssize_t pens
     bint unconstrained
@@ -26,7 +26,7 @@ cdef struct Draws:
 cdef inline void exponentiate(
     const real *logits, Py_ssize_t count, double sharpness, double largest, double_out terms_out
 ) noexcept nogil:
-    # the difference first: sharpness * inf - sharpness * inf is a NaN
+    # the difference first: sharpness * inf - sharpness * inf is NaN
     cdef Py_ssize_t j
     for j in range(count):
         terms_out[j] = elementary.exp_flushed(sharpness * (logits[j] - largest))
@@ -58,14 +58,14 @@ cdef inline void accumulate_weights(const real *weights, Py_ssize_t count, doubl
 
 
 cdef inline Py_ssize_t choose(const double *cumulative, Py_ssize_t count, double uniform) noexcept nogil:
-    """The first index whose cumulative weight exceeds the uniform number's share; -1 if the weights hold a NaN."""
+    """The first index whose cumulative weight exceeds `uniform` times the total; -1 if a weight is NaN."""
     cdef Py_ssize_t j, chosen = 0
     cdef double total = cumulative[count - 1], target = uniform * total
     if total != total:
         return -1
-    for j in range(count):  # counting, not searching: no branch to guess wrong
+    for j in range(count):  # counting instead of searching: no branch to mispredict
         chosen += cumulative[j] <= target
-    if chosen == count:  # only a generator of somebody's own gives 1 and more
+    if chosen == count:  # only a user-defined generator returns 1 or more
         chosen = 0
         for j in range(count):
             chosen += cumulative[j] < total
@@ -73,7 +73,7 @@ cdef inline Py_ssize_t choose(const double *cumulative, Py_ssize_t count, double
 
 
 cdef inline void write_point(const Component *c, const double *normal, real *x_out) noexcept nogil:
-    # the second coordinate given the first: no covariance matrix, hence none that is not positive definite
+    # the second coordinate given the first: no covariance matrix, which could fail to be positive definite
     x_out[0] = <real> (c.mean0 + c.sigma0 * normal[0])
     x_out[1] = <real> (c.mean1 + c.sigma1 * (c.r * normal[0] + c.decoupled * normal[1]))
 
@@ -81,7 +81,7 @@ cdef inline void write_point(const Component *c, const double *normal, real *x_o
 cdef inline void write_pen(
     const real *logits, Py_ssize_t pens, double sharpness, double uniform, real *pen_out
 ) noexcept nogil:
-    # the Bernoulli pen is the softmax of 0 and its logit: sigmoid(logit) is the chance of the second
+    # the Bernoulli pen is the softmax of 0 and its logit: sigmoid(logit) is the probability of the second
     cdef double[3] cumulative
     cdef real[2] pair
     cdef Py_ssize_t k, states = max(<Py_ssize_t> 2, pens), chosen
@@ -104,12 +104,12 @@ cdef inline void prepare_components(const Draws *d, const real *parameters) noex
 cdef inline void draw_row(
     const Draws *d, Py_ssize_t row, const real *logits, real *x_out, real *pen_out
 ) noexcept nogil:
-    """All draws from one row of raw output, or of packed parameters; outputs begin with the row's first."""
+    """All samples from one row of raw output or of packed parameters; the outputs begin at its first sample."""
     cdef Py_ssize_t i, j, k, uniforms = 2 if d.pens else 1
     cdef const real *parameters = logits + d.pens
     cdef const double *uniform = d.uniform + row * uniforms
     cdef const double *normal = d.normal + 2 * row
-    cdef bint prepared = d.count > d.m  # else only what is drawn is worth preparing
+    cdef bint prepared = d.count > d.m  # else only chosen components are prepared
     if d.unconstrained:
         accumulate_softmax(parameters, d.m, d.sharpness, d.cumulative)
     else:

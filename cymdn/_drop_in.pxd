@@ -1,8 +1,8 @@
-"""The drop-in level: smoothed densities of components, and the derivatives of their logarithms.
+"""The smoothed density, a drop-in replacement: densities of components, and the derivatives of their logarithms.
 
-It reads and writes the caller's arrays in the one loop that computes, without planes: nothing is summed over a row, and
-where these arrays are beyond the caches their traffic goes on while the loop computes. Only points are spread over
-their components first; and parameters of one row are repeated for a block of rows, once.
+One loop reads the caller's arrays, computes, and writes, without planes: nothing is summed over a row, and if the
+arrays exceed the caches the memory traffic overlaps with the computation. Only the points are spread over their
+components before; parameters that have one row for all are repeated once, for a block of rows.
 """
 
 from libc.math cimport fabs
@@ -36,15 +36,16 @@ cdef struct DropIn:
     Column dstddev
     Column dcorrelation
     Block *block         # row0, row1: the points of the components
-    Py_ssize_t count     # of components in the block
+    Py_ssize_t count     # components in the block
 
 
-# Where offsets are so large that squares may overflow, factors on the way may be inf where others are 0. The loops
-# say so, and run again with these bounded: a branch a block instead of work for each component.
+# If offsets are so large that squares may overflow, intermediate factors may be inf where others are 0. The loops
+# return whether this is so, and are run again with these factors bounded: one branch for each block instead of work for
+# each component.
 
 
 cdef inline uint64_t is_far(double number) noexcept nogil:
-    # in the highest bit, for a number >= 0, inf or NaN: the comparison that SSE2 has for integers
+    # the highest bit is 1 if the number is above FAR or NaN: SSE2 can subtract 64-bit integers, but not compare them
     cdef uint64_t bits = elementary.bits_of(number)
     return (elementary.bits_of(FAR) - bits) | bits
 
@@ -102,13 +103,13 @@ cdef inline uint64_t densities_and_derivatives(
         dstddev_out[2 * k] = bivariate.smoothed_dlog_stddev(u, sigma0, inverse0, slope0)
         dstddev_out[2 * k + 1] = bivariate.smoothed_dlog_stddev(v, sigma1, inverse1, slope1)
         dcorrelation_out[k] = bivariate.smoothed_dcorrelation(u, v, w0, w1, r, c, e, far)
-        # without smoothing c may be inf, whose products with 0 are no NaN where they are bounded
+        # without smoothing c may be inf: its products have to be bounded before they are multiplied by 0
         some |= is_far(fma(u, u, v * v)) | is_far(fabs(c))
     return some >> 63
 
 
 cdef inline void repeat(Column *c, Py_ssize_t width, Py_ssize_t rows, real_out memory) noexcept nogil:
-    # one row that serves all becomes a block of copies of it
+    # one row for all becomes a block of copies of it
     cdef Py_ssize_t k
     if c.row == 0 and rows > 1:
         for k in range(rows * width):
@@ -130,7 +131,7 @@ cdef inline void spread_points(
 cdef inline void drop_in_block(
     DropIn *p, Py_ssize_t i, Py_ssize_t rows, Py_ssize_t j, Py_ssize_t columns, real_out density
 ) noexcept nogil:
-    # rows from i on, components from j on: contiguous, because there are several rows only of all components
+    # rows from i on, components from j on: contiguous, because a block of several rows has all components
     cdef Py_ssize_t out = i * p.m + j, at = i * p.correlation.row + j
     cdef real_out mean = <real_out> p.mean.first + i * p.mean.row + 2 * j
     cdef real_out stddev = <real_out> p.stddev.first + i * p.stddev.row + 2 * j

@@ -3,13 +3,13 @@
 GCC turns a loop over any of them into packed instructions at every x86-64 level. Only + - * / and
 fused multiply-add of doubles, comparisons and integer operations on their bits are used, in the
 order the parentheses show: every processor with fused multiply-add gives the same bits, whatever
-the compiler. That needs contraction off and value-safe arithmetic:
+the compiler. This requires no contraction and value-safe arithmetic:
 `-O3 -fno-math-errno -fno-trapping-math -ffp-contract=off` (MSVC: `/O2 /fp:precise`), rounding to
 nearest, denormals kept.
 
 `fma(a, b, c)` is a * b + c rounded once where the build has the instruction (x86-64-v3 and v4,
-arm64), and rounded twice elsewhere: the baseline build has the same accuracy and other last bits.
-A correctly rounded fma without the instruction is a call, and tens of times slower.
+arm64), and rounded twice elsewhere: the baseline build has the same accuracy, but other last bits.
+Without the instruction, a correctly rounded fma would be a call, tens of times slower.
 
 Symbols
     exp           x = k ln 2 + r, |r| <= ln(2)/2;  r = (x - k LN2_HIGH) - k LN2_LOW, where the first
@@ -18,10 +18,10 @@ Symbols
                   log(1 + f) = 2 atanh s = 2 s + s z L(z)
     mills         exp(x^2 / 2) times the integral of exp(-y^2 / 2) from x to inf, x >= 0:
                   P(t) / (1 + x), t = (x - 5) / (x + 5)
-    E, L, P       minimax polynomials; elementary_coefficients.py computes every number of theirs
-    shifted       a number added to 1.5 2^52 (or 2^52), so that its integer part stands in the
-                  lowest bits of the sum. This takes the place of the conversions and arithmetic
-                  shifts that SSE2 and AVX2 lack for 64-bit integers
+    E, L, P       minimax polynomials; elementary_coefficients.py computes their coefficients
+    shifted       a number added to 1.5 2^52 (or 2^52), so that the lowest bits of the sum hold its
+                  integer part. This replaces the conversions and arithmetic shifts that SSE2 and
+                  AVX2 lack for 64-bit integers
 
 Largest error found, in units in the last place of the result (ulp), denormal results included
     exp 0.97    exp_nonpositive 0.97    exp_normal 0.97    exp_flushed 0.97 (down to -708)
@@ -30,8 +30,8 @@ Largest error found, in units in the last place of the result (ulp), denormal re
 NaN gives NaN, and every limit (+-0, +-inf, the ends of the domain, overflow) is that of C99.
 
 Method: the reductions of P. T. P. Tang (ACM TOMS 15, 1989; 16, 1990) without his tables, the
-arrangement of log(1 + f) of K. C. Ng (fdlibm, 1993), and the one polynomial for all x of M. M. Shepherd
-and J. G. Laframboise (Mathematics of Computation 36, 1981). No code is taken from any.
+arrangement of log(1 + f) of K. C. Ng (fdlibm, 1993), and the single polynomial for all x of M. M. Shepherd
+and J. G. Laframboise (Mathematics of Computation 36, 1981). No code is taken from these.
 """
 
 cimport cython
@@ -43,7 +43,7 @@ cdef extern from *:
     #include <stdint.h>
     #include <string.h>
 
-    /* CYMDN_WITHOUT_FMA: of an extension with one build for all processors, which then gives the same bits on all */
+    /* CYMDN_WITHOUT_FMA: for an extension with one build for all processors, so that all give the same bits */
     #if (defined(__FMA__) || defined(__aarch64__)) && !defined(CYMDN_WITHOUT_FMA)
     #define CYMDN_HAS_FMA 1
     static inline double cymdn_fma(double a, double b, double c) { return __builtin_fma(a, b, c); }
@@ -52,7 +52,7 @@ cdef extern from *:
     static inline double cymdn_fma(double a, double b, double c) { return a * b + c; }
     #endif
 
-    /* what log2(e), ln 2, E, L and P are: elementary_coefficients.py */
+    /* log2(e), ln 2, E, L and P, computed by elementary_coefficients.py */
     #define CYMDN_LOG2_E 1.4426950408889634
     #define CYMDN_LN2_HIGH 0.693147180559663
     #define CYMDN_LN2_LOW 2.8235290563031577e-13
@@ -116,7 +116,7 @@ cdef extern from *:
     #define CYMDN_INF_BITS 0x7FF0000000000000ULL
     #define CYMDN_NAN_BITS 0x7FF8000000000000ULL
 
-    /* memcpy is the one cast between double and integer that C defines; it compiles to nothing */
+    /* memcpy reads the bits of a double without undefined behaviour; it compiles to nothing */
     static inline uint64_t cymdn_bits_of(double x) { uint64_t b; memcpy(&b, &x, 8); return b; }
     static inline double cymdn_double_of(uint64_t b) { double x; memcpy(&x, &b, 8); return x; }
     """
@@ -154,9 +154,9 @@ cdef extern from *:
 # ---------------------------------------------------------------- exp
 
 cdef inline double clamped(double x) noexcept nogil:
-    # exp is 0 below -745.14 and inf above 709.79 already; the comparison lets a NaN pass. The bound
-    # carries the sign of x instead of being two constants: GCC computes what follows from a
-    # constant apart and then selects among integers, which SSE2 cannot
+    # exp is 0 below -745.14 and inf above 709.79; a NaN fails the comparison, so it propagates. One
+    # bound with the sign of x instead of two constants: GCC would evaluate what depends on a
+    # constant separately and then select among integers, which SSE2 cannot do
     cdef uint64_t sign = bits_of(x) & SIGN_BIT
     cdef double bound = double_of(sign | LIMIT_BITS)
     return bound if double_of(bits_of(x) ^ sign) > LIMIT else x
@@ -178,12 +178,12 @@ cdef inline double expm1_of_rest(double x, double shifted) noexcept nogil:
 
 
 cdef inline double half_power(double shifted) noexcept nogil:
-    # 2^floor(k/2): the bits hold 2 * 1023 + k, half is a biased exponent; << 52 drops the rest
+    # 2^floor(k/2): the bits hold 2 * 1023 + k, half of that is a biased exponent; << 52 drops the rest
     return double_of((bits_of(shifted) >> 1) << 52)
 
 
 cdef inline double other_half_power(double shifted) noexcept nogil:
-    # 2^ceil(k/2). Two factors, because 2^k overflows at k = 1024 and is no double below -1074
+    # 2^ceil(k/2). Two factors, because 2^k overflows at k = 1024 and underflows to 0 below -1074
     cdef uint64_t bits = bits_of(shifted)
     return double_of((bits - (bits >> 1)) << 52)
 
@@ -197,17 +197,17 @@ cdef inline double exp_inside(double x) noexcept nogil:
 
 
 cdef inline double exp(double x) noexcept nogil:
-    # for any x: what the cheaper ones below are measured against
+    # for any x: the reference for the cheaper functions below
     return exp_inside(clamped(x))
 
 
 cdef inline double exp_nonpositive(double x) noexcept nogil:
-    # exp for x <= 0 or NaN: the same bits in 15 to 20 % less time, for one bound is enough
+    # exp for x <= 0 or NaN: the same bits in 15 to 20 % less time, because one bound is enough
     return exp_inside(-LIMIT if x < -LIMIT else x)
 
 
 cdef inline double whole_power(double shifted) noexcept nogil:
-    # 2^k, where that is normal
+    # 2^k, if that is normal
     return double_of((bits_of(shifted) - EXPONENT_BIAS) << 52)
 
 
@@ -218,7 +218,7 @@ cdef inline double exp_normal(double x) noexcept nogil:
 
 
 cdef inline double exp_flushed(double x) noexcept nogil:
-    # exp for x <= 0 or NaN, the same bits down to -708 and 0 below, instead of numbers under 3.4e-308
+    # exp for x <= 0 or NaN, the same bits down to -708, and 0 below instead of numbers under 3.4e-308
     cdef double value = exp_normal(x)
     return 0.0 if x < NORMAL_LIMIT else value
 
@@ -233,21 +233,21 @@ cdef inline double expm1_rest(double x) noexcept nogil:
 
 
 cdef inline double exp_rest(double x) noexcept nogil:
-    # what exp_normal of the same x loses when it rounds 1 + expm1 r, exactly: beside it hardly any work
+    # the rounding error of 1 + expm1 r in exp_normal of the same x, exactly; almost free if that is computed too
     cdef double shifted = shifted_quotient(x)
     cdef double small = expm1_of_rest(x, shifted)
     return (small - ((1.0 + small) - 1.0)) * whole_power(shifted)
 
 
 cdef inline double one_minus_exp(double x) noexcept nogil:
-    # -expm1 for -708 <= x <= 0 or NaN: where k is 0, the first difference is exact
+    # -expm1 for -708 <= x <= 0 or NaN: if k is 0, the first difference is exact
     return (1.0 - exp_normal(x)) - exp_rest(x)
 
 
 # ---------------------------------------------------------------- log, log1p
 
 cdef inline uint64_t rebased_bits(double x) noexcept nogil:
-    # the exponent field steps at 2^k sqrt(1/2) here instead of at 2^k: it holds k + 1023
+    # the exponent field holds k + 1023: it steps at 2^k sqrt(1/2) instead of at 2^k
     return bits_of(x) + (ONE_BITS - SQRT_HALF_BITS)
 
 
@@ -278,7 +278,7 @@ cdef inline double log_sum(double f, double s, double k, double low) noexcept no
 
 
 cdef inline double log_or_limit(double x, double value) noexcept nogil:
-    # `value` where 0 < x < inf; elsewhere it means nothing, and the limit of log takes its place
+    # `value` if 0 < x < inf; else the limit of log replaces it
     cdef double outside = -double_of(INF_BITS) if x == 0.0 else double_of(NAN_BITS)
     cdef double result = value if x > 0.0 else outside
     return result if x < double_of(INF_BITS) else x
@@ -308,7 +308,7 @@ cdef inline double log1p(double x) noexcept nogil:
     # 2^(1 - k) and half the factor: 2^-k has no exponent field at k = 1024
     cdef double scale = double_of(INF_BITS - (rebased & INF_BITS))
     cdef double low = fma(c * scale, 0.5 - fma(-s, s, s), k * LN2_LOW)
-    # the sign of x is that of the result; this gives it to a zero
+    # the result has the sign of x; this sets that of a zero
     cdef uint64_t value = bits_of(log_sum(f, s, k, low)) | (bits_of(x) & SIGN_BIT)
     return log_or_limit(u, double_of(value))
 
@@ -320,7 +320,7 @@ cdef inline double four(double t, double z, double c0, double c1, double c2, dou
 
 
 cdef inline double mills(double x) noexcept nogil:
-    # for x >= 0; near 1 / x where x is large. A NaN stays one
+    # for x >= 0; about 1 / x if x is large. A NaN propagates
     cdef double t = 1.0 - 10.0 / (x + 5.0)
     cdef double z = t * t
     cdef double y = z * z

@@ -1,4 +1,4 @@
-"""From the arguments of a fit to parameters: checks, search and ascent, and what is said of the fit."""
+"""From the arguments of a fit to its parameters: checks, search, ascent, and the report."""
 
 import sys
 from typing import Any, NamedTuple
@@ -28,7 +28,7 @@ from cymdn._sampling import Seed, check_rng
 from cymdn._units import Callback, Options, log_jacobian, measure, settings, spread_out, to_estimate
 
 MOST_RESTARTS = 1_000_000
-STRONG = 9.0  # atanh correlation: beyond it 1 - r has lost half its digits
+STRONG = 9.0  # atanh correlation: beyond it 1 - r loses half of its digits
 
 
 class Estimate(NamedTuple):
@@ -46,7 +46,7 @@ class Estimate(NamedTuple):
 
 
 class One(NamedTuple):
-    """A fit to one set of points, of components without an order."""
+    """A fit to one set of points; components are not sorted."""
 
     weights: Doubles
     means: Doubles
@@ -67,11 +67,11 @@ class Memory(NamedTuple):
     weight: Doubles
 
     def summary(self, key: int) -> Summary:
-        """Return what has to be known of all points."""
+        """Return the statistics of all points that a fit needs."""
         return summarise(self.points, self.weight, 0, key)
 
     def in_units(self, units: Units) -> Points:
-        """Return what sums moments over all points."""
+        """Return the points in these units, with a method that sums moments."""
         return ordered(self.points, self.weight, units)
 
 
@@ -136,13 +136,13 @@ def estimate(
 
 
 def is_chunked(points: object) -> bool:
-    """Whether this is a Dask array; which nobody has without having imported Dask."""
+    """Whether this is a Dask array, which can only exist if Dask is imported."""
     dask_array = sys.modules.get("dask.array")
     return dask_array is not None and isinstance(points, dask_array.Array)
 
 
 def check_covariance_type(value: object) -> int:
-    """Return the kernels' number of a covariance type."""
+    """Return the number of a covariance type in the kernels."""
     if not isinstance(value, str) or value not in COVARIANCE_TYPES:
         raise ValueError(f"covariance_type: expected one of {', '.join(map(repr, COVARIANCE_TYPES))}, got {value!r}")
     return COVARIANCE_TYPES.index(value)
@@ -178,7 +178,7 @@ def check_floors(stddev_floor: ArrayLike | None, known: Parameters | None) -> Do
 
 
 def draw_keys(generator: np.random.Generator, count: int) -> list[list[int]]:
-    """Return two integers for each set of points, of which all that is random in its fit is made."""
+    """Return two integers for each set of points: the seed of all random numbers in its fit."""
     keys = np.asarray(generator.integers(0, 2**62, (count, 2)))
     if keys.shape != (count, 2) or keys.dtype.kind not in "iu" or (keys < 0).any():
         raise TypeError(f"rng: expected an array of integers of the shape asked for from {type(generator).__name__}")
@@ -232,7 +232,7 @@ def fit_one(source: Any, options: Options, key: list[int], which: str) -> One:
         options.most,
         callback,
     )
-    # the likelihood itself, of points without errors
+    # the exact likelihood, of points without errors
     exact = model._replace(settings=np.concatenate([[0.0, 0.0], model.settings[2:]]))
     sums = points.expect(exact, ascent.estimate)
     return from_estimate(ascent, units, in_total(sums[-1] / _search.total(sums)), floor, summary)
@@ -257,7 +257,7 @@ def from_estimate(
             "multiply points and floor by a power of ten"
         )
     return One(
-        w / w.sum() if w.any() else np.full_like(w, 1.0 / len(w)),  # where the background has taken all
+        w / w.sum() if w.any() else np.full_like(w, 1.0 / len(w)),  # if the background has all the weight
         means,
         stddevs,
         np.arcsinh(l10 / l11),
@@ -271,13 +271,13 @@ def from_estimate(
 
 
 def gathered(fits: list[One], shape: tuple[int, ...], dtype: np.dtype[Any], options: Options) -> Estimate:
-    """Return the fits of a batch, the heaviest component of each first."""
+    """Return the fits of a batch, the components of each sorted by weight, the largest first."""
     rows = []
     strong = any((np.abs(one.atanh_correlations) > STRONG).any() for one in fits)
     for one in fits:
         order = np.argsort(-one.weights, kind="stable")
         w, m, s, a = (values[order] for values in one[:4])
-        if strong:  # natural parameters would lose the last digits of 1 - r^2
+        if strong:  # natural parameters would lose digits of 1 - r^2
             with np.errstate(divide="ignore"):
                 planes = (np.log(w), *m.T, *np.log(s).T, a)
         else:
@@ -298,7 +298,7 @@ def gathered(fits: list[One], shape: tuple[int, ...], dtype: np.dtype[Any], opti
 
 
 def count_parameters(options: Options) -> int:
-    """Return the number of parameters that were free."""
+    """Return the number of free parameters."""
     m = options.components
     of_covariances = (3 * m, 2 * m, 3, m, 0)[options.covariance_type]
     return m - 1 + 2 * m + of_covariances + options.background

@@ -3,13 +3,13 @@
 Symbols
     g             a component: weight w, mean m, Cholesky factor of its covariance matrix, C = L L',
                   L = [[l00, 0], [l10, l11]]
-    u, k          a point from the component's own view, L^-1 (x - m): u = (x0 - m0) / l00,
+    u, k          a point in the component's own coordinates, L^-1 (x - m): u = (x0 - m0) / l00,
                   k = (x1 - m1 - (l10 / l00)(x0 - m0)) / l11
-    f             the floor: every point counts as known with errors of N(0, F), F = diag(f0^2, f1^2)
+    f             the floor: each point is taken to have an error from N(0, F), F = diag(f0^2, f1^2)
     density       exp of the expected log-density of such a point,
                   w exp(-(u^2 + k^2) / 2) / (2 pi l00 l11) exp(-t / 2), t = trace(C^-1 F)
     share         the posterior probability of a component, times the point's weight
-    moments       sums over points of share (1, u, k, u^2, u k, k^2): all that the M step needs
+    moments       sums over points of share times (1, u, k, u^2, u k, k^2): all that the M step needs
 
 E step: likelihood and moments. M step, from the mean W of (u, k)(u, k)' about its own mean: C <- L W L' + F, which
 maximises the expected log-density. With W = [[a^2, a b], [a b, b^2 + c^2]], L W L' has the Cholesky factor p = l00 a,
@@ -17,10 +17,10 @@ q = l10 a + l11 b, s = l11 c, and C
 
     l00^2 = p^2 + f0^2,    l10 = p q / l00,    l11^2 = s^2 + f1^2 + (f0 q / l00)^2
 
-Moments in the component's own view keep their digits however small, far away or narrow it is, and nothing cancels in
-the last line: l00^2 l11^2, the determinant, is exact to rounding where C00 C11 - C01^2 would be all cancellation.
+Moments in the component's own coordinates keep their digits, however small, far away or narrow it is. Nothing cancels
+in the last line: the determinant l00^2 l11^2 is exact up to rounding, where C00 C11 - C01^2 may cancel completely.
 
-A point of which one coordinate is missing has the marginal density of the other. With z its standardised offset and d
+A point with a missing coordinate has the marginal density of the other one. With z its standardised offset and d
 the direction of that coordinate in (u, k), E (u, k) = z d and E (u, k)(u, k)' = z^2 d d' + (1 - d d'): its moments
 follow from the sums of share (1, z, z^2).
 """
@@ -33,9 +33,9 @@ from cymdn._columns cimport double_in, double_out
 
 cdef extern from *:
     """
-    #define CYMDN_LOG_2_PI 1.8378770664093453 /* log(2 pi), correctly rounded */
+    #define CYMDN_LOG_2_PI 1.8378770664093453 /* log(2 pi), with an error of 0.65 ulp */
     #define CYMDN_NEVER -1.7976931348623157e308
-    #define CYMDN_LEAST_REST 1e-3 /* share of all other components: one that has a point to itself loses 7 nats by it */
+    #define CYMDN_LEAST_REST 1e-3 /* of the other components' share: a point adds at most 7 nats to `lost` */
     """
     const double LOG_2_PI "CYMDN_LOG_2_PI"
     const double NEVER "CYMDN_NEVER"  # log-densities are above it
@@ -43,7 +43,7 @@ cdef extern from *:
 
 cdef enum:
     PART = 128     # points whose terms are held at once
-    CHAINS = 4     # of each sum, so that it becomes vector code and has one order on every processor
+    CHAINS = 4     # partial sums of each sum: it becomes vector code, in the same order on every processor
 
 cdef enum:
     BOTH = 0       # which coordinates of a point are known
@@ -51,9 +51,9 @@ cdef enum:
     SECOND = 2
 
 cdef enum:
-    FULL = 0       # what a covariance matrix may be; _points.py has these numbers too
+    FULL = 0       # types of covariance matrices; _points.py has the same numbers
     DIAGONAL = 1
-    TIED = 2       # the same of all components
+    TIED = 2       # the same for all components
     SPHERICAL = 3
     KNOWN = 4
 
@@ -78,15 +78,15 @@ cdef struct Model:
     Py_ssize_t m
     double floor0
     double floor1
-    double[3] log_uniform   # log-density of the background, by what is known
+    double[3] log_uniform   # log-density of the background, by the known coordinates
 
 cdef struct Points:
-    # in the order of what is known: both coordinates, the first alone, the second alone
+    # sorted by their known coordinates: both, the first alone, the second alone
     const double *x
     const double *y
     const double *weight
-    Py_ssize_t both         # where those begin of which the first coordinate alone is known
-    Py_ssize_t first        # and the second alone
+    Py_ssize_t both         # index of the first point with the first coordinate alone
+    Py_ssize_t first        # of the first point with the second alone
     Py_ssize_t count
 
 cdef struct Part:
@@ -95,7 +95,7 @@ cdef struct Part:
     double[PART] x
     double[PART] y
     double[PART] weight
-    double[PART] top        # log-density of the likeliest component, then of all
+    double[PART] top        # largest log-density of a component, then that of the mixture
     double[PART] total
     double[PART] term       # of the background
 
@@ -151,7 +151,7 @@ cdef inline void exponentiate(Py_ssize_t count, double_in top, double_out terms,
 
 
 cdef inline void share_out(Py_ssize_t count, double_in weight, double_out total, double_out top) noexcept nogil:
-    # in place: total becomes the factor that makes shares of terms, top the log-density
+    # in place: total becomes the factor that turns terms into shares, top the log-density
     cdef Py_ssize_t i
     for i in range(count):
         top[i] += elementary.log(total[i])
@@ -259,9 +259,9 @@ cdef inline void add_moments(
 cdef inline void evaluate_part(
     const Gaussian *g, const Model *model, int known, Part *part, double *terms
 ) noexcept nogil:
-    """Terms of the components, PART for each: times `total` their shares; `top` becomes the log-density."""
+    """Write terms of the components, PART for each: shares are terms times `total`; `top` becomes the log-density."""
     cdef Py_ssize_t i, j
-    cdef double background = (<const double *> (g + model.m))[0]  # behind the components
+    cdef double background = (<const double *> (g + model.m))[0]  # stored after the components
     cdef double log_background = elementary.log(background) + model.log_uniform[known]
     for i in range(part.count):
         part.top[i] = NEVER
@@ -281,7 +281,7 @@ cdef inline void evaluate_part(
 cdef inline Py_ssize_t next_part(
     const Points *points, Py_ssize_t i, Py_ssize_t last, int *known, Part *part
 ) noexcept nogil:
-    """Read points from i on that have the same coordinates known, at most a part; return where the next one begins."""
+    """Read points from i on with the same known coordinates, at most a part; return where the next part begins."""
     cdef Py_ssize_t end = min(i + PART, last)
     known[0] = BOTH if i < points.both else FIRST if i < points.first else SECOND
     if known[0] == BOTH:
@@ -296,7 +296,7 @@ cdef inline void expect(
     const Points *points, Py_ssize_t first, Py_ssize_t last, const Gaussian *g, const Model *model, double *terms,
     Moments *sums_out, double *rest_out,
 ) noexcept nogil:
-    """Moments of the components over some of the points; the mass of the background and the log-likelihood."""
+    """Sum moments of the components over some points, the mass of the background and the log-likelihood."""
     cdef Py_ssize_t j
     cdef int known
     cdef Part part
@@ -312,9 +312,9 @@ cdef inline void expect(
 
 
 cdef struct Worth:
-    double lost     # likelihood, without the component
-    double mass     # of points known in whole
-    double uuuu     # and their fourth moments
+    double lost     # drop of the log-likelihood without the component
+    double mass     # of points with both coordinates
+    double uuuu     # fourth moments of these
     double uuuk
     double uukk
     double ukkk
@@ -328,7 +328,7 @@ cdef inline void add_worth(
     cdef double inverse0 = 1.0 / g.l00, inverse1 = 1.0 / g.l11, slope = g.l10 / g.l00, dx, u, k, share
     for i in range(part.count):
         share = part.total[i] * terms[i]
-        if share > 0.0:  # hence a weight above 0
+        if share > 0.0:  # then the weight is above 0, too
             worth.lost -= part.weight[i] * elementary.log(max(LEAST_REST, 1.0 - share / part.weight[i]))
             if both:
                 dx = part.x[i] - g.mean0
@@ -345,7 +345,7 @@ cdef inline void add_worth(
 cdef inline void inspect(
     const Points *points, const Gaussian *g, const Model *model, double *terms, Worth *worth_out
 ) noexcept nogil:
-    """What each component is worth, and its fourth moments."""
+    """For each component, the drop of the log-likelihood without it, and its fourth moments."""
     cdef Py_ssize_t j, first = 0
     cdef int known
     cdef Part part
@@ -382,7 +382,7 @@ cdef inline Spread spread_of(const Gaussian *g, const Moments *sums) noexcept no
 
 
 cdef inline void set_covariance(const Spread *spread, const Model *model, Gaussian *g) noexcept nogil:
-    # of [[p^2, p q], [p q, q^2 + s^2]] and the floor
+    # of [[p^2, p q], [p q, q^2 + s^2]] plus the floor
     cdef double f0 = squared(model.floor0), f1 = squared(model.floor1), variance
     cdef double pp = squared(spread.p), qq = squared(spread.q), ss = squared(spread.s)
     if model.covariance_type == SPHERICAL:
@@ -397,7 +397,7 @@ cdef inline void set_covariance(const Spread *spread, const Model *model, Gaussi
 
 
 cdef inline void tie(const Moments *sums, const Model *model, Gaussian *g) noexcept nogil:
-    """Give all components the mean of their covariance matrices, weighted by mass: moments of one view add up."""
+    """Give all components the mean of their covariance matrices, weighted by mass; with the same L moments add up."""
     cdef Py_ssize_t j
     cdef Moments pooled
     cdef Gaussian shared = g[0]
@@ -421,7 +421,7 @@ cdef inline void tie(const Moments *sums, const Model *model, Gaussian *g) noexc
 cdef inline void maximise(
     const Moments *sums, const double *rest, const Model *model, Gaussian *g
 ) noexcept nogil:
-    """The estimate that moments lead to, in place. A component without mass keeps all but its weight."""
+    """Update the estimate by the moments, in place. A component without mass keeps all but its weight."""
     cdef Py_ssize_t j
     cdef Spread spread
     cdef double total = rest[0], u, k, l00, l10, l11

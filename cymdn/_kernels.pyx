@@ -1,10 +1,10 @@
-"""The kernels: doors through which Python hands arrays to the drivers of _pipeline.pxd.
+"""The kernels: entry points ("doors") that pass arrays from Python to the drivers of _pipeline.pxd.
 
 They return no numbers, allocate nothing and raise nothing. _bivariate.pxd has the formulas of one component at one
-point, _block.pxd the loops over a block, _pen.pxd and _drop_in.pxd those of the pen and of the drop-in level.
+point, _block.pxd the loops over a block, _pen.pxd and _drop_in.pxd those of the pen and of the smoothed density.
 
 Each door takes the number of rows n and of components m, and returns whether the arrays fit; it does nothing if they do
-not. Inputs have n rows, or one that serves all.
+not. Inputs have n rows, or one row for all.
 """
 
 from cpython.buffer cimport PyBUF_WRITABLE
@@ -35,12 +35,12 @@ cdef inline int take(Buffers *held, object array, Py_ssize_t n, Py_ssize_t a, Py
 
 
 cdef inline int give(Buffers *held, object array, Py_ssize_t n, Py_ssize_t a, Py_ssize_t b, Column *c) except -1:
-    # None: an output that nobody wants
+    # None: an output that is not requested
     return 0 if array is None else hold(held, array, held.itemsize, PyBUF_WRITABLE, n, a, b, c)
 
 
 cdef inline int take_pairs(Buffers *held, object array, Py_ssize_t n, Py_ssize_t m, Column *columns) except -1:
-    # the first column stands for both
+    # only the first of the two columns is set
     return take(held, array, n, m, 2, columns) if m else take(held, array, n, 2, 0, columns)
 
 
@@ -206,8 +206,8 @@ def mixture_logpdf(
         release(&held)
 
 
-# Of a BivariateMixture: packed parameters, in the order of raw network output, natural or unconstrained. They are
-# doubles whatever the dtype of the points, so that what a bias or a temperature made of them is not rounded.
+# For BivariateMixture: packed parameters in the order of raw network output, natural or unconstrained. They are float64
+# for points of either dtype, so that parameters changed by a bias or a temperature are not rounded.
 
 
 def packed_components(
@@ -245,7 +245,7 @@ def packed_mixture(
     responsibilities_out,  # (n, m) or None
     score_out,             # (n, 2) or None
     bint unconstrained,
-    bint density=False,    # the density itself for a value; then without a score
+    bint density=False,    # value_out is the density itself; then without a score
 ):
     """Log-density of each row's mixture, its components' responsibilities, its gradient with respect to the point."""
     cdef Problem p
@@ -281,7 +281,7 @@ def mdn_loss(
     double floor1,
     scratch,              # (scratch_size(m),)
     loss_out,             # (n,) or None: weighted losses of the rows
-    sums_out,             # (ceil(n / CHUNK),), float64, or None: sums of the same
+    sums_out,             # (ceil(n / CHUNK),), float64, or None: sums of these
     gradient_out,         # (n, pens + 6 m) or None
     x_gradient_out=None,  # (n, 2) or None; not without the gradient
 ):
@@ -371,7 +371,7 @@ def rectangles(
         release(&held)
 
 
-# For the tests: the elementary functions over arrays, in this very build
+# For the tests: the elementary functions of this build over arrays
 
 ctypedef double (*function)(double) noexcept nogil
 
@@ -383,7 +383,7 @@ cdef inline void each(function f, Py_ssize_t count, const double *x, double_out 
 
 
 def apply_elementary(str name not None, x, values_out):
-    """Write the elementary function of that name of each of the float64 numbers x."""
+    """Write the elementary function of this name for each of the float64 numbers x."""
     cdef Py_ssize_t count = len(x)
     cdef Buffers held
     cdef Column read, written
@@ -418,16 +418,16 @@ def apply_elementary(str name not None, x, values_out):
         release(&held)
 
 
-# What _builds.py asks of a build
+# Queries of _builds.py
 
 
 def offered_level():
-    """Return the x86-64 level that CPU and operating system offer, from 1; 0 on other processors."""
+    """Return the x86-64 level that CPU and operating system support, from 1; 0 on other processors."""
     return _cpu.cpu_level()
 
 
 def fused():
-    """Return whether this build multiplies and adds in one rounding."""
+    """Return whether this build uses fused multiply-add."""
     return elementary.HAS_FMA != 0
 
 

@@ -1,7 +1,7 @@
 """The maxima of a mixture's density.
 
-A maximum is looked for in the coordinates y of one component, x = mean + L y, L L^T its covariance: there that
-component is round, however nearly singular it is in x, and any other one is Q = |A y + c|^2, A lower triangular.
+A maximum is searched in the coordinates y of one component, x = mean + L y with covariance L L^T. In y that component
+is round, even if it is nearly singular in x, and any other one has Q = |A y + c|^2 with a lower triangular A.
 """
 
 from cymdn cimport _bivariate as bivariate
@@ -16,15 +16,15 @@ cdef struct View:
     double c1
 
 cdef struct Search:
-    # a mixture, and scratch memory
+    # a mixture and scratch memory
     Py_ssize_t m
     Component *components
     double *heights   # logarithms of weight times density at the mean, up to a constant
     double log_double  # log of 2 m
     View *views
     double *terms
-    double *visited   # 2 m numbers: points that a climb began at
-    double *count     # of these
+    double *visited   # 2 m numbers: starting points of climbs
+    double *count     # number of these points
 
 cdef struct Place:
     double y0
@@ -35,18 +35,18 @@ cdef struct Place:
     double h00        # its Hessian
     double h01
     double h11
-    double s00        # mean of A^T A, each component weighed by its responsibility
+    double s00        # mean of A^T A, weighted by the responsibilities
     double s01
     double s11
 
 cdef extern from *:
     """
-    #define CYMDN_LARGEST_RATIO 1e100 /* so that products of two stay finite */
-    #define CYMDN_MODE_STEPS 500      /* where two maxima merge, Newton's method gains a third a step: some 60 */
-    #define CYMDN_MODE_NEAR 1e-8      /* square of a step so small that rounding hides whether it ascends */
+    #define CYMDN_LARGEST_RATIO 1e100 /* products of two are finite */
+    #define CYMDN_MODE_STEPS 500      /* about 60 where maxima merge: a Newton step reduces the error by a third */
+    #define CYMDN_MODE_NEAR 1e-8      /* square of a step for which rounding hides whether it ascends */
     #define CYMDN_MODE_DONE 1e-26     /* square of the last step */
-    #define CYMDN_MODE_SAME 0.1       /* square of a distance from which two climbs lead to the same maximum */
-    #define CYMDN_MODE_SHARE 1e-3     /* of the largest term: what matters, seen from a corner some sigma away */
+    #define CYMDN_MODE_SAME 0.1       /* square of the distance below which two climbs lead to the same maximum */
+    #define CYMDN_MODE_SHARE 1e-3     /* of the largest term: less is negligible, seen from a corner some sigma away */
     """
     const double LARGEST_RATIO "CYMDN_LARGEST_RATIO"
     const int MODE_STEPS "CYMDN_MODE_STEPS"
@@ -81,7 +81,7 @@ cdef inline View view_of(const Component *seen, const Component *origin) noexcep
     cdef double u = bivariate.standardised(origin.mean0 - seen.mean0, seen.inverse0, 0.0)
     cdef double v = bivariate.standardised(origin.mean1 - seen.mean1, seen.inverse1, 0.0)
     w.a00 = ratio0
-    # kappa (ratio1 r - seen.r ratio0), as two nearly equal numbers only where r and seen.r are on either side of 1/2
+    # kappa (ratio1 r - seen.r ratio0), which cancels only if r and seen.r are on either side of the threshold of t
     w.a10 = bivariate.bounded(
         kappa * (ratio1 * origin.t - seen.t * ratio0) + (seen.cross * ratio0 - kappa * ratio1 * d), LARGEST_RATIO
     )
@@ -92,7 +92,7 @@ cdef inline View view_of(const Component *seen, const Component *origin) noexcep
 
 
 cdef inline void survey(const Search *s, Place *p) noexcept nogil:
-    """The log-density at a place, its gradient and Hessian."""
+    """Evaluate the log-density at a place, its gradient and Hessian."""
     cdef const View *views = s.views
     cdef double *terms = s.terms
     cdef Py_ssize_t k
@@ -109,7 +109,7 @@ cdef inline void survey(const Search *s, Place *p) noexcept nogil:
     p.g0 = p.g1 = p.h00 = p.h01 = p.h11 = p.s00 = p.s01 = p.s11 = 0.0
     for k in range(s.m):
         g = terms[k] / total
-        if g == 0.0:  # of no influence here, and perhaps too far away for finite squares
+        if g == 0.0:  # negligible here, and perhaps so far away that squares overflow
             continue
         e0 = views[k].a00 * p.y0 + views[k].c0
         e1 = (views[k].a10 * p.y0 + views[k].a11 * p.y1) + views[k].c1
@@ -138,9 +138,9 @@ cdef inline Place moved(const Place *p, double a00, double a01, double a11) noex
 
 
 cdef inline void climb(const Search *s, Place *p) noexcept nogil:
-    """Move a surveyed place to the maximum above it.
+    """Move a surveyed place uphill to a maximum.
 
-    By Newton's method where the log-density is concave and the step ascends; else by mean shift (Carreira-Perpinan,
+    By Newton's method if the log-density is concave and the step ascends; else by mean shift (Carreira-Perpinan,
     "Mode-finding for mixtures of Gaussian distributions", IEEE PAMI 22, 2000, section 4), which always ascends.
     """
     cdef Place q
@@ -161,7 +161,7 @@ cdef inline void climb(const Search *s, Place *p) noexcept nogil:
             q = moved(p, p.s00, p.s01, p.s11)
             survey(s, &q)
             newton = False
-        elif not (newton or q.value > p.value):  # no slope left that rounding does not hide
+        elif not (newton or q.value > p.value):  # rounding hides the rest of the slope
             return
         p[0] = q
         if newton and (size <= MODE_DONE or (size <= MODE_NEAR and size >= last)):
@@ -186,7 +186,7 @@ cdef inline void keep_higher(
 
 
 cdef inline void meet(const View *w, Place *p) noexcept nogil:
-    """Where the product of the density seen and of that at the origin is largest: (1 + A^T A) y = -A^T c."""
+    """The maximum of the product of two densities, that seen and that at the origin: (1 + A^T A) y = -A^T c."""
     cdef double s00 = 1.0 + (w.a00 * w.a00 + w.a10 * w.a10), s01 = w.a10 * w.a11, s11 = 1.0 + w.a11 * w.a11
     cdef double b0 = -(w.a00 * w.c0 + w.a10 * w.c1), b1 = -w.a11 * w.c1
     cdef double determinant = (1.0 + w.a00 * w.a00) * s11 + w.a10 * w.a10
@@ -195,9 +195,9 @@ cdef inline void meet(const View *w, Place *p) noexcept nogil:
 
 
 cdef inline bint gather(const Search *s, Place *p) noexcept nogil:
-    """Move a surveyed place to where the product of components that matter there is largest; whether these are three.
+    """Write the maximum of the product of the components that matter at a surveyed place; return if they are three.
 
-    Where long components cross two by two, in the corners of a small triangle, the highest point may be amid them.
+    Where long components cross in pairs, at the corners of a small triangle, the highest point may be inside it.
     """
     cdef Py_ssize_t k, count = 0
     cdef const View *w
@@ -224,7 +224,7 @@ cdef inline bint gather(const Search *s, Place *p) noexcept nogil:
 
 
 cdef inline bint is_visited(const Search *s, const Component *origin, const Place *p) noexcept nogil:
-    """Whether a climb began nearby, in standard deviations of what matters here; if not, one does now."""
+    """Whether a climb began nearby, in standard deviations of what matters here; if not, store the place."""
     cdef Py_ssize_t count = <Py_ssize_t> s.count[0], i
     cdef double y0, y1
     for i in range(count):
@@ -249,9 +249,9 @@ cdef inline void climb_if_high(
 
 
 cdef inline bint stands_low(const Search *s, Py_ssize_t j, Py_ssize_t k, const Place *p, double highest) noexcept nogil:
-    """Whether neither of two components is among the largest terms of any point that is half as high as the highest.
+    """Whether neither of two components can be the largest term at their meeting point, if that is high enough.
 
-    Where others make their meeting point high, these meet there too.
+    If other components make the meeting point high, these meet there too.
     """
     cdef const View *w = s.views + k
     cdef double e0 = w.a00 * p.y0 + w.c0, e1 = (w.a10 * p.y0 + w.a11 * p.y1) + w.c1
@@ -263,11 +263,11 @@ cdef inline bint stands_low(const Search *s, Py_ssize_t j, Py_ssize_t k, const P
 cdef inline void find_mode(
     const Search *s, Py_ssize_t first, Py_ssize_t last, double *highest, double *x
 ) noexcept nogil:
-    """Go on from some of the starts: means are 0 to m - 1, then the meeting points of a component with those after it.
+    """Continue from some starts: 0 to m - 1 are means, m to 2 m - 1 the meeting points of a component with later ones.
 
-    The highest of the maxima above all means; then above the meeting points that are half as high already: where two
-    long components cross, the highest maximum can lie at the crossing, with each mean under a lower one; and above
-    where all that matter at a meeting point meet.
+    Climb from all means; then from the meeting points that are at least half as high as the highest maximum so far:
+    where two long components cross, the highest maximum can be at the crossing, while each mean is below a lower one.
+    Climb from the common meeting point of all components that matter at a meeting point, too.
     """
     cdef Place p, q
     cdef bint gathered

@@ -2,8 +2,8 @@
 
     interval      the integral of exp(-y^2 / 2) from a to b is exp(-c^2 / 2) F, c the point of the interval nearest to 0
 
-F is a difference of Mills' ratios, each exp(x^2 / 2) times the tail beyond x: no tail underflows, and nothing cancels
-that matters. Where the interval is so short that they would cancel, F is a Gauss-Legendre sum.
+F is a difference of Mills' ratios, each exp(x^2 / 2) times the tail beyond x: no tail underflows, and cancellation is
+harmless. If the interval is so short that they would cancel, F is a Gauss-Legendre sum.
 """
 
 from libc.math cimport INFINITY, NAN, fabs
@@ -16,10 +16,10 @@ cdef extern from *:
     #define CYMDN_SQRT_TWO_PI 2.5066282746310007    /* correctly rounded */
     #define CYMDN_FARTHEST 1e150                    /* standard deviations: its square is finite */
     #define CYMDN_LOWEST -4e299                     /* the logarithm of a density at nearly that distance */
-    #define CYMDN_QUANTILE_REACH 39.0               /* standard deviations beyond which a tail is below all numbers */
-    #define CYMDN_QUANTILE_STEPS 1200               /* that halve any interval of numbers to nothing */
+    #define CYMDN_QUANTILE_REACH 39.0               /* standard deviations beyond which a tail is below the numbers */
+    #define CYMDN_QUANTILE_STEPS 1200               /* more than bisection of any interval takes */
     #define CYMDN_QUANTILE_DONE 2e-16               /* error of a logarithm */
-    /* what these are: elementary_coefficients.py */
+    /* computed by elementary_coefficients.py */
     #define CYMDN_NODE_7_0 0.025446043828620736
     #define CYMDN_WEIGHT_7_0 0.06474248308443485
     #define CYMDN_NODE_7_1 0.12923440720030277
@@ -50,7 +50,7 @@ cdef extern from *:
     const double *WEIGHT "cymdn_weight7"
 
 
-# Sums of exp(exponent) factor, of which the exponents may be far beyond the range of exp
+# Sums of exp(exponent) factor, whose exponents may be far beyond the range of exp
 
 cdef struct Sum:
     double top
@@ -58,12 +58,12 @@ cdef struct Sum:
 
 
 cdef inline void add(Sum *s, double exponent, double factor) noexcept nogil:
-    if exponent <= LOWEST:  # of an absent component, too
+    if exponent <= LOWEST:  # also for an excluded component
         return
     if exponent > s.top:
         s.total = s.total * elementary.exp_nonpositive(s.top - exponent) + factor
         s.top = exponent
-    else:  # of a NaN, too
+    else:  # also for a NaN
         s.total += factor * elementary.exp_nonpositive(exponent - s.top)
 
 
@@ -72,7 +72,7 @@ cdef inline double log_of(const Sum *s) noexcept nogil:
 
 
 cdef inline double probability_of(const Sum *s, double scale, bint logarithm) noexcept nogil:
-    """exp(top) total / scale, or its logarithm: at most 1, whatever is rounded."""
+    """exp(top) total / scale, or its logarithm: at most 1, even after rounding."""
     cdef double value = log_of(s) - elementary.log(scale)
     if logarithm:
         return 0.0 if value > 0.0 else value
@@ -96,15 +96,15 @@ cdef inline double larger(double a, double b) noexcept nogil:
 
 
 cdef inline bint is_short(double high, double width) noexcept nogil:
-    # where seven points are enough
+    # whether seven points are enough
     return width * larger(high, 1.0) < 0.7
 
 
-# F of an interval of which the point 0 or the low end is nearest to 0, |low| <= high; without a branch
+# F of an interval whose point nearest to 0 is 0 or the low end, |low| <= high; without a branch
 
 
 cdef inline double fall_to_low(double low) noexcept nogil:
-    # half the square of the point less that of the nearest
+    # half of c^2 - low^2
     cdef double inside = low if low < 0.0 else 0.0
     return -0.5 * (inside * inside)
 
@@ -120,14 +120,14 @@ cdef inline double between(double low, double low_tail, double high_tail) noexce
 
 
 cdef inline double short_term(double low, double width, int k) noexcept nogil:
-    # of a sum of seven
+    # one of seven terms
     cdef double c = larger(low, 0.0)
     cdef double y = (low - c) + width * NODE[k]  # beyond c
     return (width * WEIGHT[k]) * elementary.exp_nonpositive(-0.5 * (y * (2.0 * c + y)))
 
 
 cdef inline double interval_factor(double a, double b, double width) noexcept nogil:
-    """F of [a, b]; `width` is b - a, which may be known better."""
+    """F of [a, b]; `width` is b - a, which the caller may know more exactly."""
     cdef double low = -b if a + b < 0.0 else a, high = -a if a + b < 0.0 else b, factor = 0.0
     cdef int k
     if not is_short(high, width):
@@ -141,11 +141,11 @@ cdef inline double interval_factor(double a, double b, double width) noexcept no
     return factor
 
 
-# A mixture on a line: logarithms of weights, means, logarithms of standard deviations, one after the other
+# A mixture on a line: m logarithms of weights, m means, m logarithms of standard deviations
 
 
 cdef inline double standardised(double offset, double log_stddev) noexcept nogil:
-    # in two steps, each of which is within numbers that have an inverse
+    # in two steps: the square root of a standard deviation and its inverse are normal numbers
     cdef double root = elementary.exp_normal(bivariate.bounded(-0.5 * log_stddev, bivariate.LARGEST_EXPONENT))
     return bivariate.bounded(offset * root * root, FARTHEST)
 
@@ -153,7 +153,7 @@ cdef inline double standardised(double offset, double log_stddev) noexcept nogil
 cdef inline double probability(
     const double *line, Py_ssize_t m, double lower, double upper, bint logarithm
 ) noexcept nogil:
-    """Of an interval, which is empty where it does not end above its beginning."""
+    """Probability of an interval; 0 if `upper` is not above `lower`."""
     cdef Sum s
     cdef Py_ssize_t j
     cdef double a, b, c
@@ -169,7 +169,7 @@ cdef inline double probability(
 
 
 cdef inline double quantile(const double *line, Py_ssize_t m, double p) noexcept nogil:
-    """Where the smaller of the tails is p, or 1 - p: by Newton's method in its logarithm, kept in brackets."""
+    """Quantile of p, from the smaller tail, p or 1 - p: by Newton's method for its logarithm, within brackets."""
     cdef double side, aim, low, high, x, after, t, reach, gap, last = INFINITY, excess = -1.0
     cdef Sum tail, density
     cdef Py_ssize_t j
@@ -178,9 +178,9 @@ cdef inline double quantile(const double *line, Py_ssize_t m, double p) noexcept
         return -INFINITY if p == 0.0 else (INFINITY if p == 1.0 else NAN)
     for j in range(m):
         excess += elementary.exp(line[j])
-    if fabs(excess) <= 4e-16 * <double> m:  # weights of sum 1, but for rounding
+    if fabs(excess) <= 4e-16 * <double> m:  # weights sum to 1 up to rounding
         excess = 0.0
-    side = 1.0 if p <= 0.5 else -1.0  # the upper tail is the lower one in a mirror
+    side = 1.0 if p <= 0.5 else -1.0  # the upper tail is the lower one of the mirrored mixture
     aim = p if p <= 0.5 else (1.0 - p) + excess
     if not aim > 0.0:
         return INFINITY

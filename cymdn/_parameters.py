@@ -14,13 +14,13 @@ from cymdn._univariate import normalised
 
 Doubles = NDArray[np.float64]
 
-# How far from 1 a sum of weights may be: what is left of a softmax in float32, or of numbers typed with six digits.
+# How far from 1 a sum of weights may be: rounding errors of a softmax in float32, or of numbers with six digits.
 SUM_TOLERANCE = 1e-6
-SMALLEST_STDDEV = sys.float_info.min  # a standard deviation is above it: the kernels divide by it
+SMALLEST_STDDEV = sys.float_info.min  # standard deviations are above it: the kernels divide by them
 
 
 class Parameters:
-    """What does not depend on the kind of parameters; (..., M) each, in float64."""
+    """Base class of both kinds of parameters; results are (..., M), in float64, unless they say otherwise."""
 
     __slots__ = ("packed",)
 
@@ -128,7 +128,7 @@ class Natural(Parameters):
 
     @classmethod
     def joined(cls, parts: Sequence[Parameters], shares: Doubles, batch_shape: tuple[int, ...]) -> "Natural":
-        """Return the components of all parts, of which each has its share."""
+        """Return the components of all parts, the weights of each part multiplied by its share."""
         return cls(
             _side_by_side(parts, [part.weights() * shares[..., k, None] for k, part in enumerate(parts)], batch_shape)
         )
@@ -173,7 +173,7 @@ class Unconstrained(Parameters):
         return self
 
     def mapped(self, matrix: Doubles, offset: Doubles, batch_shape: tuple[int, ...]) -> "Unconstrained":
-        """Return the mixtures under affine maps (..., 2, 2) and (..., 2) that broadcast with the batch."""
+        """Return the mixtures after affine maps (..., 2, 2) and (..., 2) that broadcast with the batch."""
         matrix, offset = matrix[..., None, :, :], offset[..., None, :]
         means = _affine.mapped_means(matrix, offset, self.means())
         spreads = _affine.mapped_spreads(matrix, self.log_stddevs(), self.atanh_correlations())
@@ -184,20 +184,20 @@ class Unconstrained(Parameters):
 
     @classmethod
     def joined(cls, parts: Sequence[Parameters], shares: Doubles, batch_shape: tuple[int, ...]) -> "Unconstrained":
-        """Return the components of all parts, of which each has its share."""
+        """Return the components of all parts, the weights of each part multiplied by its share."""
         with np.errstate(divide="ignore"):
             logits = [part.log_weights() + np.log(shares[..., k, None]) for k, part in enumerate(parts)]
         return cls(_of_present(_side_by_side([part.as_unconstrained() for part in parts], logits, batch_shape)))
 
     def are_valid(self) -> bool:
-        # a bias or a temperature makes a logit -inf, but never the largest one
+        # a bias or a temperature can make a logit -inf, but never the largest one
         logits = self.plane(WEIGHT)
         rest = self.packed[..., self.n_components :]
         return bool((logits < np.inf).all() and (logits.max(axis=-1) > -np.inf).all() and np.isfinite(rest).all())
 
 
 def _of_present(packed: Doubles) -> Doubles:
-    """Make the parameters of absent components 0, as those are that come from raw output."""
+    """Set the parameters of excluded components to 0, as `from_network_output` does."""
     logits, *rest = planes(packed)
     absent = logits == -np.inf
     if absent.any():
@@ -207,7 +207,7 @@ def _of_present(packed: Doubles) -> Doubles:
 
 
 def _side_by_side(parts: Sequence[Parameters], weights: Sequence[Doubles], batch_shape: tuple[int, ...]) -> Doubles:
-    """Return the packed parameters of all parts as those of one, with other weights."""
+    """Return the packed parameters of all parts in one array, with these weights instead of theirs."""
     columns = [
         [first, *(part.plane(k) for k in range(1, PARAMETERS))] for part, first in zip(parts, weights, strict=True)
     ]

@@ -1,6 +1,6 @@
 """The pen's cross-entropy and its derivatives: one logit (end of stroke), or three (states of sketch-rnn).
 
-A target outside [0, 1] by more than rounding gives NaN, as a component outside its domain does.
+A target outside [0, 1] by more than rounding gives NaN, like a component outside its domain.
 """
 
 from libc.math cimport fabs
@@ -13,7 +13,7 @@ from cymdn._elementary cimport fma
 
 cdef extern from *:
     """
-    #define CYMDN_ROUNDING 1e-6 /* of a target, a float32 sum of three */
+    #define CYMDN_ROUNDING 1e-6 /* of a target, or of a sum of three in float32 */
     """
     const double ROUNDING "CYMDN_ROUNDING"
 
@@ -28,7 +28,7 @@ cdef struct Pens:
 
 
 cdef inline void round_targets(Py_ssize_t rows, double_out targets) noexcept nogil:
-    # what a few roundings have put outside [0, 1] is taken as the bound
+    # a target outside [0, 1] by a few roundings becomes the bound
     cdef Py_ssize_t i
     cdef double target
     for i in range(rows):
@@ -42,7 +42,7 @@ cdef inline double target_or_nan(double target) noexcept nogil:
 
 
 cdef inline void bernoulli(Py_ssize_t rows, Pens *p) noexcept nogil:
-    # target log(1 + exp(-logit)) + (1 - target) log(1 + exp(logit)), of terms >= 0 that cannot overflow
+    # target log(1 + exp(-logit)) + (1 - target) log(1 + exp(logit)), as terms >= 0 that cannot overflow
     cdef Py_ssize_t i
     cdef double logit, target, small, against, share
     for i in range(rows):
@@ -69,12 +69,12 @@ cdef inline double or_nan(double value, double number) noexcept nogil:
 
 
 cdef inline double entropy_term(double target, double distance, double others) noexcept nogil:
-    # target * (log sum exp - logit), >= 0; a target of 0 counts 0 whatever its logit
+    # target * (log sum exp - logit), >= 0; 0 for a target of 0, whatever its logit is
     return 0.0 if target == 0.0 else target_or_nan(target) * (distance + others)
 
 
 cdef inline void categorical(Py_ssize_t rows, Pens *p) noexcept nogil:
-    # The largest of the three powers is 1. It is left to log1p: a right and confident answer keeps its digits.
+    # The largest of the three powers is 1, which log1p adds: the loss of a confident correct answer keeps its digits.
     cdef Py_ssize_t i
     cdef double a, b, c, high, power_a, power_b, power_c, others, share, targets, distances
     for i in range(rows):

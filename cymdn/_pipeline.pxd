@@ -1,4 +1,4 @@
-"""The way of a block: read, prepared, evaluated at points, reduced, differentiated, written.
+"""The stages of a block: read, prepare, evaluate at points, reduce, differentiate, write.
 
 One driver for components, one for mixtures, one for the loss. _block.pxd has the loops over a block's components.
 """
@@ -16,12 +16,12 @@ from cymdn._pen cimport Pens
 cdef enum:
     FITS_CACHES = 1 << 17  # numbers of raw output: 1 MiB in float64
     BLOCK_NUMBERS = sizeof(Block) // sizeof(double)
-    CHUNK = 2048  # rows whose losses are summed together: fixed, so that a sum does not depend on how work was split
+    CHUNK = 2048  # rows whose losses are summed together: fixed, so that a sum does not depend on how the work is split
 
 
 cdef extern from *:
     """
-    #define CYMDN_HUGE 1e150 /* weight of a row whose products with derivatives may overflow on the way */
+    #define CYMDN_HUGE 1e150 /* weight of a row above which intermediate products with derivatives may overflow */
     """
     const double HUGE "CYMDN_HUGE"
 
@@ -30,10 +30,10 @@ cdef struct Problem:
     Py_ssize_t m
     bint unconstrained          # parameters are logits, logarithms of stddevs, atanh of correlations
     bint derivatives
-    bint density                # of a mixture: the density for a value
-    bint packed                 # parameters, from their first column on, in the order of raw network output
+    bint density                # of mixtures: values are densities, not logarithms
+    bint packed                 # parameters are in the order of raw network output, from the first column on
     bint packed_gradient
-    bint unweighted             # components that stand alone
+    bint unweighted             # components without a mixture
     bint floored                # unconstrained, under a floor of the stddevs
     double[2] floor
     Column[2] x
@@ -47,15 +47,15 @@ cdef struct Problem:
 
 
 cdef struct Head:
-    # what the loss has beside a mixture
+    # what the loss has in addition to a mixture
     Py_ssize_t pens
     Column[3] logit
     Column[3] target
     Column[3] gradient
     Column weight               # of the rows, or of their points; NULL: 1
-    Column pen_weight           # of their pens; NULL: the same
+    Column pen_weight           # of their pens; NULL: that of the points
     double scale                # of the gradient
-    double *sums                # of the losses of each CHUNK of rows; NULL: losses of rows
+    double *sums                # of the losses of each CHUNK of rows; NULL: not requested
     Pens *pen
 
 
@@ -100,7 +100,7 @@ cdef inline Place place_of_rows(Py_ssize_t row, Py_ssize_t rows) noexcept nogil:
 
 
 cdef inline bint one_mixture(const Problem *p) noexcept nogil:
-    # serves every row, and is prepared once
+    # one mixture for all rows, prepared once
     cdef Py_ssize_t k, rows = 0
     for k in range(6):
         rows += p.parameters[k].row
@@ -136,7 +136,7 @@ cdef inline void read_parameters(const Problem *p, Py_ssize_t i, Py_ssize_t rows
 
 
 cdef inline void evaluate(const Problem *p, Py_ssize_t i, Py_ssize_t rows) noexcept nogil:
-    # exponents, and slopes where they are wanted, of components at their points
+    # exponents of components at their points, and slopes if these are requested
     cdef Py_ssize_t k, count
     cdef bint fresh = i == 0 or not one_mixture(p)
     cdef Place at = place_of_rows(i, rows)
@@ -206,7 +206,7 @@ cdef inline void components(const Problem *p, const Head *_head) noexcept nogil:
 cdef inline void sum_over_blocks(
     const Problem *p, Py_ssize_t rows, const double *plane, double_out total
 ) noexcept nogil:
-    # sums of rows; `plane` is one of the first block
+    # sums over rows; `plane` belongs to the first block
     cdef Py_ssize_t k
     cdef Place at = place_of(p, 0, rows, 0)
     cdef double sum = 0.0, lost = 0.0
@@ -235,7 +235,7 @@ cdef inline void reduce_rows(const Problem *p, Py_ssize_t rows) noexcept nogil:
         _block.spread(rows, at.columns, w.top, p.blocks[k].row0)
         _block.weigh(rows * at.columns, p.blocks + k)
     sum_over_blocks(p, rows, &p.blocks.exponent[0], w.total)
-    if p.unconstrained:  # the weights are still to be divided by their sum
+    if p.unconstrained:  # the weights are not divided by their sum yet
         sum_over_blocks(p, rows, &p.blocks.weight[0], w.weights)
     _rows.mixture_values(rows, w)
 
@@ -252,7 +252,7 @@ cdef inline void scale_gradient(double scale, Py_ssize_t columns, Py_ssize_t fir
 
 
 cdef inline void differentiate(const Problem *p, Py_ssize_t rows) noexcept nogil:
-    # by the rows' scales
+    # times the scales of the rows
     cdef Py_ssize_t j, k
     cdef Place at
     cdef Block *b
@@ -271,7 +271,7 @@ cdef inline void differentiate(const Problem *p, Py_ssize_t rows) noexcept nogil
 
 
 cdef inline double sum_within_range(const Problem *p, Py_ssize_t rows, Py_ssize_t j, bint second) noexcept nogil:
-    # a row's sum of slope0 or slope1 where the plain one is not finite: no sum of m terms of this scale overflows
+    # the sum of slope0 or slope1 over a row, if the plain sum is not finite: with this scale m terms cannot overflow
     cdef Py_ssize_t k
     cdef double total = 0.0, scale = 0.5 / <double> p.m
     cdef Place at
@@ -287,7 +287,7 @@ cdef inline double sum_within_range(const Problem *p, Py_ssize_t rows, Py_ssize_
 
 
 cdef inline void differentiate_rows(const Problem *p, Py_ssize_t rows) noexcept nogil:
-    # with respect to the point: less the sum of the derivatives with respect to the means
+    # with respect to the point: minus the sum of the derivatives with respect to the means
     cdef Py_ssize_t j
     cdef Rows *w = p.rows
     sum_over_blocks(p, rows, &p.blocks.slope0[0], w.x0)
@@ -315,7 +315,7 @@ cdef inline void write_derivatives(const Problem *p, Py_ssize_t i, Py_ssize_t ro
 
 
 cdef inline void scale_log_density(const Problem *p, Py_ssize_t rows) noexcept nogil:
-    # where every component underflows, the point tells nothing: the weights remain
+    # if every component underflows, the responsibilities are the weights
     cdef Py_ssize_t j, k, column
     cdef Place at
     cdef Rows *w = p.rows
@@ -338,7 +338,7 @@ cdef inline void mixtures(const Problem *p, const Head *_head) noexcept nogil:
         evaluate(p, i, rows)
         reduce_rows(p, rows)
         scale_log_density(p, rows)
-        if p.density:  # here, where it has not been rounded to the dtype yet
+        if p.density:  # before it is rounded to the dtype
             _block.exponentiate(rows, p.rows.value)
         write(&p.value, &at, p.rows.value)
         if p.derivatives or p.responsibilities.first != NULL:
@@ -365,7 +365,7 @@ cdef inline void score_pens(const Head *h, const Place *at) noexcept nogil:
 
 
 cdef inline double weighted(double weight, double loss) noexcept nogil:
-    # a term of weight 0 is skipped, whatever it is
+    # a term of weight 0 is skipped, even if it is inf or NaN
     return 0.0 if weight == 0.0 else weight * loss
 
 
@@ -374,7 +374,7 @@ cdef inline bint is_infinite(double loss, bint single) noexcept nogil:
 
 
 cdef inline void scale_loss(const Problem *p, const Head *h, Py_ssize_t rows) noexcept nogil:
-    # `value`: weighted losses of rows; the rows' scales are those of the loss's gradient
+    # sets `value` to the weighted losses of the rows, and the scales of the rows to those of the loss's gradient
     cdef Py_ssize_t j
     cdef double loss, point, scale, weight, pen_weight
     cdef bint beyond, single = p.x[0].single, apart = h.pen_weight.first != NULL
@@ -400,7 +400,7 @@ cdef inline void scale_loss(const Problem *p, const Head *h, Py_ssize_t rows) no
         w.live[j] = 0.0 if weight == 0.0 or beyond else 1.0
         h.pen.live[j] = 0.0 if pen_weight == 0.0 or beyond else 1.0
         h.pen.scale[j] = pen_weight * h.scale if loss == loss else loss
-        if fabs(scale) > HUGE and w.live[j] != 0.0:  # what is 0 must stay it: scaled when all is multiplied
+        if fabs(scale) > HUGE and w.live[j] != 0.0:  # zeros must stay 0: scale after all other products
             w.live[j] = scale
             scale = 1.0
         w.scale[j] = -scale / w.total[j]
@@ -421,7 +421,7 @@ cdef inline void add_losses(Py_ssize_t rows, const double *loss, double *total, 
 
 
 cdef inline void fetch_next(const Problem *p, Py_ssize_t i, Py_ssize_t rows, Py_ssize_t part) noexcept nogil:
-    # a third of the next block's rows; what fits the caches anyway would only cost time
+    # prefetch a third of the next block's rows, unless all rows fit the caches
     if p.n * p.parameters[0].row < FITS_CACHES or i + 2 * rows > p.n:
         return
     fetch_ahead(p.parameters, i + rows, rows, part, 3, False)

@@ -1,4 +1,4 @@
-"""Drawing, by matplotlib: imported on demand."""
+"""Plots with matplotlib, which is imported on demand."""
 
 from __future__ import annotations
 
@@ -14,23 +14,23 @@ Axes: TypeAlias = Any  # of matplotlib, which need not be installed
 Mixture: TypeAlias = Any  # a BivariateMixture; its module imports this one
 Doubles = NDArray[np.float64]
 
-GRID, HALVINGS = 64, 5  # cells along each axis of the picture, and how often one is halved: to the size of a pixel
-BEND = 0.04  # difference of the log-density in the middle of a cell from the mean of its corners that is left alone
-RINGS, SPOKES = 12, 24  # points of a component, which tell of a ridge inside of a cell
-REACH = 4.0  # standard deviations around the means of components that the picture covers
-LIGHTEST = 1e-3  # weight, in units of the largest, from which on a component counts for the extent of the picture
+GRID, HALVINGS = 64, 5  # cells along each axis of the plot; how often one may be halved: down to the size of a pixel
+BEND = 0.04  # difference between the log-density at a cell's centre and the mean of its corners that is tolerated
+RINGS, SPOKES = 12, 24  # points of a component, which reveal a ridge inside a cell
+REACH = 4.0  # standard deviations around the means of components that the plot covers
+LIGHTEST = 1e-3  # smallest weight, in units of the largest, of a component that affects the extent of the plot
 MOST_PANELS = 64
 
 
 class PlotArtists(NamedTuple):
-    """What was drawn: contours of equal mass, ellipses of the components."""
+    """The artists of a plot: contours of the credible regions, ellipses of the components."""
 
     contours: Any
     components: Any
 
 
 def plot(mixture: Mixture, ax: Axes | None, mass: ArrayLike) -> PlotArtists | list[PlotArtists]:
-    """Draw a mixture, or each of a batch on axes of its own."""
+    """Draw a mixture, or each mixture of a batch on its own axes."""
     try:
         import matplotlib.tri  # noqa: F401
     except ImportError as error:
@@ -84,7 +84,7 @@ def _draw(mixture: Mixture, axes: Axes, mass: ArrayLike, *, legend: bool) -> Plo
     with np.errstate(divide="ignore"):
         levels = np.log(list(labels))
     points, value = _mesh(mixture, low, high, levels)
-    # in units of the picture, for the sake of their shapes
+    # in units of the plot, for well-shaped triangles
     triangles = Triangulation(points[:, 0], points[:, 1]).triangles
     x0, x1 = (low + points * (high - low)).T
     shades = np.linspace(0.45, 1.0, len(levels))[:, None]
@@ -112,7 +112,7 @@ def _draw(mixture: Mixture, axes: Axes, mass: ArrayLike, *, legend: bool) -> Plo
 
 
 def _labels(mixture: Mixture, mass: ArrayLike) -> dict[float, str]:
-    """Return what each level holds, in ascending order of levels; a level of several masses has one."""
+    """Return the label of each level, in ascending order; a level of several masses has one label."""
     levels = np.asarray(mixture.credible_level(mass), np.float64)
     if levels.ndim > 1 or not levels.size:
         raise ValueError(f"mass: expected shape () or (n,) with n >= 1, got {levels.shape}")
@@ -121,16 +121,16 @@ def _labels(mixture: Mixture, mass: ArrayLike) -> dict[float, str]:
 
 
 def _extent(mixture: Mixture) -> tuple[Doubles, Doubles]:
-    """Return corners of a rectangle that holds all components of some weight."""
+    """Return corners of a rectangle that holds all components of sufficient weight."""
     counts = mixture.weights >= LIGHTEST * mixture.weights.max()
     means, reach = (array[counts].astype(np.float64) for array in (mixture.means, REACH * mixture.stddevs))
     return (means - reach).min(axis=0), (means + reach).max(axis=0)
 
 
 def _mesh(mixture: Mixture, low: Doubles, high: Doubles, levels: Doubles) -> tuple[Doubles, Doubles]:
-    """Return points of the picture, in its units, and their log-densities: a grid, halved where a level bends.
+    """Return points, in units of the plot, and their log-densities: a grid that is refined where a level bends.
 
-    A cell is halved where a level passes through it whose log-density is not nearly linear there.
+    A cell is halved if a level passes through it and the log-density is not nearly linear there.
     """
     seeds = (_points_of_components(mixture) - low) / (high - low)
     seeds = seeds[((seeds >= 0.0) & (seeds < 1.0)).all(axis=-1)]
@@ -142,7 +142,7 @@ def _mesh(mixture: Mixture, low: Doubles, high: Doubles, levels: Doubles) -> tup
         points = (cells[:, None] + corners) / count
         value = mixture.logpdf(low + points * (high - low))
         found.append((points.reshape(-1, 2), value.reshape(-1)))
-        # what is known of each cell: its corners, its middle, and the seeds in it
+        # known values in each cell: its corners, its centre, and the seeds in it
         least, most = value.min(axis=-1), value.max(axis=-1)
         bent = np.abs(value[:, 4] - value[:, :4].mean(axis=-1)) > BEND
         flat = np.array([count, 1])

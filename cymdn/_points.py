@@ -1,4 +1,4 @@
-"""The points of a fit, in units of their own size, in the order of what is known of them."""
+"""The points of a fit, in units of their own size, sorted by their known coordinates."""
 
 from itertools import pairwise
 from typing import Any, NamedTuple
@@ -12,25 +12,25 @@ from cymdn._running import run, workers_for
 
 Doubles = NDArray[np.float64]
 
-SAMPLE = 4096  # points that the search looks at
+SAMPLE = 4096  # points that the search uses
 PIECE = 1 << 14  # points whose moments are summed at once: the same sums for any number of workers
-SMALLEST = 1e-70  # ratio of floor to size and of size to offsets: squares of their product are no denormal numbers yet
-RANDOM = 4  # numbers that Philox gives at a time
+SMALLEST = 1e-70  # ratio of floor to size and of size to offsets: squares of their product are not denormal
+RANDOM = 4  # numbers in each block of Philox
 
-COVARIANCE_TYPES = ("full", "diag", "tied", "spherical")  # their places are the kernels' numbers
-KNOWN = len(COVARIANCE_TYPES)  # that of known covariance matrices
+COVARIANCE_TYPES = ("full", "diag", "tied", "spherical")  # the kernels use their indices
+KNOWN = len(COVARIANCE_TYPES)  # index for known covariance matrices
 
 
 class Model(NamedTuple):
-    """What a component may be, in the units of the points; the arguments of the kernels."""
+    """The constraints on components, in the units of the points: arguments of the kernels."""
 
     covariance_type: int
-    settings: Doubles  # two floors; log-densities of the background: of both coordinates, the first, the second
+    settings: Doubles  # two floors; log-densities of the background for both coordinates, the first, the second
     workers: int = 1
 
 
 class Units(NamedTuple):
-    """A point x is 2^-scale (2^-size x - center): of size 1, by powers of two, which round nothing."""
+    """A point x becomes 2^-scale (2^-size x - center), of size 1; powers of two cause no rounding."""
 
     size: NDArray[np.intc]  # (2,)
     center: Doubles  # (2,)
@@ -55,7 +55,7 @@ class Units(NamedTuple):
 
 
 class Points(NamedTuple):
-    """Points in planes, for the kernels: first those known in whole, then of the first coordinate alone, the second."""
+    """Points in planes, for the kernels: first those with both coordinates, then the first alone, then the second."""
 
     planes: Doubles  # (3, n): coordinates, weights
     both: int
@@ -80,19 +80,19 @@ class Points(NamedTuple):
 
 
 class Summary(NamedTuple):
-    """What has to be known of all points before they are gone through: of a chunk, or of all."""
+    """Statistics of all points, or of a chunk, that are needed before the first E step."""
 
-    number: int  # of points that count: of weight > 0, not without both coordinates
+    number: int  # of points with weight > 0 and at least one coordinate
     largest: Doubles  # (2,): absolute values
     low: Doubles  # (2,)
     high: Doubles  # (2,)
     weight: int  # power of two above all weights
-    masses: Doubles  # (3,): weights of the points known in both coordinates, the first, the second, times 2^-weight
+    masses: Doubles  # (3,): weights of points with both coordinates, the first alone, the second, times 2^-weight
     sample: Doubles  # (at most SAMPLE + 1, 4): coordinates, weight, logarithm of its priority; in order of index
     indices: NDArray[np.int64]
 
     def merged(self, other: "Summary") -> "Summary":
-        """Return what is known of the points of both, in this order."""
+        """Return the statistics of the points of both, in this order."""
         weight = max(self.weight, other.weight)
         sample, index = _highest(
             np.concatenate([self.sample, other.sample]), np.concatenate([self.indices, other.indices])
@@ -110,7 +110,7 @@ class Summary(NamedTuple):
 
 
 def check_values(array: Doubles, missing: bool, start: int = 0) -> None:
-    """Check coordinates, the first of which are those of point `start`."""
+    """Check the coordinates of points; the first one has the index `start`."""
     good = np.isfinite(array) | (np.isnan(array) & missing)
     expected = "finite numbers, or NaN for a coordinate that is missing" if missing else "finite numbers"
     hint = "" if missing or not np.isnan(array).any() else " (allow_missing=True takes NaN as missing)"
@@ -118,16 +118,17 @@ def check_values(array: Doubles, missing: bool, start: int = 0) -> None:
 
 
 def check_weights(given: NDArray[Any], start: int = 0) -> None:
-    """Check weights, the first of which is that of point `start`."""
+    """Check the weights of points; the first one has the index `start`."""
     check_each("sample_weight", given, np.isfinite(given) & (given >= 0), "finite numbers >= 0", start)
 
 
 def summarise(points: Doubles, weight: Doubles, start: int, key: int) -> Summary:
-    """Summarise points (n, 2) with these weights, the first of which has the index `start`.
+    """Summarise points (n, 2) with these weights; the first one has the index `start`.
 
-    The sample is one by priority (Duffield, Lund & Thorup, J. ACM 54, 2007): those of highest weight / u, u uniform in
-    (0, 1], each of weight max(its own, the highest left out). Sums over it have the expectation of those over all
-    points; with equal weights it is a simple random sample. u depends on the index alone, whatever the chunks.
+    This is priority sampling (Duffield, Lund & Thorup, J. ACM 54, 2007): the sample has the points with the highest
+    priorities, weight / u with u uniform in (0, 1], each with the weight max(its own, the highest priority left out).
+    Sums over it are unbiased estimates of those over all points; with equal weights it is a simple random sample. u
+    depends on the index alone, not on the chunks.
     """
     bits = np.random.Philox(key=key)
     bits.advance(start // RANDOM)
@@ -154,7 +155,7 @@ def summarise(points: Doubles, weight: Doubles, start: int, key: int) -> Summary
 
 
 def _highest(sample: Doubles, index: NDArray[np.int64]) -> tuple[Doubles, NDArray[np.int64]]:
-    """Return the points of highest priority, one more than a sample has, in the order of their index."""
+    """Return the points of highest priority, one more than in a sample, in the order of their indices."""
     if len(sample) > SAMPLE + 1:
         kept = np.sort(np.argpartition(-sample[:, 3], SAMPLE)[: SAMPLE + 1])
         sample, index = sample[kept], index[kept]
@@ -173,7 +174,7 @@ def sampled(summary: Summary) -> Doubles:
 
 
 def ordered(points: Doubles, weight: Doubles, units: Units) -> Points:
-    """Return points (n, 2) in planes, without those that do not count."""
+    """Return points (n, 2) in planes, without those of weight 0 or without coordinates."""
     missing = np.isnan(points)
     if missing.any() or not (weight > 0).all():
         kinds = [~missing.any(axis=1), ~missing[:, 0] & missing[:, 1], missing[:, 0] & ~missing[:, 1]]

@@ -2,11 +2,11 @@
 
 The compiled kernels are faster and exact to the last digits, on the CPU in float32 and float64. These functions are for
 everything else; `xp` is the module `torch` or `jax.numpy`. The arithmetic is that of the arguments' dtype, float32 or
-float64, hence the errors are eps of that dtype. Formulas and symbols are those of docs/formulas.md.
+float64, so errors are in eps of that dtype. Formulas and symbols are those of docs/formulas.md.
 
 Frameworks must not differentiate the loss of `rows` themselves: where a component has underflowed their derivative is
 0 * inf. They use the gradient that `rows` returns, and differentiate that for second derivatives. For these, every
-operation is smooth where the loss is: no abs at 0, no maximum but one that is held constant.
+operation is smooth where the loss is: no abs at 0, and no maximum except a constant one.
 """
 
 import math
@@ -17,9 +17,9 @@ from cymdn._layout import planes
 LOG_TWO_PI = math.log(2 * math.pi)
 
 # By the bits of the dtype. exp of `EXPONENT` and its reciprocal are normal numbers; offsets of `FAR` sigma have an
-# infinite square, yet a finite multiple
+# infinite square, but finite multiples
 EXPONENT = {32: 87.0, 64: 708.0}
-ROUNDING = 1e-6  # that a pen may lie outside [0, 1]
+ROUNDING = 1e-6  # how far a pen may be outside [0, 1]
 FAR = {32: 1e30, 64: 1e300}
 
 
@@ -35,7 +35,7 @@ def rows(
     """Return losses (...) of rows, and their gradients with respect to raw (..., P + 6 M) and x (..., 2), or None.
 
     Shapes are those of `cymdn.mdn_loss`. All arrays have one dtype, float32 or float64. `floor` is that of the stddevs.
-    `weights` (...) are those of the points' terms and of the pens', where they are not the same.
+    `weights` (...) are those of the points and of the pens, if these differ.
     """
     info = xp.finfo(raw.dtype)
     largest, far = float(info.max), FAR[info.bits]
@@ -67,23 +67,23 @@ def rows(
     else:
         terms = [product(xp, *pair) for pair in zip(weights, (loss, pen_loss), strict=True)]
         infinite = (terms[0] == math.inf) | (terms[1] == math.inf)
-        # not inf - inf; NaN stays NaN
+        # not inf - inf; a NaN propagates
         loss = xp.where(infinite & (loss == loss) & (pen_loss == pen_loss), math.inf, terms[0] + terms[1])
     if not derivatives:
         return loss, None, None
 
     live = power != 0
     g = power / xp.where(total == 0, 1.0, total)
-    # what has no share is made 0 before it is multiplied, else the derivatives of these would be 0 * inf
+    # terms without a share are set to 0 before they are multiplied, else their derivatives would be 0 * inf
     slope0, slope1, d_a = (xp.where(live, bounded(d), 0.0) for d in (c.kappa * k0, c.kappa * k1, c.r + k0 * k1))
     u, v = xp.where(live, u, 0.0), xp.where(live, v, 0.0)
-    # this order, for a product of the last three may overflow where all four do not
+    # in this order, because the product of the last three may overflow where that of all four does not
     part0, part1 = g * slope0 * c.root0, g * slope1 * c.root1
     d_mean0, d_mean1 = part0 * c.root0, part1 * c.root1
     d_log_s0, d_log_s1, d_a = g * bounded(u * slope0 - 1), g * bounded(v * slope1 - 1), g * d_a
     if through is not None:
         kept0, kept1, turned0, turned1, turned = through
-        # one factor after the other: a product of them may be denormal, which XLA flushes to 0
+        # one factor after the other: their product may be denormal, which XLA flushes to 0
         d_log_s0 = kept0 * (kept0 * d_log_s0 + kept1 * (turned0 * d_a))
         d_log_s1 = kept1 * (kept1 * d_log_s1 + kept0 * (turned1 * d_a))
         d_a = kept0 * (kept1 * (turned * d_a))
@@ -102,7 +102,7 @@ def rows(
 
 
 class Components(NamedTuple):
-    """Components before they meet a point. 1 / sigma is the square of `root`: in range where sigma is not."""
+    """Components, without points. 1 / sigma is the square of `root`, which is in range where sigma is not."""
 
     log_s0: Any
     log_s1: Any
@@ -116,12 +116,12 @@ class Components(NamedTuple):
 
 
 def components(xp: Any, log_s0: Any, log_s1: Any, a: Any) -> Components:
-    """Return what the points do not change."""
+    """Return the quantities that do not depend on the points."""
     exponent = EXPONENT[xp.finfo(a.dtype).bits]
     root0, root1 = (xp.exp(-0.5 * xp.clip(log_s, -2 * exponent, 2 * exponent)) for log_s in (log_s0, log_s1))
     inner_a = xp.clip(a, -exponent, exponent)
     growing, falling = xp.exp(inner_a), xp.exp(-inner_a)
-    # not cosh, which XLA makes of exp(a - log 2): at 18 that is off by 10 eps
+    # not cosh, which XLA computes from exp(a - log 2): the error at 18 is 10 eps
     r, kappa = xp.tanh(a), 0.5 * (growing + falling)
     t = xp.sign(a) * (xp.abs(a) > 0.55)
     cross = xp.where(t == 0, -kappa * r, xp.where(a > 0, falling, -growing))
@@ -129,7 +129,7 @@ def components(xp: Any, log_s0: Any, log_s1: Any, a: Any) -> Components:
 
 
 class Through(NamedTuple):
-    """Factors of the derivatives of what a floor makes of log stddevs and atanh correlation."""
+    """Factors of the derivatives of floored log stddevs and atanh correlations."""
 
     kept0: Any
     kept1: Any
@@ -144,8 +144,8 @@ def floored(xp: Any, c: Components, floor: tuple[float, float]) -> tuple[Compone
     tiny, far = float(info.tiny), float(info.max) ** 0.4
 
     def of_stddev(f: float, log_s: Any, root: Any) -> tuple[Any, ...]:
-        ratio = xp.clip(f * root * root, None, 0.25 / tiny)  # which has a normal inverse; sigma is nothing beside f
-        # each branch of a derivative that is multiplied by 0 has to be finite
+        ratio = xp.clip(f * root * root, None, 0.25 / tiny)  # has a normal inverse; sigma is negligible there
+        # the derivative of the branch not taken is multiplied by 0, so it has to be finite
         near, beyond = xp.where(ratio < far, ratio, 1.0), xp.where(ratio < far, 1.0, ratio)
         kept = xp.where(ratio < far, 1.0 / xp.sqrt(1.0 + near * near), 1.0 / beyond)
         lost = ratio * kept
@@ -171,10 +171,10 @@ def floored(xp: Any, c: Components, floor: tuple[float, float]) -> tuple[Compone
 
 
 def _sum_of_products(xp: Any, one: Any, other: Any, largest: float) -> Any:
-    """Return sums over the last axis, right where products overflow and their sum does not."""
-    bound = largest * 2.0 ** -one.shape[-1].bit_length()  # of so many numbers no partial sum overflows: no inf - inf
+    """Return sums of products over the last axis, correct even if products overflow and their sum does not."""
+    bound = largest * 2.0 ** -one.shape[-1].bit_length()  # no partial sum overflows: no inf - inf
     top = constant(xp.amax(xp.abs(one * other), -1, keepdims=True))
-    # what this makes denormal is 0 beside the top one
+    # terms that become denormal are negligible against the largest
     scale = xp.where(top < bound, 1.0, 2.0**-64)
     return xp.sum(xp.clip(one * (other * scale), -bound, bound), -1) / scale[..., 0]
 
@@ -199,23 +199,23 @@ def _pens(xp: Any, logits: Any, pen: Any) -> tuple[Any, list[Any]]:
 
 
 def count_pens(x: Any, pen: Any) -> int:
-    """Return the number of pen logits, 0, 1 or 3, that arguments of checked shapes stand for."""
+    """Return the number of pen logits, 0, 1 or 3, for arguments of checked shapes."""
     return 0 if pen is None else 1 if pen.ndim < x.ndim else 3
 
 
 def row_factors(xp: Any, sample_weight: Any, reduction: str) -> Any:
-    """Return what the loss of each row is multiplied by in the reduced one; NaN where a weight is none."""
+    """Return the factor of each row's loss in the reduced loss; NaN if a weight is invalid."""
     weight = xp.where((sample_weight >= 0) & (sample_weight < math.inf), sample_weight, math.nan)
     if reduction == "none":
         return weight
-    if reduction == "sum":  # of all rows, if one has no weight
+    if reduction == "sum":  # for all rows, if one has an invalid weight
         return xp.where(xp.isnan(weight).any(), math.nan, weight)
-    weight = weight / xp.amax(weight)  # without this their sum may overflow
+    weight = weight / xp.amax(weight)  # otherwise their sum may overflow
     return weight / xp.sum(weight)
 
 
 def factors_apart(xp: Any, sample_weight: Any, pen_weight: Any, reduction: str) -> tuple[Any, Any]:
-    """Return what the terms of points and of pens are multiplied by; NaN where a weight is none."""
+    """Return the factors of the terms of points and of pens; NaN if a weight is invalid."""
     factors, own = row_factors(xp, sample_weight, reduction), row_factors(xp, pen_weight, "none")
     if reduction != "mean":
         return factors, own
@@ -229,12 +229,12 @@ def live_factors(xp: Any, factors: Any, losses: Any) -> Any:
 
 
 def reduce_losses(xp: Any, losses: Any, sample_weight: Any, reduction: str) -> Any:
-    """Return the losses of rows reduced. A row of weight 0 is skipped, whatever it is."""
+    """Return the reduced losses of rows. A row of weight 0 is skipped, even if its loss is inf or NaN."""
     if sample_weight is None:
         return losses if reduction == "none" else xp.sum(losses) if reduction == "sum" else xp.mean(losses)
     factors = row_factors(xp, sample_weight, reduction)
     weighted = factors * xp.where(factors == 0, 0.0, losses)
-    weighted = xp.where(weighted == math.inf, math.inf, weighted)  # which has gradient 0
+    weighted = xp.where(weighted == math.inf, math.inf, weighted)  # the constant has gradient 0
     return weighted if reduction == "none" else xp.sum(weighted)
 
 
@@ -244,7 +244,7 @@ def scale(xp: Any, gradient: Any, upstream: Any) -> Any:
 
 
 def product(xp: Any, one: Any, other: Any) -> Any:
-    """Return a product in which 0 is 0, whatever the other factor, and which has the derivatives of a product."""
+    """Return a product, with its derivatives, that is 0 if a factor is 0, even if the other is inf or NaN."""
     return xp.where((other == 0) & ~xp.isfinite(one), 0.0, one) * xp.where((one == 0) & ~xp.isfinite(other), 0.0, other)
 
 

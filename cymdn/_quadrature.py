@@ -1,6 +1,6 @@
-"""Expectations over mixtures, as sums over points that stand for each component.
+"""Expectations over mixtures, as sums over quadrature points of each component.
 
-Points are given in the coordinates in which a component is round, and serve all components.
+Points are given in the coordinates in which a component is round, and are the same for all components.
 """
 
 import zlib
@@ -18,17 +18,17 @@ from cymdn._univariate import weighted_sum
 Doubles = NDArray[np.float64]
 Mixture = Any  # a BivariateMixture; its module imports this one
 
-LEVEL_POINTS = 4096  # a component, to find the level of a credible region
+LEVEL_POINTS = 4096  # of each component, to find the level of a credible region
 FEWEST, MOST = 64, 512  # radii, and angles, of the rules for expectations
-FARTHEST = 9.0  # of their points; what is farther away has a mass of 3e-18
-SETTLED = 5e-5  # nats, between a rule and the next: where components differ much in width, points have to be dense
+FARTHEST = 9.0  # radius; the mass beyond it is 3e-18
+SETTLED = 5e-5  # nats, from one rule to the next; widely different components need dense points
 
 
 @cache
 def polar_rule(count: int) -> tuple[Doubles, Doubles, Doubles]:
     """Return points (2 arrays) and weights of a rule for the expectation over the round normal distribution.
 
-    Gauss-Legendre in the radius, equal angles, turned by half a step from one radius to the next.
+    Gauss-Legendre nodes as radii, equidistant angles, rotated by half a step at every second radius.
     """
     nodes, weights = np.polynomial.legendre.leggauss(count)
     radius = 0.5 * FARTHEST * (nodes[:, None] + 1.0)
@@ -39,7 +39,7 @@ def polar_rule(count: int) -> tuple[Doubles, Doubles, Doubles]:
 
 
 def settled(expectation: Callable[[tuple[Doubles, Doubles, Doubles]], float]) -> float:
-    """Return an expectation by rules of more and more points, until another one makes no difference."""
+    """Return an expectation by rules of more and more points, until the next one makes no difference."""
     count = FEWEST
     last, value = np.nan, expectation(polar_rule(count))
     while count < MOST and not abs(value - last) <= SETTLED and abs(value) < np.inf:
@@ -67,7 +67,7 @@ def log_heights(p: Parameters) -> Doubles:
 def entropy(mixture: Mixture, workers: int | None) -> float:
     """Differential entropy of a single mixture, in nats.
 
-    That of each component is known; only what they overlap is a sum, of logarithms of responsibilities. The entropy of
+    The entropy of each component is known; only the overlap is a sum, of logarithms of responsibilities. The entropy of
     the weights bounds it (Huber et al., "On entropy approximation for Gaussian mixture random variables", 2008, eq. 5).
     """
     p = mixture._parameters
@@ -99,20 +99,20 @@ def kl_divergence(p: Mixture, q: Mixture, workers: int | None) -> float:
 
 
 def levels(mixture: Mixture, masses: Doubles) -> Doubles:
-    """Return log-densities of levels whose regions hold these masses, of a single mixture."""
+    """Return the levels, as log-densities, whose regions hold these masses, for a single mixture."""
     k = np.arange(LEVEL_POINTS)
-    # equally probable radii, each turned on by the golden angle
+    # equally probable radii, each rotated by the golden angle from the one before
     radius = np.sqrt(-2.0 * np.log1p(-(k + 0.5) / LEVEL_POINTS))
     angle = np.pi * (3.0 - np.sqrt(5.0)) * k
     p = mixture._parameters
-    # turned for each component, by what no parameters can be chosen for
+    # a random rotation for each component, from a hash: no choice of parameters can make it unsuitable
     seed = zlib.crc32(np.concatenate([p.weights(), p.packed[p.n_components :]]).astype("<f8").tobytes())
     turn = np.random.default_rng(seed).uniform(0.0, 2.0 * np.pi, (p.n_components, 1))
     value = mixture.logpdf(points_of(p, radius * np.cos(angle + turn), radius * np.sin(angle + turn))).reshape(-1)
     order = np.argsort(-value)
     weights = np.repeat(np.exp(p.log_weights()), LEVEL_POINTS)[order] / LEVEL_POINTS
     held = np.cumsum(weights) - 0.5 * weights
-    # within the logarithms of 0 and inf, and of the neighbours: between larger numbers rounding alone is as large
+    # exp of these bounds is 0 and inf; the result is clipped to its neighbours, because the interpolation is rounded
     value = np.clip(value[order], -1000.0, 1000.0)
     k = np.searchsorted(held, masses)
     found: Doubles = np.interp(masses, held, value)

@@ -1,14 +1,14 @@
 """The probability of a rectangle under one correlated normal distribution in the plane, to relative accuracy.
 
-In the white coordinates x, the standardised first coordinate, and y, where the second is r x + s y with s^2 = 1 - r^2,
-the distribution is round and the rectangle a parallelogram: between x = l0 and u0, and between the lines r x + s y = l1
-and u1. It is sliced: across x where |r| < s, else across y, so that the ends of a slice move by at most 1 a unit. A
-slice is an interval of _normal.pxd. Slices are summed by Gauss-Legendre quadrature over pieces between the corners and
-the point nearest to 0, in each of which the integrand is smooth; a piece is cut where it has fallen by exp(-37).
-Nothing is a difference of tails: the sum over corners, of which other methods are made, has no digit left at 15
-standard deviations.
+Let x be the standardised first coordinate, and r x + s y the standardised second one, s^2 = 1 - r^2. In the coordinates
+x, y the distribution is round, and the rectangle is a parallelogram: between x = l0 and x = u0, and between the lines
+r x + s y = l1 and r x + s y = u1. A slice has a constant x if |r| <= s, else a constant y, so that its ends move by at
+most 1 for each unit. It is an interval of _normal.pxd. Slices are integrated by Gauss-Legendre quadrature over pieces
+between the corners and the point nearest to 0. In each piece the integrand is smooth; a piece ends where the integrand
+has fallen by exp(-37). No difference of tails is computed: the sum over corners, which other methods use, has no digit
+left at 15 standard deviations.
 
-A negative r is made positive by a mirror. The gap of a corner, k - r x = s y, is what loses nothing as r goes to 1.
+A negative r is made positive by reflection. The gap of a corner, k - r x = s y, loses no digits as r goes to 1.
 """
 
 from libc.math cimport INFINITY, NAN, fabs, sqrt
@@ -22,13 +22,13 @@ from cymdn._normal cimport (
 
 cdef extern from *:
     """
-    #define CYMDN_FALL 37.0 /* exp of its negative is beside the rest of a sum below all that a double holds */
-    #define CYMDN_LOST 1e-12 /* what squares of distances are off, at most, of themselves */
-    #define CYMDN_LONG 1e3 /* lengths for which differences of places are as good */
-    #define CYMDN_BRIEF 1.2 /* length of a piece, and what its exponent changes by, for which few points are enough */
-    #define CYMDN_MOST_ABOVE 1.0 /* of an exponent above that of a piece's near end: more is rounding */
-    #define CYMDN_AFAR 1e290 /* square of a distance that is not computed any more: no number has that logarithm */
-    /* what these are: elementary_coefficients.py */
+    #define CYMDN_FALL 37.0 /* exp of its negative is negligible in a sum of doubles */
+    #define CYMDN_LOST 1e-12 /* largest relative error of squares of distances */
+    #define CYMDN_LONG 1e3 /* lengths above which differences of positions are as exact */
+    #define CYMDN_BRIEF 1.2 /* length of a piece, and change of its exponent, below which few points are enough */
+    #define CYMDN_MOST_ABOVE 1.0 /* excess of an exponent over that of a piece's near end: more is a rounding error */
+    #define CYMDN_AFAR 1e290 /* square of a distance beyond which nothing is computed: no number has such a logarithm */
+    /* computed by elementary_coefficients.py */
     #define CYMDN_NODE_28_0 0.001778751213022775
     #define CYMDN_WEIGHT_28_0 0.0045621412965472586
     #define CYMDN_NODE_28_1 0.009348417314563623
@@ -146,7 +146,7 @@ cdef enum:
     MANY = 28
 
 cdef struct Rectangle:
-    # in standard deviations of a component, around its mean
+    # in standard deviations of a component, from its mean
     double l0
     double u0
     double w0      # u0 - l0
@@ -158,14 +158,14 @@ cdef struct Rectangle:
     double cross
     double kappa
     double s
-    bint along     # slices are across y
+    bint along     # slices have a constant y
 
 cdef struct Slice:
     double at      # x, or y
     double a
     double b
     double width   # b - a
-    double ahead   # how far beyond the first corner; NaN: not known better than by `at`
+    double ahead   # distance from the first corner; NaN: known only from `at`
 
 
 cdef inline double gap(const Rectangle *p, double x, double k) noexcept nogil:
@@ -174,7 +174,7 @@ cdef inline double gap(const Rectangle *p, double x, double k) noexcept nogil:
 
 
 cdef inline double height(const Rectangle *p, double x, double k) noexcept nogil:
-    # y where the second coordinate is k
+    # y, if the second coordinate is k
     return bivariate.bounded(bivariate.scaled_decorrelated(k, x, p.t, p.kappa, p.cross), FARTHEST)
 
 
@@ -203,12 +203,12 @@ cdef inline Slice made(double at, double a, double b, double width, double ahead
 
 
 cdef inline Slice slice_at(const Rectangle *p, double at, double ahead) noexcept nogil:
-    """A slice that is not at a slanted side's end."""
+    """A slice; if slices have a constant y, one that is not at a corner."""
     cdef double y = p.s * at, a = p.l0, b = p.u0, width = p.w0
     cdef bint low, high
     if not p.along:
         return made(at, height(p, at, p.l1), height(p, at, p.u1), bivariate.bounded(p.kappa * p.w1, FARTHEST), ahead)
-    # an end is the rectangle's own, or on a slanted side
+    # each end is on an upright side or on a slanted one
     low, high = gap(p, p.l0, p.l1) > y, gap(p, p.u0, p.u1) < y
     if low:
         a = (p.l1 - y) / p.r
@@ -220,7 +220,7 @@ cdef inline Slice slice_at(const Rectangle *p, double at, double ahead) noexcept
     return made(at, a, b, width, ahead)
 
 
-# The point of the rectangle that is nearest to 0: the square of its distance, and where the slice through it is
+# The point of the rectangle nearest to 0: the square of its distance, and the position of the slice through it
 
 
 cdef inline void keep_nearer(const Rectangle *p, double x, double y, double *square, double *at) noexcept nogil:
@@ -234,7 +234,7 @@ cdef inline void nearest_on_upright(const Rectangle *p, double x, double *square
 
 
 cdef inline void nearest_on_slanted(const Rectangle *p, double k, double *square, double *at) noexcept nogil:
-    # of the whole line it is (r k, s k)
+    # on the whole line it is (r k, s k)
     cdef double x = p.r * k
     if x < p.l0:
         keep_nearer(p, p.l0, height(p, p.l0, k), square, at)
@@ -264,7 +264,7 @@ cdef inline double smaller(double a, double b) noexcept nogil:
 
 
 cdef inline double change(double a0, double a, double da, double b0, double b, double db) noexcept nogil:
-    # how much the point of a slice that is nearest to 0 has moved, without a difference of large numbers
+    # displacement of the slice's point nearest to 0, without a difference of large numbers
     cdef double beyond = db if b0 < 0.0 and b < 0.0 else nearest(a, b) - nearest(a0, b0)
     return da if a0 > 0.0 and a > 0.0 else beyond
 
@@ -272,8 +272,8 @@ cdef inline double change(double a0, double a, double da, double b0, double b, d
 cdef inline double sum_of_slices(
     const Slice *start, double step, double da, double db, const double *nodes, const double *weights, int count
 ) noexcept nogil:
-    """The integral, in units of exp of the start's exponent, over slices at the nodes of a step to either side."""
-    # the part of each slice that is farther from 0 counts as the high end
+    """The integral over a step from the start to either side, in units of exp of the start's exponent."""
+    # each slice is mirrored if necessary, so that its high end is farther from 0
     cdef double[MANY] low, high, width, tail, factor, term
     cdef double c = nearest(start.a, start.b), total = 0.0, at, a, b, moved
     cdef bint mirrored, short = False
@@ -317,7 +317,7 @@ cdef inline double sum_of_slices(
 cdef inline void add_piece(
     const Slice *start, double sign, double length, double da, double db, double square, double log_weight, Sum *sum
 ) noexcept nogil:
-    """Add the integral over slices from one on, to the right or left, whose ends move by da and db a unit."""
+    """Add the integral over a length from a slice on, to the right or left; ends move by da and db for each unit."""
     cdef double c = nearest(start.a, start.b), fall, slope, total
     cdef double height = start.at * start.at + c * c
     if 0.5 * (height - square) > FALL + LOST * square:
@@ -333,7 +333,7 @@ cdef inline void add_piece(
 
 
 cdef inline bint is_before(const Slice *q, const Slice *other) noexcept nogil:
-    # the places of corners are rounded, and may be out of order where an ulp of the limits is a standard deviation
+    # positions of corners are rounded, and may be out of order if an ulp of the limits is a standard deviation
     if q.ahead < LONG and other.ahead < LONG:
         return q.ahead < other.ahead
     return q.at < other.at
@@ -394,7 +394,7 @@ cdef inline void add_rectangle(
         if cuts[i].at == near:
             middle = i
     if middle < 0 and cuts[count - 1].ahead * (1.0 + sqrt(square)) < 1.0:
-        middle = 0  # where the integrand hardly changes, a cut more would only cost digits
+        middle = 0  # the integrand hardly changes: another cut would only lose digits
     if middle < 0:
         q = slice_at(&p, near, NAN)
         middle = put(cuts, &count, &q)
@@ -432,7 +432,7 @@ cdef inline double rectangle_of_mixture(
             c = component(row, m, j, unconstrained, 0.0)
             add_rectangle(&c, log_weight, lower, upper, &probability)
             add(&weights, log_weight, 1.0)
-    if unconstrained:  # logits
+    if unconstrained:  # exponentials of logits have any sum
         probability.top -= weights.top
         probability.total /= weights.total
     return probability_of(&probability, bivariate.TWO_PI, logarithm)

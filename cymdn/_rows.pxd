@@ -1,7 +1,7 @@
-"""Reductions over the components of a row, in an order fixed by the row alone.
+"""Reductions over the components of a row, in an order that depends on the row alone.
 
-Eight chains, as many as an AVX-512 register holds. No number in a sum passes more than a few roundings, however many
-there are: chains end after 64 numbers, and what adding up blocks loses is added at the end.
+Eight partial sums, as many as an AVX-512 register holds. Each number of a sum is rounded only a few times, however many
+numbers there are: partial sums end after 64 numbers, and the rounding errors of adding up blocks are added at the end.
 """
 
 from cymdn cimport _bivariate as bivariate
@@ -11,7 +11,7 @@ from cymdn._columns cimport double_out
 
 
 cdef enum:
-    SHORT = 64  # numbers in a sum of eight chains
+    SHORT = 64  # numbers in eight partial sums
 
 
 cdef inline double short_sum(Py_ssize_t columns, const double *values) noexcept nogil:
@@ -40,7 +40,7 @@ cdef inline double short_sum(Py_ssize_t columns, const double *values) noexcept 
 
 
 cdef inline double row_sum(Py_ssize_t columns, const double *values) noexcept nogil:
-    # of a block
+    # over a block
     cdef double total
     cdef Py_ssize_t j = SHORT
     if columns <= SHORT:
@@ -58,7 +58,7 @@ cdef inline double larger(double a, double b) noexcept nogil:
 
 
 cdef inline double row_top(Py_ssize_t columns, const double *values) noexcept nogil:
-    # starts from a finite number: where every exponent is -inf, nothing becomes -inf - -inf
+    # starts from a finite number: if every exponent is -inf, there is no -inf - -inf
     cdef double t0 = -bivariate.DBL_MAX, t1 = t0, t2 = t0, t3 = t0, t4 = t0, t5 = t0, t6 = t0, t7 = t0
     cdef Py_ssize_t j = 0
     while j + 8 <= columns:
@@ -79,7 +79,7 @@ cdef inline double row_top(Py_ssize_t columns, const double *values) noexcept no
 
 
 cdef inline double scaled_row_sum(Py_ssize_t columns, const double *values, double scale) noexcept nogil:
-    # of infinite values as if they were the largest number: in a sum of both signs, inf - inf would be a NaN
+    # infinite values count as the largest number: in a sum of both signs, inf - inf would be NaN
     cdef double total = 0.0
     cdef Py_ssize_t j
     for j in range(columns):
@@ -90,7 +90,7 @@ cdef inline double scaled_row_sum(Py_ssize_t columns, const double *values, doub
 cdef inline void row_sums(
     Py_ssize_t rows, Py_ssize_t columns, const double *plane, double_out total
 ) noexcept nogil:
-    # of rows of one block
+    # rows of one block
     cdef Py_ssize_t i
     if columns == 1:
         for i in range(rows):
@@ -101,7 +101,7 @@ cdef inline void row_sums(
 
 
 cdef inline void add(double value, double *total, double *lost) noexcept nogil:
-    # what rounding the sum loses is summed as well (Knuth's two-sum)
+    # the rounding errors of the sum are summed as well (Knuth's two-sum)
     cdef double before = total[0], after = before + value, added = after - before
     lost[0] += (before - (after - added)) + (value - added)
     total[0] = after
@@ -124,5 +124,5 @@ cdef inline void row_tops(Py_ssize_t rows, Py_ssize_t columns, const double *pla
 cdef inline void mixture_values(Py_ssize_t rows, Rows *w) noexcept nogil:
     cdef Py_ssize_t i
     for i in range(rows):
-        # what is large comes last: far from all components, where top is, only one sum rounds at its size
+        # top last: it is large far from all components, and only one sum has a rounding error of its size
         w.value[i] = w.top[i] + ((elementary.log(w.total[i]) - elementary.log(w.weights[i])) - bivariate.LOG_TWO_PI)

@@ -15,14 +15,15 @@ from numpy.typing import NDArray
 from cymdn import _builds
 from cymdn._arrays import Checked, FloatArray, Shape
 
-# Components that a worker must have to do. Starting the threads costs some 100 us, as much as 10,000 components.
+# Minimum number of components per worker. Starting the threads takes about 100 us, as long as 10,000 components.
 WORKER_COMPONENTS = 20_000
 
-# Rows that a kernel must get at a time, or arguments that broadcast in other ways are copied, so many numbers at once.
+# Minimum number of rows in one call of a kernel; with fewer, arguments are broadcast by copies, for so many components
+# at a time.
 FEWEST_ROWS = 64
 COPIED = 1 << 14
 
-PIECE_COMPONENTS = 1 << 19  # of one call of a kernel
+PIECE_COMPONENTS = 1 << 19  # of one call of a kernel, at most
 
 _thread = threading.local()
 
@@ -45,22 +46,22 @@ def check_workers(workers: int | None) -> int:
 
 
 def workers_for(components: int, workers: int) -> int:
-    """Return how many of the workers get enough to do."""
+    """Return how many of the workers have enough work."""
     return max(1, min(workers, components // WORKER_COMPONENTS))
 
 
 def is_worth_sharing(components: int, workers: int | None) -> bool:
-    """Whether more than one of the workers would get enough to do."""
+    """Whether more than one of the workers would have enough work."""
     return workers is not None and workers_for(components, check_workers(workers)) > 1
 
 
 def is_one_call(components: int, workers: int | None) -> bool:
-    """Whether one worker does so many components in one piece."""
+    """Whether one worker evaluates this many components in one call."""
     return components <= PIECE_COMPONENTS and (workers is None or not is_worth_sharing(components, workers))
 
 
 def split(rows: int, components: int, workers: int, multiple: int = 1) -> list[tuple[int, int]]:
-    """Return the slices of rows that workers do, each with enough to do and starting at a multiple."""
+    """Return a slice of rows for each worker, each with enough work and starting at a multiple."""
     parts = workers_for(rows * components, workers)
     bounds = [rows * part // parts // multiple * multiple for part in range(parts)] + [rows]
     return [(start, stop) for start, stop in pairwise(bounds) if start < stop]
@@ -69,17 +70,17 @@ def split(rows: int, components: int, workers: int, multiple: int = 1) -> list[t
 # Kernels
 
 Kernel: TypeAlias = Callable[..., bool]
-"""Of arguments (rows, components, arrays, scratch memory, outputs)."""
+"""A function of (rows, components, arrays, scratch memory, outputs)."""
 
 
 def check_done(done: bool) -> None:
-    """Raise where a kernel declined its arrays: better than memory that was never written."""
-    if not done:  # no assert, which python -O leaves out
+    """Raise if a kernel rejected its arrays, instead of returning memory that was never written."""
+    if not done:  # not assert, which python -O removes
         raise AssertionError("arrays that were checked do not fit each other")
 
 
 def scratch(components: int) -> NDArray[np.float64]:
-    """Return scratch memory for a kernel: this thread's own, or more of it where a mixture needs several blocks."""
+    """Return scratch memory for a kernel: that of this thread, or new memory if a mixture needs several blocks."""
     if components > _builds.BLOCK:
         return np.empty(_builds.scratch_size(components))
     try:
@@ -90,16 +91,16 @@ def scratch(components: int) -> NDArray[np.float64]:
 
 
 def piece_of(components: int, multiple: int = 1) -> int:
-    """Return a number of rows that a kernel does in some 10 ms: Python looks for Ctrl-C between two calls."""
+    """Return the number of rows that a kernel evaluates in about 10 ms: Python checks for Ctrl-C between calls."""
     return max(1, PIECE_COMPONENTS // components // multiple) * multiple
 
 
 def run(
     call: Callable[[int, int, NDArray[np.float64]], bool], components: int, parts: Sequence[tuple[int, int]], piece: int
 ) -> None:
-    """Call for pieces of each slice of rows, with scratch memory; in threads if there are several, which it outlives.
+    """Call for pieces of each slice of rows, with scratch memory; several slices in threads, all ended at return.
 
-    Where a call raises, or Ctrl-C is pressed, all threads end with the piece that they are at.
+    If a call raises or Ctrl-C is pressed, each thread ends after its current piece.
     """
     ended: list[bool] = []
 
@@ -135,10 +136,10 @@ def run_over_batch(
     cost: int = 1,
     **options: float,
 ) -> None:
-    """Run a kernel of rows, one of the build in use by its name, over arguments whose batch shapes broadcast.
+    """Run a kernel, or that of this name in the build in use, over arguments whose batch shapes broadcast.
 
-    `cost` is the work of a component, in that of a density. Options go to the kernel as they are. Not all outputs may
-    be None.
+    `cost` is the cost of a component in units of a density's. Options are passed to the kernel. At least one output is
+    an array.
     """
     batch_shape, (components,) = checked.batch_shape, checked.sizes.values()
     if 0 in batch_shape or components == 0:
@@ -167,7 +168,7 @@ def run_over_batch(
 
 
 def _leading_axes(shapes: Sequence[Shape], batch_shape: Shape) -> int:
-    """Return how many axes to go through one index at a time, so that beyond them each argument has one row or all."""
+    """Return how many leading axes to iterate over, so that in the other axes each argument has all rows or one."""
     return next(
         axes
         for axes in range(len(batch_shape) + 1)
@@ -179,15 +180,15 @@ Take = Callable[[int, int], FloatArray]
 
 
 def _rows_of_piece(array: FloatArray, piece: Shape, axes: int) -> FloatArray:
-    """Return the part of an array at these indices along its first axes, its other batch axes flattened into one."""
+    """Return the part of an array at these indices of its first axes, with the other batch axes flattened into one."""
     index: Any = (*piece, ...)  # with the ellipsis even a part without axes is a view
     part: FloatArray = array[index]
     return part.reshape(-1, *array.shape[axes:])
 
 
 def _rows(array: FloatArray, shape: Shape, piece: Shape, batch_shape: Shape) -> Take:
-    """Return a function that takes rows of a piece of an array: the one row that serves all, or a slice of them."""
-    # an axis of 1 serves every index
+    """Return a function that takes rows of a piece of an array: the single row for all, or a slice."""
+    # an axis of length 1 broadcasts
     rows = _rows_of_piece(array, tuple(min(i, size - 1) for i, size in zip(piece, shape, strict=False)), len(shape))
     own = shape[len(piece) :]
     if len(rows) == 1:

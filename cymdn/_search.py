@@ -1,8 +1,8 @@
-"""The search for a start: greedy k-means++, then components removed here and split there as long as that pays.
+"""The search for a start: greedy k-means++, then removing and splitting components as long as the likelihood gains.
 
-Every trial is a few steps of expectation-maximisation on a sample, in compiled code. Removing the component that is
-worth least and splitting one that fits badly is the split-and-merge idea (Ueda, Nakano, Ghahramani & Hinton, Neural
-Comput. 12, 2000) in a random order, so that no trial is made twice.
+Each trial is a few steps of expectation-maximisation on a sample, in compiled code. Removing a component of low value
+and splitting one that fits badly is the split-and-merge idea (Ueda, Nakano, Ghahramani & Hinton, Neural Comput. 12,
+2000), here in random order, so that no trial is repeated.
 """
 
 from collections.abc import Callable
@@ -18,29 +18,29 @@ from cymdn._running import check_done, run
 
 T = TypeVar("T")
 
-SHORT = 15  # steps of a start
+SHORT = 15  # steps from each start
 ROUNDS = 30  # of k-means
-FINE = 60  # of the best start
-STAGES = (5, 5, 10, 10)  # steps of a trial, which ends where it falls behind
-OPTIMISM = (3.0, 2.0, 1.0)  # times what a stage gained is what a trial may be behind after it
-LEAST_GAIN = 1e-6  # nats a point that a trial must gain
-SPIKE = 0.5  # trace of C^-1 F from which a component counts as collapsed: as if 1.4 floors wide
+FINE = 60  # steps from the best start
+STAGES = (5, 5, 10, 10)  # steps of a trial, which ends early if it falls behind
+OPTIMISM = (3.0, 2.0, 1.0)  # a trial may be behind by this factor times the gain of its last stage
+LEAST_GAIN = 1e-6  # nats per point that a trial must gain
+SPIKE = 0.5  # trace of C^-1 F above which a component counts as collapsed: 1.4 floors wide in one direction
 LEAST_POINTS = 2.5  # of a component: two are always on a line
-FAILURES = 5  # trials one after the other that end the search, besides one for each component
-FEW = 4  # starts of a search after the first one
+FAILURES = 5  # in a row that end the search, plus one for each component
+FEW = 4  # starts of each search after the first one
 SEARCHES = 6  # at most
 SEARCH_WORK = 1_500_000  # points times components times steps that searches after the first may take
-WORK = 1 << 23  # points times components times steps of one call: Python looks for Ctrl-C between two
+WORK = 1 << 23  # points times components times steps of one call: Python checks for Ctrl-C between calls
 HALF_NORMAL = 0.7978845608028654  # sqrt(2 / pi): the mean of a normal number's absolute value
-# what a pair of components that split one by size has of its variances
+# variances of two components that split one by width, in units of its variance
 NARROW, WIDE = 0.3, 1.7
 WORTH = 7  # numbers of the kernel's Worth: likelihood lost, mass, five fourth moments
 ANGLES: Doubles = np.pi / 12 * np.arange(12.0)
-TEMPERATURE = 0.1  # of removals, in what components are worth in the mean
+TEMPERATURE = 0.1  # of removals, in units of the mean value of a component
 
 
 class Climbed(NamedTuple):
-    """An estimate, its log-likelihood a point, and the sums of its E step."""
+    """An estimate, its log-likelihood per point, and the sums of its E step."""
 
     likelihood: float
     estimate: Doubles
@@ -58,14 +58,14 @@ def total(sums: Doubles) -> float:
 
 
 def maximise(model: Model, sums: Doubles, estimate: Doubles) -> Doubles:
-    """Return the estimate to which the sums over an estimate lead: the M step."""
+    """Return the estimate of the M step from the sums of the E step."""
     improved = estimate.copy()
     check_done(kernels.maximise_moments(sums, *model[:2], improved))
     return improved
 
 
 def climb(points: Points, model: Model, estimate: Doubles, steps: int, gain: float = 0.0) -> Climbed:
-    """Take steps until one gains less than so many nats a point."""
+    """Take steps until one gains less than `gain` nats per point."""
     improved, sums = estimate.copy(), np.empty(len(estimate) + 1)
     n, m = points.planes.shape[1], len(estimate) // 6
     weight = float(points.planes[2].sum())
@@ -87,9 +87,9 @@ def climb(points: Points, model: Model, estimate: Doubles, steps: int, gain: flo
 
 
 def start(points: Points, model: Model, first: Doubles, rng: np.random.Generator) -> Doubles:
-    """Return an estimate whose components are made of clusters by k-means, of coordinates of variance 1.
+    """Return an estimate whose components are k-means clusters, with coordinates scaled to variance 1.
 
-    All but means and weights comes from `first` where the points do not tell.
+    Parameters that the points do not determine are those of `first`, except means and weights.
     """
     weight = points.planes[2]
     m = len(first) // 6
@@ -121,7 +121,7 @@ def start(points: Points, model: Model, first: Doubles, rng: np.random.Generator
 def _seeds(points: Doubles, weight: Doubles, m: int, rng: np.random.Generator) -> NDArray[np.intp]:
     """Return indices of points (2, n) by greedy k-means++ (Arthur & Vassilvitskii, SODA 2007, section 7).
 
-    Each is the best of a few that are drawn in proportion to the squared distance from those before.
+    Each is the best of a few candidates, sampled in proportion to the squared distance from those before.
     """
     chosen = _draw(weight, 1, rng)
     distance = _distances(points, points[:, chosen])[0]
@@ -144,7 +144,7 @@ def _nearest(points: Doubles, centers: Doubles) -> NDArray[np.intp]:
 
 
 def _draw(mass: Doubles, count: int, rng: np.random.Generator) -> NDArray[np.intp]:
-    """Draw indices in proportion to mass."""
+    """Sample indices in proportion to mass."""
     cumulative = np.cumsum(mass)
     places = np.searchsorted(cumulative, rng.random(count) * cumulative[-1], "right")
     return np.asarray(np.minimum(places, len(mass) - 1))
@@ -154,7 +154,7 @@ def _draw(mass: Doubles, count: int, rng: np.random.Generator) -> NDArray[np.int
 
 
 class Chances(NamedTuple):
-    """Of each component: probability of being removed, of being split, and how its shape is not that of a Gaussian."""
+    """For each component: probabilities of removal and of a split, and how its shape differs from a Gaussian."""
 
     removal: Doubles
     split: Doubles
@@ -163,7 +163,7 @@ class Chances(NamedTuple):
 
 
 def remove_and_split(points: Points, model: Model, found: Climbed, rng: np.random.Generator) -> Climbed:
-    """Improve an estimate by moving components, until no trial has gained for a while."""
+    """Improve an estimate by moving components, until several trials in a row have failed."""
     m = len(found.estimate) // 6
     effective = _effective_count(points)
     failures, chances = 0, None
@@ -181,10 +181,10 @@ def remove_and_split(points: Points, model: Model, found: Climbed, rng: np.rando
 
 
 def _spikes(found: Climbed, model: Model, effective: float) -> int:
-    """Return how many components are of too few points, or have shrunk to the size of the floor about a few.
+    """Return how many components have too few points, or have shrunk to the size of the floor around a few points.
 
-    The likelihood of such a spike is high by the floor alone. Starts may lead to one; trials must not look for more.
-    Where half a component's share of the points has one value, that is no accident.
+    The likelihood of such a spike is high only because the floor is small. Starts may lead to one; trials must not
+    search for more. A narrow component of at least half the mean weight does not count: so many points are no accident.
     """
     weight, _, _, l00, l10, l11 = components(found.estimate).T
     floor0, floor1 = model.settings[:2]
@@ -194,7 +194,7 @@ def _spikes(found: Climbed, model: Model, effective: float) -> int:
 
 
 def _race(points: Points, model: Model, trial: Doubles, target: float) -> Climbed:
-    """Climb from a trial for as long as it may still pass the target."""
+    """Climb from a trial as long as it may still exceed the target."""
     reached, before = climb(points, model, trial, STAGES[0]), -np.inf
     for steps, optimism in zip(STAGES[1:], OPTIMISM, strict=True):
         if reached.likelihood + optimism * (reached.likelihood - before) < target:
@@ -205,17 +205,17 @@ def _race(points: Points, model: Model, trial: Doubles, target: float) -> Climbe
 
 
 def _effective_count(points: Points) -> float:
-    """Return the number of equal weights whose mean is as well known as that of these weights (Kish)."""
+    """Return the effective sample size of the weights (Kish)."""
     weight = points.planes[2]
     return float(weight.sum() ** 2 / (weight @ weight))
 
 
 def _chances(points: Points, model: Model, found: Climbed, effective: float) -> Chances:
-    """Return what to remove and to split.
+    """Return the chances of removing and of splitting each component.
 
-    The less likelihood is lost without it, the likelier a component is removed. The more the fourth moment of its
-    points in some direction is away from the 3 of a Gaussian, in standard errors, the likelier it is split: below 3
-    are two clusters side by side, above 3 a narrow one in a wide one.
+    A component is more likely to be removed if less likelihood is lost without it. It is more likely to be split if the
+    fourth moment of its points in some direction differs more, in standard errors, from 3, that of a Gaussian: below 3
+    there are two clusters side by side, above 3 a narrow cluster in a wide one.
     """
     m = len(found.estimate) // 6
     worth = np.empty((m, WORTH))
@@ -228,7 +228,7 @@ def _chances(points: Points, model: Model, found: Climbed, effective: float) -> 
     excess = np.clip(worth[:, 2:] @ directions / mass[:, None] - 3.0, -3.0, 1e6)
     which = np.argmax(np.abs(excess), axis=1)
     excess = excess[np.arange(m), which]
-    # of a Gaussian the fourth power has the variance 96, and the second, which is known, accounts for 72 of it
+    # the fourth power of a Gaussian has the variance 96, of which the second power, which is known, explains 72
     split = np.where(worth[:, 1] > 0, 1.0 + effective * mass / points.planes[2].sum() * excess**2 / 24.0, 1e-300)
     return Chances(removal / removal.sum(), split / split.sum(), ANGLES[which], excess)
 
@@ -251,10 +251,10 @@ def _moved(
     chances: Chances,
     rng: np.random.Generator,
 ) -> Doubles:
-    """Return an estimate in which the removed component has become a part of the split one, or of its surroundings.
+    """Return an estimate in which the removed component becomes a part of the split one, or of its surroundings.
 
-    One of three at random: the halves of a Gaussian on both sides of a line through its mean; a narrow and a wide one
-    in the same place; one of any shape about a point.
+    One of three ways, at random: the halves of a Gaussian on both sides of a line through its mean; a narrow and a wide
+    one at the same place; one of random shape around a point.
     """
     estimate, sums = found.estimate.copy(), found.sums.copy()
     each, moments = components(estimate), sums[:-2].reshape(-1, 6)
@@ -283,16 +283,16 @@ def _moved(
     return maximise(model, sums, estimate)
 
 
-# All of it
+# The whole search
 
 
 def search(points: Points, model: Model, first: Doubles, restarts: int, rng: np.random.Generator) -> Doubles:
-    """Return the best estimate that is found from the best of several starts, and from more where points are few."""
+    """Return the best estimate of one search from the best of several starts, or of several if points are few."""
     n, m = points.planes.shape[1], len(first) // 6
     searches = count_searches(n, m)
     starts = [restarts] + [min(restarts, FEW)] * (searches - 1)
     streams = rng.spawn(sum(starts) + searches)
-    filled = points._replace(both=n, first=n)  # for the choice of starts missing coordinates are 0, in the middle
+    filled = points._replace(both=n, first=n)  # to choose starts, missing coordinates are 0, in the middle
 
     def climb_start(k: int) -> Climbed:
         return climb(points, model, start(filled, model, first, streams[k]), SHORT, 1e-4)
@@ -311,13 +311,13 @@ def search(points: Points, model: Model, first: Doubles, restarts: int, rng: np.
 
 
 def count_searches(n: int, m: int) -> int:
-    """Return how many searches are worth their time: several for few points, where there are many maxima."""
+    """Return the number of searches: several for few points, which are fast and have many maxima."""
     steps = FEW * SHORT + FINE + sum(STAGES) * m // 2
     return min(1 + SEARCH_WORK // (n * m * steps), SEARCHES) if m > 1 else 1
 
 
 def in_threads(call: Callable[[int], T], count: int, workers: int) -> list[T]:
-    """Return call(0), call(1), ... made by so many workers."""
+    """Return call(0), call(1), ..., evaluated by this many workers."""
     results: list[Any] = [None] * count
 
     def work(k: int, _: int, __: Doubles) -> bool:

@@ -1,4 +1,4 @@
-"""The units of a fit, its floor, and mixtures in these units: what lies between the user's numbers and the kernels."""
+"""The units of a fit, its floor, and mixtures in these units: from the user's numbers to those of the kernels."""
 
 from collections.abc import Callable
 from typing import NamedTuple
@@ -9,18 +9,18 @@ from cymdn._parameters import Parameters
 from cymdn._points import COVARIANCE_TYPES, SMALLEST, Doubles, Summary, Units
 from cymdn._search import components
 
-FLOOR = 1e-3  # of the size of what a component may be
-TIED = 0.1  # share of points that repeat a coordinate, above which it counts as rounded
+FLOOR = 1e-3  # relative to the smallest size of a component
+TIED = 0.1  # share of points that repeat a coordinate, above which it is taken as rounded
 SAME = 1e-9  # of the spread: smaller differences are rounding errors
-FARTHEST = 1e60  # offset from the points of a mean to go on from
-BACKGROUND = 0.05  # weight that the background starts with
+FARTHEST = 1e60  # largest offset of an initial mean from the points
+BACKGROUND = 0.05  # initial weight of the background
 
 
 Callback = Callable[[int, float], object]
 
 
 class Options(NamedTuple):
-    """What holds for each set of points."""
+    """The options of a fit, checked."""
 
     components: int
     covariance_type: int
@@ -36,7 +36,7 @@ class Options(NamedTuple):
 
 
 def measure(summary: Summary, sample: Doubles, options: Options, which: str) -> tuple[Units, Doubles]:
-    """Return units in which the points are of size 1, and the floor in the user's."""
+    """Return units in which the points have size 1, and the floor in the user's units."""
     given = np.zeros(2) if options.floor is None else options.floor
     _, size = np.frexp(np.maximum(summary.largest, given))
     points, weight = np.ldexp(sample[:, :2], -size), np.ldexp(sample[:, 2], -summary.weight)
@@ -57,7 +57,7 @@ def measure(summary: Summary, sample: Doubles, options: Options, which: str) -> 
             offset = values - center[axis]
             largest = np.abs(offset).max() or np.ldexp(summary.high - summary.low, -size)[axis]
             # squares of the offsets themselves may be 0
-            if largest > 0:  # and not lost beside a huge floor
+            if largest > 0:  # not 0 after scaling by a huge floor
                 spread[axis] = largest * max(np.sqrt(share @ (offset / largest) ** 2 / share.sum()), SMALLEST)
     if options.floor is None:
         floor = np.zeros(2) if options.known else default_floor(points, spread, options.components)
@@ -75,11 +75,11 @@ def measure(summary: Summary, sample: Doubles, options: Options, which: str) -> 
 
 
 def default_floor(points: Doubles, spread: Doubles, count: int) -> Doubles:
-    """Return the floor of points for which none is given: small for the smallest component that there may be.
+    """Return the default floor of points: small relative to the smallest plausible component.
 
-    That is a thousandth of the points' spread, or of the width of the shortest interval that holds half a component's
-    share of the points, where that is smaller: clusters may be small and far from each other, and one point far away
-    must not matter. Of values that were rounded, the standard deviation of the rounding error is a floor too.
+    This is a thousandth of the points' spread, or of the width of the shortest interval that holds half a component's
+    share of the points if that is smaller: clusters may be small and far apart, and one distant point must not matter.
+    For rounded values, the standard deviation of the rounding error is a floor, too.
     """
     floor = np.empty(2)
     for axis in range(2):
@@ -112,7 +112,7 @@ def settings(summary: Summary, units: Units, floor: Doubles, background: bool, w
 
 
 def spread_out(options: Options, units: Units) -> Doubles:
-    """Return an estimate of components as wide as the points, or of known covariance, that all lie in the middle."""
+    """Return an estimate of components at the centre, as wide as the points or of known covariance."""
     found = np.zeros(6 * options.components + 1)
     each = components(found)
     each[:, 3] = each[:, 5] = 1.0
@@ -126,7 +126,7 @@ def spread_out(options: Options, units: Units) -> Doubles:
 
 
 def to_estimate(init: Parameters, options: Options, units: Units) -> Doubles:
-    """Return the estimate that a mixture is, with covariance matrices of the type that is asked for."""
+    """Return a mixture as an estimate, with covariance matrices of the requested type."""
     found = spread_out(options, units)
     each = components(found)
     each[:, 0] *= options.components * init.weights()
@@ -146,7 +146,7 @@ def factors(parameters: Parameters, count: int, units: Units) -> Doubles:
 
 
 def constrain(each: Doubles, covariance_type: int) -> None:
-    """Make covariance matrices such as the type allows, in place."""
+    """Constrain covariance matrices to a type, in place."""
     name = COVARIANCE_TYPES[covariance_type]
     if name == "full":
         return
@@ -164,6 +164,6 @@ def constrain(each: Doubles, covariance_type: int) -> None:
 
 
 def log_jacobian(summary: Summary, units: Units) -> float:
-    """Return by how much the weighted log-likelihood is larger in these units than in the user's."""
+    """Return the weighted log-likelihood in these units minus that in the user's units."""
     first, second = np.log(2.0) * (units.size + units.scale)
     return float(summary.masses @ [first + second, first, second])

@@ -103,7 +103,7 @@ class UnivariateMixture(Batch):
     __slots__ = ("_dtype", "_log_stddevs", "_log_weights", "_means")
 
     def __init__(self, log_weights: Doubles, means: Doubles, log_stddevs: Doubles, dtype: np.dtype[Any]) -> None:
-        # infinite ones could be subtracted from infinite logarithms of weights or densities
+        # infinite values could be subtracted from infinite logarithms of weights or densities
         finite = np.clip(log_stddevs, -sys.float_info.max, sys.float_info.max)
         self._log_weights, self._means, self._log_stddevs = np.broadcast_arrays(log_weights, means, finite)
         self._dtype = dtype
@@ -322,7 +322,7 @@ class UnivariateMixture(Batch):
         """
         zero = np.zeros_like(self._means)
         columns = [np.exp(self._log_weights), self._means, zero, self._stddevs(), zero + 1.0, zero]
-        # as the first coordinate of a mixture in the plane
+        # sampled as the first coordinate of a mixture in the plane
         parameters = pack(self.batch_shape, *columns)
         shape = check_size("size", size, self.batch_shape)
         x, _, _ = draw(parameters.reshape(-1, parameters.shape[-1]), 0, False, Sharpening(), shape, check_rng(rng))

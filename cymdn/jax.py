@@ -26,15 +26,15 @@ try:
     from jax.custom_derivatives import SymbolicZero
     from jax.experimental.buffer_callback import buffer_callback
 except ModuleNotFoundError as _error:
-    if _error.name not in ("jax", "jax.experimental.buffer_callback"):  # JAX is there, and lacks something of its own
+    if _error.name not in ("jax", "jax.experimental.buffer_callback"):  # JAX is there, but lacks what it needs
         raise
     raise ImportError("cymdn.jax needs JAX: python -m pip install jax", name="jax") from _error
 
 __all__ = ["mdn_loss", "mdn_sample"]
 
-# Numbers up to which cymdn's results are copied into XLA's memory: that takes less time than checking this as `out`.
+# Size up to which results are copied into XLA's memory: that takes less time than checking that memory as `out`.
 COPIED = 2**16
-# Rows below which the arithmetic is left to XLA on the CPU too: the way to the kernels and back takes 100 us and more
+# Number of rows below which XLA computes on the CPU, too: a callback to the kernels takes 100 us or more
 FEW = 200
 
 
@@ -254,7 +254,7 @@ def mdn_sample(
 
 
 def _as_array(name: str, value: Array | ArrayLike) -> Array:
-    if isinstance(value, np.ndarray):  # JAX would take a masked array for a plain one
+    if isinstance(value, np.ndarray):  # JAX would treat a masked array as a plain one
         check_numbers(name, value)
     try:
         return jnp.asarray(value)
@@ -278,7 +278,7 @@ def _as_numbers(name: str, value: Array | ArrayLike) -> Array:
     array = _as_array(name, value)
     if array.dtype == jnp.bfloat16:
         return array.astype(jnp.float32)
-    if array.dtype.kind not in "biuf":  # the kinds of NumPy, not those that JAX adds
+    if array.dtype.kind not in "biuf":  # NumPy's kinds, not those that JAX adds
         raise TypeError(
             f"{name}: expected real numbers of a dtype of NumPy, got {array.dtype}; "
             f"convert it: {name}.astype(jnp.float32)"
@@ -291,14 +291,14 @@ Targets: TypeAlias = tuple["Array | None", "Array | None", "Array | None"]
 
 
 class _Static(NamedTuple):
-    """What is known of a problem when it is traced, apart from its arrays."""
+    """What is known about a problem when it is traced, apart from its arrays."""
 
     reduction: Reduction
     floor: tuple[float, float]  # of the stddevs
     batch_shape: tuple[int, ...]
     pens: int
     components: int
-    x_wanted: bool = False  # whether the gradient with respect to x is computed with that to raw
+    x_wanted: bool = False  # whether the gradient with respect to x is computed with that for raw
 
 
 @partial(jax.jit, static_argnums=0)
@@ -318,7 +318,7 @@ def _vary_alike(arrays: Sequence[Array], examples: Sequence[Array | None]) -> li
     return [jnp.where(never, 0, array) for array in arrays]
 
 
-# Reverse mode: the rules of a custom_vjp, for only these can give a row that has no part in the result gradient 0
+# Reverse mode: the rules of a custom_vjp. Only these can give gradient 0 to a row that does not affect the result.
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(0,))
@@ -333,7 +333,7 @@ def _forward(static: _Static, raw: Any, x: Any, targets: Any) -> tuple[Array, tu
     static = static._replace(x_wanted=x.perturbed)
     values = tuple(None if argument is None else argument.value for argument in targets)
     loss, *gradients = _loss_and_gradients(static, raw.value, x.value, values)
-    # JAX keeps one structure of what is saved for all combinations of perturbed arguments: always two arrays
+    # JAX has one structure of residuals for all combinations of perturbed arguments: always two arrays
     return loss, (gradients[0], gradients[1] if x.perturbed else jnp.zeros_like(x.value))
 
 
@@ -349,7 +349,7 @@ def _backward(
 _loss.defvjp(_forward, _backward, symbolic_zeros=True)
 
 
-# What the rules above compute is differentiated again by a custom_jvp, in jax.numpy, and so are its derivatives
+# The results of the rules above are differentiated by a custom_jvp, in jax.numpy, and so are their derivatives
 
 
 @partial(jax.custom_jvp, nondiff_argnums=(0,))
@@ -366,7 +366,7 @@ def _tangents(static: _Static, primals: Sequence[Any], tangents: Sequence[Any]) 
         for primal, tangent in ((raw, of_raw), (x, of_x))
     )
     outputs = _loss_and_gradients(static._replace(x_wanted=True), raw, x, targets)
-    # plain products, for what is transposed has to be linear in the tangents; finite ones, for inf * 0 is NaN
+    # plain products, because transposition needs linearity in the tangents; finite factors, because inf * 0 is NaN
     largest = jnp.finfo(raw.dtype).max
     finite = (jnp.clip(gradient, -largest, largest) for gradient in outputs[1:])
     slope: Any = sum(jnp.sum(gradient * of, -1) for gradient, of in zip(finite, (of_raw, of_x), strict=True))
@@ -390,7 +390,7 @@ def _check_constant(differentiated: Iterable[bool]) -> None:
             raise TypeError(f"{name}: has no derivative here; pass jax.lax.stop_gradient({name}){instead}")
 
 
-# The numbers: loss, gradient with respect to raw, and to x if wanted
+# The values: loss, gradient with respect to raw, and to x if requested
 
 
 def _evaluate(static: _Static, raw: Array, x: Array, targets: Targets, *, gradients: bool) -> list[Array]:
@@ -424,7 +424,7 @@ def _lifted(weight: Array) -> Array:
     """Return weights of a mean, times a power of two if denormal ones matter, which XLA flushes to zero."""
     info, integer = jnp.finfo(weight.dtype), {32: jnp.int32, 64: jnp.int64}[jnp.finfo(weight.dtype).bits]
     bits = jax.lax.bitcast_convert_type(weight, integer)
-    smallest = 2.0 ** (info.minexp - info.nmant + 64)  # the smallest denormal number, 2^64 times
+    smallest = 2.0 ** (info.minexp - info.nmant + 64)  # 2^64 times the smallest denormal number
     lifted = jnp.where(bits >> info.nmant == 0, bits.astype(weight.dtype) * smallest, weight * 2.0**64)
     return jnp.where(jnp.max(weight, initial=0.0) < 1, lifted, weight)
 
@@ -438,12 +438,12 @@ def _evaluate_by_kernels(static: _Static, raw: Array, x: Array, targets: Targets
     return _vary_alike(arrays, [raw])
 
 
-# What XLA calls, on memory of its own
+# The callback of XLA, which works on XLA's memory
 
 
 @dataclass(frozen=True)
 class _Callback:
-    """Fills the loss, and the gradients that have outputs. Equal ones share what JAX has compiled."""
+    """Fills the loss, and the gradients that have outputs. Equal callbacks share what JAX has compiled."""
 
     reduction: Reduction
     floor: tuple[float, float]
@@ -453,7 +453,7 @@ class _Callback:
         del context
         results = [np.asarray(buffer) for buffer in outputs]
         loss = results[0]
-        # vmap puts its axes first, of size 1 in an argument that it does not map
+        # vmap puts its axes first, with size 1 in arguments that it does not map
         mapped = loss.shape[: loss.ndim - len(self.batch_shape)] if self.reduction == "none" else loss.shape
         arrays = [None if buffer is None else _stretch(np.asarray(buffer), mapped) for buffer in inputs]
         if mapped and self._is_row_by_row(weighted=arrays[3] is not None):
@@ -485,7 +485,7 @@ def _score(
     try:
         _fill(reduction, floor, arrays, results)
     except ValueError:
-        # Shapes fit: it is the weights' values. What JAX does after an exception in a callback is undefined.
+        # Shapes fit, so values of the weights are invalid. The effect of an exception in a callback is undefined.
         *others, weight, pen_weight = arrays
         bad: Any = ...
         if reduction == "none":

@@ -28,7 +28,7 @@ try:
     from torch import Tensor, nn
     from torch.autograd import forward_ad
 except ModuleNotFoundError as _error:
-    if _error.name != "torch":  # PyTorch is there, and lacks something of its own
+    if _error.name != "torch":  # PyTorch is there, but lacks what it needs
         raise
     raise ImportError("cymdn.torch needs PyTorch: python -m pip install torch", name="torch") from _error
 
@@ -379,7 +379,7 @@ class MDNHead(nn.Module):
         self.linear = nn.Linear(check_count("in_features", in_features, 1), width)
         self.register_buffer("offset", torch.zeros(width))
         self.register_buffer("scale", torch.ones(width))
-        angle = torch.arange(self.n_components) * (math.pi * (3 - math.sqrt(5)))  # a sunflower's seeds
+        angle = torch.arange(self.n_components) * (math.pi * (3 - math.sqrt(5)))  # a sunflower pattern
         radius = 1.5 * torch.sqrt((torch.arange(self.n_components) + 0.5) / self.n_components)
         self._start(radius * torch.cos(angle), radius * torch.sin(angle))
 
@@ -411,7 +411,7 @@ class MDNHead(nn.Module):
         if not len(points):
             raise ValueError(f"x: expected at least one finite row, got shape {tuple(x.shape)}")
         middle, spread = points.mean(0), points.std(0, correction=0)
-        spread = torch.where(spread > 0, spread, 1.0)  # of points that are all one
+        spread = torch.where(spread > 0, spread, 1.0)  # if all points are equal
         means = ((points - middle) / spread)[torch.randint(len(points), (self.n_components,))]
         self.linear.reset_parameters()
         self._start(*means.T)
@@ -457,7 +457,7 @@ class MDNHead(nn.Module):
         return f"n_components={self.n_components}, pen={self.pen}"
 
 
-# Checks of what only tensors have; those of shapes and values are made where they are used
+# Checks that only tensors need; shapes and values are checked where they are used
 
 
 def _check_tensor(name: str, value: object, raw: object = None) -> None:
@@ -499,7 +499,7 @@ def _target(name: str, value: Tensor | None, raw: Tensor) -> Tensor | None:
 
 
 def _pen_weights(value: object, raw: Tensor) -> Any:
-    """Return a number as a tensor, anything else as it is."""
+    """Return a number as a tensor, anything else unchanged."""
     if value is None or isinstance(value, Tensor):
         return value
     return torch.tensor(check_nonnegative("pen_weight", value), dtype=raw.dtype, device=raw.device)
@@ -516,14 +516,14 @@ def _loss(raw: Tensor, x: Tensor, targets: Targets, reduction: Reduction, floor:
             return _operate(raw, x, *targets, call)[0]
         try:
             return _EagerLoss.apply(raw, x, *targets, call)[0]
-        except RuntimeError:  # torch.func asks for a Function with setup_context; another error comes again
+        except RuntimeError:  # torch.func needs a Function with setup_context; other errors are raised again
             return _Loss.apply(raw, x, *targets, call)[0]
-    # the width is a constant of every graph; TorchDynamo cannot divide a symbolic one
+    # the width is a constant of each graph, because TorchDynamo cannot divide a symbolic one
     shape = *raw.shape[:-1], *map(index, raw.shape[-1:])
     pen_shape, weight_shape, own_shape = (None if t is None else tuple(t.shape) for t in targets)
     _mdn.check_layout(shape, tuple(x.shape), pen_shape, weight_shape, own_shape)
     if reduction == "mean" and math.prod(shape[:-1]) == 0:
-        _mdn.factor_and_divisor(0, None)  # which refuses; float() would fix a symbolic size
+        _mdn.factor_and_divisor(0, None)  # raises; float() would fix a symbolic size
     pen, weight, own = (None if t is None else t.to(raw.dtype) for t in targets)
     function, call = _CompiledLoss if compiling else _Loss, _Call("none", floor, *_wants_gradients(raw, x))
     if own is None:
@@ -550,7 +550,7 @@ class _Call:
     floor: tuple[float, float]  # of the stddevs
     raw_wanted: bool  # whether the gradient with respect to raw is computed with the loss
     x_wanted: bool
-    jvps: int = 0  # in forward mode, so far
+    jvps: int = 0  # number of forward-mode derivatives so far
 
 
 class _Loss(torch.autograd.Function):
@@ -582,11 +582,11 @@ class _Loss(torch.autograd.Function):
         gradients = output[1:]
         ctx.save_for_backward(raw, x, *gradients)
         ctx.save_for_forward(raw, x, *gradients)
-        # not saved: only second derivatives need them, and a buffer of masks may have other contents before backward
+        # not saved: only second derivatives need them, and a caller may reuse a buffer of masks before backward
         ctx.targets = targets
         ctx.versions = list(map(_version, ctx.targets))
         ctx.mark_non_differentiable(*gradients)
-        ctx.set_materialize_grads(False)  # else zeros would be made, as many as there are in the gradients
+        ctx.set_materialize_grads(False)  # otherwise zeros as large as the gradients would be made
 
     @staticmethod
     def backward(ctx: Any, upstream: Tensor | None, *_: None) -> tuple[Tensor | None, ...]:
@@ -608,7 +608,7 @@ class _Loss(torch.autograd.Function):
         if any(tangent is not None for tangent in others[:3]):
             raise NotImplementedError("mdn_loss: there is no derivative with respect to pen or weights")
         ctx.call.jvps += 1
-        if ctx.call.jvps > 1:  # seen with PyTorch 2.13: its issue 197867
+        if ctx.call.jvps > 1:  # observed with PyTorch 2.13: its issue 197867
             raise NotImplementedError(
                 "mdn_loss: forward mode within forward mode would give wrong numbers, since PyTorch does not carry the "
                 "outer derivative through a torch.autograd.Function; use reverse mode for one of the two, as "
@@ -676,7 +676,7 @@ class _Gradients(torch.autograd.Function):
 
     @staticmethod
     def jvp(ctx: Any, *tangents: Tensor | None) -> tuple[Tensor, Tensor]:
-        return _hessian_times(ctx.floor, *ctx.saved_tensors, *tangents[:2])  # it is symmetric
+        return _hessian_times(ctx.floor, *ctx.saved_tensors, *tangents[:2])  # the Hessian is symmetric
 
     @staticmethod
     def vmap(info: Any, in_dims: tuple[int | None, ...], *arguments: Any) -> tuple[Any, Any]:
@@ -750,7 +750,7 @@ def _scale(gradient: Tensor, upstream: Tensor) -> Tensor:
                 usual = 0.0 < abs(upstream.item()) < math.inf
             else:
                 usual = bool((upstream.isfinite() & (upstream != 0)).all())
-        except RuntimeError:  # under torch.vmap nobody knows
+        except RuntimeError:  # under torch.vmap the values are unknown
             usual = False
         if usual:
             return gradient * upstream.unsqueeze(-1)  # in one pass
@@ -763,7 +763,7 @@ def _mapped(function: Any, info: Any, in_dims: tuple[Any, ...], *arguments: Any)
     """Treat a mapped axis as one more axis of rows; if each slice is reduced, call slice by slice."""
     *tensors, weight, pen_weight = _to_front(arguments[:5], in_dims, info.batch_size)
     call, size = arguments[5], info.batch_size
-    wanted = _wants_gradients(*tensors[:2])  # a mapped tensor does not tell, what it is mapped from does
+    wanted = _wants_gradients(*tensors[:2])  # known for the tensors behind mapped ones, not for these
     one_row = math.prod(tensors[0].shape[1:-1]) == 1 and (weight is None or call.reduction != "mean")
     if call.reduction == "none" or one_row:
         calls = [_Call("none", call.floor, *wanted)]
@@ -802,7 +802,7 @@ def _calculate(
     raw: Tensor, x: Tensor, pen: Tensor | None, weight: Tensor | None, pen_weight: Tensor | None, call: _Call
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Return the loss and the requested gradients."""
-    # the same memory; forced, for a tensor may require grad or carry a minus sign that is yet to be applied
+    # arrays share the tensors' memory; force=True, because a tensor may require grad or have a lazy negation
     tensors = raw, x, pen, weight, pen_weight
     arrays: Any
     *arrays, weights, own = [None if tensor is None else tensor.numpy(force=True) for tensor in tensors]
@@ -824,7 +824,7 @@ def _calculate(
     return torch.from_numpy(np.asarray(loss)), torch.from_numpy(gradient), torch.from_numpy(x_gradient)
 
 
-# The operators of graphs. What they return must be new memory, and may not depend on whether a tensor requires grad.
+# The operators of graphs. They must return new memory, and must not depend on whether a tensor requires grad.
 
 
 ARGUMENTS = (
@@ -868,7 +868,7 @@ def _gradient_operator(
     "cymdn::scale_gradient", schema="(Tensor gradient, Tensor upstream, Tensor loss) -> Tensor", **CPU
 )
 def _scale_operator(gradient: Tensor, upstream: Tensor, loss: Tensor) -> Tensor:
-    # `loss` takes no part: it leads a second derivative to this operator, which refuses it
+    # `loss` is not used: it leads a second derivative to this operator, which refuses it
     return _scale(gradient, upstream)
 
 
@@ -887,7 +887,7 @@ def _operate(
     return _loss_operator(*arguments), raw.new_empty(0), raw.new_empty(0)
 
 
-# Shapes and dtypes alone
+# Shapes and dtypes without values
 
 
 @_loss_operator.register_fake
@@ -949,7 +949,7 @@ def _no_derivative(*_: Any) -> None:
     )
 
 
-_loss_operator.register_autograd(_no_derivative)  # without it, forward mode takes the derivative for 0
+_loss_operator.register_autograd(_no_derivative)  # otherwise forward mode would take the derivative as 0
 _gradient_operator.register_autograd(_backward, setup_context=_save)
 _scale_operator.register_autograd(_no_derivative)
 

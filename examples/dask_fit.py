@@ -1,16 +1,15 @@
-"""Fit a mixture to more points than a machine holds: the search on a sample, then a pass over all chunks a step, with
-Dask.
+"""Fit a mixture to more points than fit in memory, with Dask: a search on a sample, then passes over all chunks.
 
     python -m pip install ".[dask]" && python examples/dask_fit.py
 
-cymdn.fit_mixture takes a Dask array of chunks (n, 2). A step needs six sums a component over all points: each worker
-makes those of its chunks, and some hundred bytes come back. So a worker holds some chunks at a time, however long the
-array, and the caller none. Weights are another Dask array, in any chunks; NaN is a missing coordinate where
-allow_missing says so. The fit is that of an array in memory, but for the order in which sums round.
+cymdn.fit_mixture accepts a Dask array of shape (n, 2). A step needs six sums over all points for each component: each
+worker computes those of its chunks, and returns a few hundred bytes. So a worker holds some chunks at a time, for any
+length of the array, and the caller holds none. Weights are another Dask array, with any chunks; with allow_missing a
+NaN is a missing coordinate. The fit is that of an array in memory, except for the order in which sums are rounded.
 
-Here the cluster is two processes on this machine, each with a limit on its memory; an address in place of it makes it
-any other cluster. Each chunk is made on the worker that goes through it, at each step anew, as it might be read from
-storage there. (Linux or macOS.)
+Here the cluster is two processes on this machine, each with a memory limit; with an address instead it can be any other
+cluster. Each chunk is generated on the worker that uses it, again in each step, as it would be read from storage there.
+(Linux or macOS.)
 """
 
 import argparse
@@ -30,7 +29,7 @@ SHARES = [0.5, 0.3, 0.2]
 
 
 def chunk_of_points(block, seed):
-    """Return points of the mixture in place of a block, every twentieth without its second coordinate."""
+    """Return points of the mixture for a block; every twentieth has no second coordinate."""
     rng = np.random.default_rng([seed, *block[0, :1].astype(np.int64)])
     component = rng.choice(len(SHARES), size=len(block), p=SHARES)
     points = MEANS[component] + SPREAD[component] * rng.standard_normal((len(block), 2))
@@ -39,13 +38,13 @@ def chunk_of_points(block, seed):
 
 
 def make_points(number, chunk, seed=0):
-    """Return a Dask array of points, made when they are needed."""
+    """Return a Dask array of points, which are generated when they are needed."""
     rows = da.arange(number, chunks=chunk)[:, None] * da.ones(2, chunks=2)
     return rows.map_blocks(chunk_of_points, seed, dtype=np.float64)
 
 
 def peak_memory():
-    """The most memory that this process has had, in bytes."""
+    """The peak memory of this process, in bytes."""
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak if sys.platform == "darwin" else 1024 * peak  # Linux counts kibibytes
 
@@ -79,7 +78,7 @@ def main():
     for weight, mean, stddev in zip(fit.mixture.weights, fit.mixture.means, fit.mixture.stddevs, strict=True):
         print(f"weight {weight:.4f}  mean {mean.round(3)}  stddev {stddev.round(3)}")
 
-    # as if there were room for it: all points in this process
+    # for comparison, all points in this process
     single = fit_mixture(points.compute(scheduler="synchronous"), 3, allow_missing=True, rng=0)
     difference = abs(fit.log_likelihood - single.log_likelihood) / len(points)
     print(f"log-likelihood a point {fit.log_likelihood / len(points):.6f}, in memory the same to {difference:.0e}")

@@ -1,17 +1,17 @@
-"""Score more points than a machine holds: log-densities and losses chunk by chunk, on a cluster, with Dask.
+"""Score more points than fit in memory: log-densities and losses chunk by chunk, on a cluster, with Dask.
 
     python -m pip install ".[dask]" && python examples/dask_score.py
 
-cymdn's functions do with leading axes what NumPy's generalised ufuncs do: they broadcast them and treat each row on its
-own. dask.array.apply_gufunc is made for such functions. It takes the core axes from a signature, broadcasts the other
-ones, finds the result's shape and chunks, and refuses a core axis that is cut or chunks of two arguments that do not
-match (dask.array.unify_chunks makes them match); with map_blocks all of this would be on the caller. The functions are
-importable by name, so they travel to other processes and machines.
+cymdn's functions treat leading axes like NumPy's generalised ufuncs: they broadcast them, and rows are independent.
+dask.array.apply_gufunc is made for such functions. It takes the core axes from a signature, broadcasts the other axes,
+determines shape and chunks of the result, and rejects core axes with several chunks and arguments whose chunks do not
+match (dask.array.unify_chunks makes them match); with map_blocks the caller would have to do all this. The functions
+can be imported by name, so they can be sent to other processes and machines.
 
-Here the cluster is two processes on this machine, each with a limit on its memory; an address in place of it makes it
-any other cluster. Each chunk of points is made on the worker that scores it, as it might be read from storage there,
-and its scores are written to disk. So a worker holds some chunks at a time, however long the array: its peak is printed
-beside the size of all. The scores are those of one call on the whole array, bit for bit. (Linux or macOS.)
+Here the cluster is two processes on this machine, each with a memory limit; with an address instead it can be any other
+cluster. Each chunk of points is generated on the worker that scores it, as it would be read from storage there, and its
+scores are written to disk. So a worker holds some chunks at a time, for any length of the array: its peak is printed,
+and the size of the whole. The scores are bit-identical to those of one call for the whole array. (Linux or macOS.)
 """
 
 import argparse
@@ -42,7 +42,7 @@ def log_densities(points, weights, mean, stddev, correlation):
 
 def losses(raw, x, pen):
     """Losses (...) of rows of raw network output (..., 1 + 6 M), each at its point (..., 2) and pen (...)."""
-    # "sum" and "mean" would be those of each chunk: reduce what comes out instead
+    # "sum" and "mean" would be those of each chunk: reduce the result instead
     return da.apply_gufunc(mdn_loss, "(output),(xy),()->()", raw, x, pen, reduction="none", output_dtypes=raw.dtype)
 
 
@@ -54,13 +54,13 @@ def make_mixture(rng):
 
 
 def peak_memory():
-    """The most memory that this process has had, in bytes."""
+    """The peak memory of this process, in bytes."""
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak if sys.platform == "darwin" else 1024 * peak  # Linux counts kibibytes
 
 
 def score_on_cluster(points, mixture, folder, limit):
-    """Write the scores into the folder, a file a chunk; return the workers' peaks of memory before and after."""
+    """Write the scores into the folder, one file per chunk; return the peak memory of each worker before and after."""
     with (
         LocalCluster(
             n_workers=2, threads_per_worker=1, processes=True, memory_limit=limit, dashboard_address=None
@@ -97,7 +97,7 @@ def main():
         )
     print(f"mean log-density         {scores.mean():8.3f}, lowest {scores.min():.3f}")
 
-    # as if there were room for it: all points in this process, in one call
+    # for comparison, all points in this process, in one call
     single = mixture_logpdf(points.compute(scheduler="synchronous"), *mixture)
     same = np.array_equal(scores.view(np.uint64), single.view(np.uint64))
     print(f"equal to a single call, bit for bit: {same}")

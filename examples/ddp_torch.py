@@ -1,17 +1,17 @@
-"""Train a small network in two processes, and in one: the same losses, the same gradients.
+"""Train a small network in two processes and in one, with the same losses and gradients.
 
 `DistributedDataParallel` gives each process its share of the batch and averages the gradients.
-`cymdn.torch.MDNLoss` needs nothing for that: it is a loss like any other. Both processes run on
-this machine and talk through gloo, after they have met by means of a file; on several machines
-only the meeting point differs.
+`cymdn.torch.MDNLoss` is used like any other loss. Both processes run on this machine and
+communicate through gloo; they find each other by a file. On several machines only this rendezvous
+differs.
 
 Run it (a few seconds):
 
     python -m pip install ".[torch]" && python examples/ddp_torch.py
 
-The average of the processes' means is the mean of all rows because the shares are equal. Where
-they are not, or rows have weights, take MDNLoss("sum"), divide by the total weight of all
-processes, and multiply by their number.
+The average of the processes' means is the mean over all rows because the shares are equal. If
+they are not, or if rows have weights, use MDNLoss("sum"), divide by the total weight of all
+processes, and multiply by the number of processes.
 """
 
 from __future__ import annotations
@@ -29,9 +29,9 @@ from cymdn.torch import MDNLoss
 PROCESSES = 2
 ROWS, FEATURES, COMPONENTS = 512, 16, 20
 STEPS, LEARNING_RATE = 5, 0.1
-TIME_LIMIT = timedelta(seconds=60)  # for a process to wait for the other
+TIME_LIMIT = timedelta(seconds=60)  # for which a process waits for the other
 
-Step = tuple[torch.Tensor, torch.Tensor]  # loss, and gradient of all parameters, end to end
+Step = tuple[torch.Tensor, torch.Tensor]  # loss, and gradient of all parameters in one vector
 
 
 def make_network() -> torch.nn.Module:
@@ -41,28 +41,28 @@ def make_network() -> torch.nn.Module:
 
 
 def make_batch() -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """What is known of each row, the points to predict, and where strokes end."""
+    """The input of each row, the points to predict, and where strokes end."""
     generator = torch.Generator().manual_seed(1)
     known = torch.randn(ROWS, FEATURES, generator=generator)
     return known, known[:, :2].sin() + 0.1 * torch.randn(ROWS, 2, generator=generator), (known[:, 2] > 1).float()
 
 
 def train(network: torch.nn.Module, rows: slice) -> list[Step]:
-    """Gradient descent on some rows of the batch; after each step what it was made of."""
+    """Gradient descent on some rows of the batch; return loss and gradient of each step."""
     criterion, optimizer = MDNLoss(), torch.optim.SGD(network.parameters(), LEARNING_RATE)
     known, x, pen = (tensor[rows] for tensor in make_batch())
     steps = []
     for _ in range(STEPS):
         optimizer.zero_grad()
         loss = criterion(network(known), x, pen)
-        loss.backward()  # in several processes: ends with the average of their gradients
+        loss.backward()  # with several processes, this also averages their gradients
         steps.append((loss.detach(), torch.cat([p.grad.flatten() for p in network.parameters()])))
         optimizer.step()
     return steps
 
 
 def train_a_share(rank: int, folder: str) -> None:
-    """One of the processes: joins the others, trains on its rows, saves what it has seen."""
+    """One of the processes: join the others, train on its rows, save the steps."""
     torch.set_num_threads(1)
     store = dist.FileStore(str(Path(folder, "meeting point")), PROCESSES)
     dist.init_process_group("gloo", store=store, rank=rank, world_size=PROCESSES, timeout=TIME_LIMIT)

@@ -1,29 +1,28 @@
 """Train small networks to read and to write: where the pen goes next, and whether it lifts.
 
-A mixture density network (Graves 2013, arXiv:1308.0850, section 4) sees the last 24 moves of a
-pen and answers with a distribution: a mixture of 20 correlated Gaussians over the next move
-(dx, dy), and the probabilities that the stroke goes on, ends, or ends and with it the letter.
-The networks are plain NumPy. Their loss, and its gradient with respect to their raw output, are
-one call: `cymdn.mdn_loss_and_gradient`. Drawing a move from raw output is another:
-`cymdn.mdn_sample`.
+A mixture density network (Graves 2013, arXiv:1308.0850, section 4) gets the last 24 moves of a
+pen and predicts a distribution: a mixture of 20 correlated Gaussians for the next move (dx, dy),
+and the probabilities that the stroke continues, that it ends, and that the letter ends. The
+networks are plain NumPy. `cymdn.mdn_loss_and_gradient` computes the loss and its gradient with
+respect to raw output in one call; `cymdn.mdn_sample` samples a move from raw output.
 
-The strokes are words set in the Hershey single-stroke fonts. The reader sees nothing but the
-strokes. Three fonts are never trained on; they show whether it learned how letters go or learned
-its fonts by heart. The writer is told which letter to write, in which of two hands (as in
-Graves' section 5, but that he lets the network find out when a letter is done). It writes one
-move at a time and sees what it wrote; that it knows its two fonts by heart is as it should be.
+The strokes are words in the Hershey single-stroke fonts. The reader gets the strokes alone. Three
+fonts are held out; they show whether the reader has learned the shapes of letters or memorised
+its fonts. The writer is told which letter to write, in which of two hands (as in Graves' section
+5, except that his network has to learn when a letter is done). It writes one move at a time and
+gets what it wrote; it is supposed to memorise its two fonts.
 
 Run it (about a minute and a half):
 
     python -m pip install ".[demo]" && python examples/handwriting.py [--seed 0] [--out handwriting.png]
 
-After each of the reader's epochs it prints the loss on the epoch's training batches and on the
-held-out fonts, beside two models that ignore the past: one Gaussian, and one mixture of 20
-Gaussians. Losses are in nats per pen point; 0.69 nats less is twice the probability density. Then
-come the writer's loss, the time of one move, and where the training time went. It draws two
-pictures: `handwriting.png`, what the reader expected at every step of a word in a font it has
-never seen, and `handwriting_samples.png`, what the writer wrote at three biases and three
-temperatures.
+After each epoch of the reader it prints the loss on the epoch's training batches and on the
+held-out fonts, and the losses of two models that ignore the past: one Gaussian, and one mixture
+of 20 Gaussians. Losses are in nats per pen point; 0.69 nats less means twice the probability
+density. Then it prints the writer's loss, the time of one move, and the parts of the training
+time. It writes two pictures: `handwriting.png` shows the reader's predictions at every step of a
+word in a held-out font, `handwriting_samples.png` what the writer wrote with three biases and
+three temperatures.
 """
 
 from __future__ import annotations
@@ -38,8 +37,8 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-# Before NumPy is imported: its matrices are small here, and a second thread that has to wait for a busy processor costs
-# more than it brings.
+# Before NumPy is imported: the matrices are small here, and a second thread that waits for a busy processor costs more
+# than it gains.
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
 import matplotlib
@@ -62,17 +61,17 @@ import cymdn
 Array = np.ndarray
 Extent = tuple[float, float, float, float]  # left, right, bottom, top
 
-# The package lists 32 fonts, but some alphabets come under two or three names (futural = rowmans
-# = meteorology, cursive = scripts, futuram = rowmand, rowmant = timesrb, music = timesi). These
-# eight are the different Latin ones, blackletter left out. No letter of a held-out font has the
+# The package lists 32 fonts, but some alphabets have two or three names (futural = rowmans =
+# meteorology, cursive = scripts, futuram = rowmand, rowmant = timesrb, music = timesi). These
+# eight are the different Latin ones without blackletter. No letter of a held-out font has the
 # same strokes as in a training font.
 TRAINING_FONTS = ("scripts", "futural", "timesr", "timesrb", "timesib")
 HELD_OUT_FONTS = ("scriptc", "futuram", "timesi")
 N_TRAINING_POINTS, N_HELD_OUT_POINTS = 200_000, 20_000
-HANDS = ("scripts", "futural")  # that the writer learns: joined and printed
+HANDS = ("scripts", "futural")  # of the writer: joined and printed
 N_WRITER_POINTS = 320_000
 
-WORDS = (  # of pangrams, so that every letter occurs
+WORDS = (  # from pangrams, so that every letter occurs
     "the quick brown fox jumps over lazy dog sphinx of black quartz judge my vow pack box with "
     "five dozen liquor jugs how vexingly daft zebras waltz bad nymph for jigs vex glib jocks "
     "quiz to amaze few crazy wizards hexing dwarf plunge"
@@ -84,16 +83,16 @@ CAP_HEIGHT = 21.0
 STEP = 3.0  # between two pen points
 TREMOR = 0.2  # standard deviation of a pen point's noise
 
-# What happens at a pen point: the pen draws on, or lifts, maybe because the letter is done. Joined
-# letters are strokes of their own, too; the pen lifts between them and comes down where it was.
+# The states of a pen point: the pen continues, or lifts, possibly because the letter is done.
+# Joined letters are separate strokes, too; the pen lifts between them and lands where it was.
 GOES_ON, STROKE_ENDS, LETTER_ENDS = range(3)
 N_PENS = 3
 
-WINDOW = 24  # moves a network sees, about one letter; 16 or 32 change the loss by 0.03 at most
-N_COMPONENTS = 20  # as many as in Graves' and in the sketch-rnn paper (arXiv:1704.03477)
+WINDOW = 24  # moves in the input of a network, about one letter; 16 or 32 change the loss by at most 0.03
+N_COMPONENTS = 20  # as in Graves 2013 and in the sketch-rnn paper (arXiv:1704.03477)
 HIDDEN = (256, 256)
-READER_DROPOUT = 0.25  # without it the loss on the held-out fonts rises from the second epoch on
-WRITER_DROPOUT = 0.0  # no other fonts will be asked of it
+READER_DROPOUT = 0.25  # without it the loss on the held-out fonts increases from the second epoch on
+WRITER_DROPOUT = 0.0  # it writes no other fonts
 BATCH = 256
 LEARNING_RATE = 2e-3
 
@@ -103,20 +102,20 @@ LEARNING_RATE = 2e-3
 
 @dataclass
 class PenLines:
-    """Lines of text as pen points, end to end."""
+    """Concatenated lines of text as pen points."""
 
     points: Array  # (n, 2), y up, the baseline at 0, each line starting near the origin
     state: Array  # (n, 3), one-hot: GOES_ON, STROKE_ENDS or LETTER_ENDS
-    count: Array  # (n,), how many points of its letter came before: 0, 1, .., 0, 1, ..
-    told: Array  # (n, k), the writer's instruction for the point, see `instruction`; a reader gets none, k = 0
-    line: Array  # (n,), which line the point belongs to: 0, 0, .., 1, 1, ..
+    count: Array  # (n,), number of earlier points of its letter: 0, 1, .., 0, 1, ..
+    told: Array  # (n, k), the writer's instruction for the point, see `instruction`; k = 0 for a reader
+    line: Array  # (n,), the line of the point: 0, 0, .., 1, 1, ..
 
 
 @dataclass
 class PenMoves:
-    """The same lines as a network sees them. Before each line the pen rests for WINDOW moves."""
+    """The same lines as input of a network. Before each line the pen rests for WINDOW moves."""
 
-    moves: Array  # (m, 3): dx, dy to a point, and 1 where the pen lifts at it
+    moves: Array  # (m, 3): dx, dy to a point, and 1 if the pen lifts there
     state: Array  # (m, 3): of the pen at that point
     height: Array  # (m,): of that point above the baseline, in capitals
     progress: Array  # (m, 2): of the letter before that point, see `letter_progress`
@@ -124,7 +123,7 @@ class PenMoves:
     rows: Array  # (n,): the rows of `moves` that are points, not rest
 
     def inputs(self, rows: Array) -> Array:
-        """What is known before each of the rows -> (b, 3 WINDOW + 1), or for a writer (b, 3 WINDOW + 3 + k)."""
+        """The input of a network for each of the rows -> (b, 3 WINDOW + 1), or (b, 3 WINDOW + 3 + k) for a writer."""
         # (b, 3, WINDOW): a window ends one row before the row to predict
         past = sliding_window_view(self.moves, WINDOW, axis=0)[rows - WINDOW]
         known = [past.reshape(len(rows), -1), self.height[rows - 1]]
@@ -138,7 +137,7 @@ class PenMoves:
 
 
 def random_text(rng: np.random.Generator) -> str:
-    """Two words, each a real one or a random run of letters, so that any letter follows any."""
+    """Two words, each a real one or random letters, so that any letter may follow any other."""
     words = []
     for _ in range(2):
         invented = "".join(rng.choice(ALPHABET, size=rng.integers(2, 8)))
@@ -149,14 +148,14 @@ def random_text(rng: np.random.Generator) -> str:
 
 
 def letters_of(font: HersheyFonts, text: str) -> list[list[Array]]:
-    """Each character's strokes, polylines (n, 2); a space has none."""
+    """The strokes of each character, polylines (n, 2); a space has none."""
     letters, x = [], 0.0
     for glyph in font.glyphs_for_text(text):
         strokes: list[Array] = []
         for polyline in glyph.strokes:
             # The fonts' y axis points down.
             stroke = (np.array(polyline) - (glyph.left_offset, glyph.base_line)) * (1.0, -1.0) + (x, 0.0)
-            # The pen does not lift where it does not move.
+            # The pen does not lift if it does not move.
             if strokes and np.array_equal(strokes[-1][-1], stroke[0]):
                 strokes[-1] = np.concatenate([strokes[-1], stroke[1:]])
             else:
@@ -167,11 +166,11 @@ def letters_of(font: HersheyFonts, text: str) -> list[list[Array]]:
 
 
 def resample(stroke: Array, rng: np.random.Generator) -> Array:
-    """Cut the segments of a polyline into pieces of about STEP; its corners stay.
+    """Cut the segments of a polyline into pieces of about STEP; the corners are kept.
 
-    The fonts' curves are drawn with short segments, so the pen slows down in curves as a hand
-    does. The cuts are shifted at random by up to a third of a step: pieces of exactly one length
-    would put all moves on one circle, on which a density can grow, and the loss fall, for ever.
+    The fonts have short segments in curves, so the pen is slower there, like a hand. The cuts are
+    shifted at random by up to a third of a step: with pieces of equal length all moves would be on
+    one circle, on which the density can increase, and the loss decrease, without bound.
     """
     length = np.hypot(*np.diff(stroke, axis=0).T)
     pieces = np.maximum(1, np.rint(length / STEP)).astype(int)
@@ -191,7 +190,7 @@ def load_font(name: str) -> HersheyFonts:
 
 
 def set_line(font: HersheyFonts, text: str, rng: np.random.Generator, hand: int | None = None) -> PenLines:
-    """One line of text; if it is a hand's, with instructions."""
+    """One line of text; with instructions if it is in a hand."""
     letters = []
     for i, outline in enumerate(letters_of(font, text)):
         if outline:
@@ -212,8 +211,8 @@ def pen_states(strokes: list[Array]) -> Array:
 
 
 def instruction(text: str, i: int, hand: int | None) -> Array:
-    """What the writer is told of letter i of a text -> (k,): whether it begins a word, and one-hot
-    the letter and the hand. Without a hand nothing, k = 0."""
+    """The writer's instruction for letter i of a text -> (k,): whether it begins a word, and one-hot
+    the letter and the hand. Without a hand it is empty, k = 0."""
     if hand is None:
         return np.zeros(0, np.uint8)
     begins_word = i == 0 or text[i - 1] == " "
@@ -222,7 +221,7 @@ def instruction(text: str, i: int, hand: int | None) -> Array:
 
 
 def set_lines(font_names: tuple[str, ...], n_points: int, rng: np.random.Generator, told: bool = False) -> PenLines:
-    """Random lines in each of the fonts, about n_points in all, as many in one as in another."""
+    """Random lines in each of the fonts, about n_points in total, the same number in each."""
     lines: list[PenLines] = []
     n = 0
     for i, name in enumerate(font_names):
@@ -236,25 +235,25 @@ def set_lines(font_names: tuple[str, ...], n_points: int, rng: np.random.Generat
 
 
 def join(parts: list[PenLines]) -> PenLines:
-    """Letters or lines end to end."""
+    """Concatenated letters or lines."""
     return PenLines(*(np.concatenate([getattr(part, f.name) for part in parts]) for f in fields(PenLines)))
 
 
 def in_other_hands(lines: PenLines, rng: np.random.Generator) -> PenLines:
-    """Every line with a slant, a size and bent letters of its own.
+    """Every line with its own random slant, size and bent letters.
 
-    Five fonts have only 260 letters. Distorted anew each epoch (elastic distortions: Simard,
-    Steinkraus & Platt 2003) they teach shapes instead of themselves.
+    Five fonts have only 260 letters. With new distortions in each epoch (elastic distortions:
+    Simard, Steinkraus & Platt 2003) the network learns shapes instead of these letters.
     """
     n_lines, points = lines.line[-1] + 1, lines.points
     for _ in range(2):
-        # One wave a line, some 50 units long, moves x and y by up to one unit.
+        # One wave per line, about 50 units long, moves x and y by up to one unit.
         wave = rng.normal(0.0, 0.1, (n_lines, 2, 2))
         phase = rng.uniform(0.0, 2 * np.pi, (n_lines, 2))
         points = points + np.sin(transform(points, wave[lines.line]) + phase[lines.line])
     hand = np.zeros((n_lines, 2, 2))
     hand[:, 0, 0], hand[:, 1, 1] = np.exp(rng.normal(0.0, 0.08, (2, n_lines)))
-    hand[:, 1, 0] = rng.normal(0.0, 0.12, n_lines)  # slant: y moves x
+    hand[:, 1, 0] = rng.normal(0.0, 0.12, n_lines)  # slant: y changes x
     return replace(lines, points=transform(points, hand[lines.line]))
 
 
@@ -264,12 +263,12 @@ def transform(points: Array, matrix: Array) -> Array:
 
 
 def move_pen(lines: PenLines, unit: float, rng: np.random.Generator) -> PenMoves:
-    """The moves from point to point, in `unit`, of a pen that trembles.
+    """The moves from point to point, in `unit`, of a pen with tremor.
 
     As in Graves 2013, the move from one stroke to the next is a move like any other: the lift
-    before it says that the pen is up. Without the tremor a straight line would be known
-    exactly from its first two points, and the loss would have no lower bound. It is smaller than
-    the rounding error of the fonts' integer grid (standard deviation 0.29).
+    before it says that the pen is up. Without the tremor a straight line would be determined by
+    its first two points, and the loss would have no lower bound. The tremor is smaller than the
+    rounding error of the fonts' integer grid (standard deviation 0.29).
     """
     points = lines.points + rng.normal(0.0, TREMOR, lines.points.shape)
     first = np.diff(lines.line, prepend=-1) > 0
@@ -284,8 +283,8 @@ def move_pen(lines: PenLines, unit: float, rng: np.random.Generator) -> PenMoves
 
 
 def letter_progress(points: Array, pen: Array, count: Array) -> Array:
-    """How far a letter has come when `count` of its points are drawn and the pen (n, 2) is about to
-    move to the next -> (n, 2): their number, in units of 20, and the way to the right from the
+    """The progress of a letter when `count` of its points are drawn and the pen (n, 2) is about to
+    move to the next -> (n, 2): their number, in units of 20, and the distance to the right of the
     first of them, in capitals."""
     first = points[np.arange(len(points)) - count]
     way = np.where(count > 0, pen[:, 0] - first[:, 0], 0.0)
@@ -293,7 +292,7 @@ def letter_progress(points: Array, pen: Array, count: Array) -> Array:
 
 
 def spread(values: Array, rows: Array) -> Array:
-    """Values (n, ...) at their rows, 0 at all others -> (m, ...)."""
+    """Values (n, ...) at these rows, 0 in all others -> (m, ...)."""
     out = np.zeros((rows[-1] + 1, *values.shape[1:]), values.dtype)
     out[rows] = values
     return out
@@ -328,7 +327,7 @@ def fit_one_mixture(moves: Array, states: Array, rng: np.random.Generator) -> Ar
 
 
 def loss_of_constant(raw: Array, data: PenMoves) -> float:
-    """Loss of a model that always gives the same answer, raw (D,)."""
+    """Loss of a model with constant output, raw (D,)."""
     rows = np.broadcast_to(raw, (len(data.rows), raw.size))
     return float(cymdn.mdn_loss(rows, *data.targets(data.rows)))
 
@@ -354,7 +353,7 @@ class Network:
         self.layers = self.split(self.parameters)
         for weight, _ in self.layers:
             weight[:] = rng.normal(0.0, np.sqrt(2 / len(weight)), weight.shape)
-        # Near-zero weights and this bias: the untrained network answers like the best constant.
+        # With weights near 0 and this bias, the untrained network predicts the best constant.
         self.layers[-1][0][:] *= 0.1
         self.layers[-1][1][:] = output_bias
 
@@ -372,7 +371,7 @@ class Network:
         return self.forward(inputs)[0]
 
     def forward(self, inputs: Array, rng: np.random.Generator | None = None) -> tuple[Array, list[Array]]:
-        """Raw output (b, D) and the inputs of all layers; with a generator, hidden units drop out."""
+        """Raw output (b, D) and the inputs of all layers; with a generator, hidden units are dropped."""
         layer_inputs = [inputs]
         for weight, bias in self.layers[:-1]:
             hidden = layer_inputs[-1] @ weight
@@ -393,7 +392,7 @@ class Network:
             np.matmul(layer_inputs[i].T, gradient, out=out[i][0])
             np.sum(gradient, axis=0, out=out[i][1])
             if i > 0:
-                # A unit that is 0, by ReLU or by dropout, passes nothing back.
+                # A unit that is 0, by ReLU or by dropout, has gradient 0.
                 gradient = gradient @ self.layers[i][0].T
                 gradient *= (layer_inputs[i] > 0) * np.float32(1 / self.keep)
         return flat
@@ -420,29 +419,29 @@ class Adam:
 
 @dataclass
 class Training:
-    """A network, what it learns from, and what training leaves behind."""
+    """A network, its training data, and the results of training."""
 
     network: Network
     lines: PenLines
     unit: float  # of the moves, in grid units
     rng: np.random.Generator
-    losses: list[float] = field(default_factory=list)  # one an epoch
+    losses: list[float] = field(default_factory=list)  # one per epoch
     network_seconds: float = 0.0
     loss_seconds: float = 0.0
 
 
 @dataclass
 class Reading:
-    """How a network reads fonts it has not seen."""
+    """The reader, and its losses on fonts that it is not trained on."""
 
     training: Training
     held_out: PenMoves
     baselines: tuple[float, float]  # held-out loss of one Gaussian and of one mixture
-    losses: list[float] = field(default_factory=list)  # of the network, one an epoch
+    losses: list[float] = field(default_factory=list)  # of the network, one per epoch
 
 
 def prepare_reader(rng: np.random.Generator) -> Reading:
-    """Set the lines, fit the two models without memory, make the network."""
+    """Generate the lines, fit the two models without memory, make the network."""
     lines = set_lines(TRAINING_FONTS, N_TRAINING_POINTS, rng)
     training, *constants = prepare(lines, READER_DROPOUT, rng)
     held_out = move_pen(set_lines(HELD_OUT_FONTS, N_HELD_OUT_POINTS, rng), training.unit, rng)
@@ -451,7 +450,7 @@ def prepare_reader(rng: np.random.Generator) -> Reading:
 
 
 def prepare_writer(rng: np.random.Generator) -> Training:
-    """The same for lines that come with instructions."""
+    """The same for lines with instructions."""
     return prepare(set_lines(HANDS, N_WRITER_POINTS, rng, told=True), WRITER_DROPOUT, rng)[0]
 
 
@@ -467,7 +466,7 @@ def prepare(lines: PenLines, dropout: float, rng: np.random.Generator) -> tuple[
 
 
 def train(training: Training, n_epochs: int) -> Iterator[float]:
-    """Adam on mini-batches; the learning rate falls along half a cosine to 0. Yields the loss of each epoch."""
+    """Adam on mini-batches, with a cosine schedule of the learning rate down to 0. Yields the loss of each epoch."""
     adam = Adam(training.network.parameters)
     n_batches = len(training.lines.points) // BATCH
     n_steps = n_epochs * n_batches
@@ -506,7 +505,7 @@ def evaluate(network: Network, data: PenMoves) -> float:
 
 
 def report_setting(reading: Reading) -> str:
-    """What is compared, and the head of the table."""
+    """The compared data, and the head of the table."""
     return (
         f"training on {len(reading.training.lines.points)} pen points of {', '.join(TRAINING_FONTS)}\n"
         f"held out: {len(reading.held_out.rows)} pen points of {', '.join(HELD_OUT_FONTS)}\n"
@@ -524,11 +523,11 @@ def report_line(reading: Reading) -> str:
 
 # ------------------------------------------------------------------------------------- writing
 
-MAX_POINTS = 100  # of a letter, in case its end is missed; the longest in the two hands, a joined M, has 52
+MAX_POINTS = 100  # of a letter, if its end is missed; the longest in the two hands, a joined M, has 52
 
 
 class Pen:
-    """A pen that the writer moves: it draws each move from what the network makes of those before."""
+    """A pen that is moved by the writer: each move is sampled from the output for the moves before."""
 
     def __init__(self, writer: Training, rng: np.random.Generator, **sharpness: float):
         self.network, self.unit, self.rng = writer.network, writer.unit, rng
@@ -563,7 +562,7 @@ class Pen:
         return [np.array(stroke) for stroke in strokes if stroke]
 
     def move(self) -> int:
-        """Draw one move and make it -> the state of the pen after it."""
+        """Sample one move and make it -> the state of the pen after it."""
         start = time.perf_counter()
         raw = self.network(self.inputs)
         before_sample = time.perf_counter()
@@ -581,15 +580,15 @@ class Pen:
 # ------------------------------------------------------------------------ picture of the reader
 
 PICTURE_FONT, PICTURE_WORD = "timesi", "Density"
-PIXEL = 0.2  # lengths of the picture are in grid units
-REACH = 45.0  # how far from the pen a prediction is drawn; the rest is too thin to see
+PIXEL = 0.2  # lengths in the picture are in grid units
+REACH = 45.0  # distance from the pen up to which a prediction is drawn; the rest is invisible
 MARGIN = 5.0
 PAPER, INK = "#0a0612", "#ece7f2"
 PATH, LIFTED, DONE, HEAT, FAINT = "#ffffff", "#55d6e8", "#f5c15b", "#f0706a", "#8d86a0"
 
 
 def draw_reader(reading: Reading, out: Path) -> None:
-    """Save what the network expected along a word of a held-out font, and how it learned."""
+    """Save a picture of the predictions along a word of a held-out font, and of the losses."""
     rng, unit = np.random.default_rng(1), reading.training.unit
     data = move_pen(set_line(load_font(PICTURE_FONT), PICTURE_WORD, rng), unit, rng)
     moves, states = data.targets(data.rows)
@@ -610,7 +609,7 @@ def draw_reader(reading: Reading, out: Path) -> None:
 
 
 def picture_style() -> dict[Any, Any]:
-    """Light ink on dark paper."""
+    """Light lines on a dark background."""
     light = ("text.color", "axes.labelcolor", "xtick.color", "ytick.color", "axes.edgecolor")
     dark = ("figure.facecolor", "axes.facecolor")
     return {
@@ -627,12 +626,12 @@ def picture_style() -> dict[Any, Any]:
 
 
 def density_map(raw: Array, points: Array, unit: float) -> tuple[Array, Extent]:
-    """Densities of all steps on a grid of pixels, each placed where the pen was, and its extent.
+    """The sum of the densities of all steps, each relative to the pen, on a grid of pixels; its extent.
 
-    Their sum is the number of pen points that the network expects in a unit of area.
+    The sum is the number of pen points that the network expects per unit of area.
     """
     low, high = points.min(axis=0) - MARGIN, points.max(axis=0) + MARGIN
-    # the middles of the pixels
+    # the centres of the pixels
     x, y = (np.arange(a, b, PIXEL) + PIXEL / 2 for a, b in zip(low, high, strict=True))
     density = np.zeros((y.size, x.size))
     for pen, row in zip(points, raw, strict=False):
@@ -652,9 +651,9 @@ def mixture_logpdf_of(raw: Array, moves: Array) -> Array:
 
 
 def draw_densities(axes: Axes, raw: Array, points: Array, states: Array, unit: float) -> None:
-    """The heat map, and on it the way the pen really went."""
+    """The heat map, and the true path of the pen."""
     density, extent = density_map(raw, points, unit)
-    # A power below 1 shows the wide, thin predictions of where a lifted pen lands, too.
+    # A power below 1 also shows the wide, low predictions of where a lifted pen lands.
     norm = PowerNorm(0.5, 0.0, float(np.quantile(density, 0.998)))
     image = axes.imshow(density, cmap="magma", norm=norm, extent=extent, origin="lower", interpolation="bilinear")
     # (n - 1, 2, 2): from each pen point to the next
@@ -701,7 +700,7 @@ def draw_lifts(axes: Axes, raw: Array, states: Array) -> None:
 
 
 def draw_learning(axes: Axes, reading: Reading) -> None:
-    """Loss by epoch, beside the two models without memory."""
+    """Loss by epoch, with those of the two models without memory."""
     epochs = np.arange(1, len(reading.losses) + 1)
     names = "one Gaussian", "one mixture"
     for loss, name in zip(reading.baselines, names, strict=True):
@@ -735,11 +734,11 @@ SHARPNESS = (
     ({"temperature": 0.5}, "neater"),
     ({"temperature": 0.1}, "nearly without chance"),
 )
-COLUMNS, LINE_SPACING = (0.0, 590.0), 48.0  # of the hands, and of the lines below each other
+COLUMNS, LINE_SPACING = (0.0, 590.0), 48.0  # positions of the two hands, distance between lines
 
 
 def draw_writer(writer: Training, out: Path, seed: int) -> list[Pen]:
-    """Save the text as both fonts have it, and as the network writes it -> the pens that wrote."""
+    """Save a picture of the text in both fonts and as the network writes it -> the pens that wrote."""
     pens = []
     with plt.rc_context(picture_style()):
         figure = plt.figure(figsize=(13, 4.2))
@@ -748,7 +747,7 @@ def draw_writer(writer: Training, out: Path, seed: int) -> list[Pen]:
             font = [stroke for letter in letters_of(load_font(name), TEXT) for stroke in letter]
             draw_strokes(axes, font, (column, 0.0), FAINT)
             for row, (sharpness, _) in enumerate(SHARPNESS, start=1):
-                # The same random numbers on every line: what differs is what is made of them.
+                # The same random numbers for every line: only bias or temperature differ.
                 pens.append(Pen(writer, np.random.default_rng(seed), **sharpness))
                 draw_strokes(axes, pens[-1].write(TEXT, hand), (column, -LINE_SPACING * row), PATH)
         label_writing(axes)
@@ -763,7 +762,7 @@ def draw_strokes(axes: Axes, strokes: list[Array], place: tuple[float, float], c
 
 
 def label_writing(axes: Axes) -> None:
-    """Title, and what each line is."""
+    """Title, and labels of the lines."""
     labels = [("the two fonts", "that it learned from")]
     for sharpness, note in SHARPNESS:
         ((name, value),) = sharpness.items()
@@ -823,7 +822,7 @@ def report_pens(pens: list[Pen]) -> str:
 
 
 def report_time(trainings: tuple[Training, ...], seconds: float) -> str:
-    """Where the time went."""
+    """The parts of the training time."""
     loss, network = (sum(s) for s in zip(*[(t.loss_seconds, t.network_seconds) for t in trainings], strict=True))
     n_rows = sum(len(t.losses) * (len(t.lines.points) // BATCH) * BATCH for t in trainings)
     each = loss / (n_rows * N_COMPONENTS) * 1e9

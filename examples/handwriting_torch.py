@@ -1,11 +1,11 @@
-"""Train Graves' network to write, in PyTorch, with cymdn's loss and with the same loss by hand.
+"""Train Graves' network to write, in PyTorch, with cymdn's loss and with a manual one.
 
-The network is that of Graves 2013 (arXiv:1308.0850, section 4, figure 1), small: two layers of
-LSTM, skip connections from the input to each of them and from each of them to the output. It
-reads a pen's moves one by one and answers after each with a mixture of 20 correlated Gaussians
-over the next move, and the probabilities that the stroke goes on, ends, or ends and with it the
-letter. Its data are those of handwriting.py's reader: words in the Hershey single-stroke fonts,
-three of which it never sees.
+The network is a small version of that of Graves 2013 (arXiv:1308.0850, section 4, figure 1): two
+LSTM layers, with skip connections from the input to each of them and from each of them to the
+output. It reads a pen's moves one by one. After each it predicts a mixture of 20 correlated
+Gaussians for the next move, and the probabilities that the stroke continues, that it ends, and
+that the letter ends. The data are those of the reader in handwriting.py: words in the Hershey
+single-stroke fonts, three of which are held out.
 
 Run it (about two minutes on two cores):
 
@@ -13,9 +13,9 @@ Run it (about two minutes on two cores):
     python examples/handwriting_torch.py [--loss both] [--steps 250] [--seed 0] [--device cpu] [--precision fp32]
 
 `--loss cymdn` trains with `cymdn.torch.MDNLoss`, `--loss torch` with `LossByHand` below, `both`
-one beside the other, step by step on the same batches from the same start: their curves differ
-by rounding, and by what training makes of it. Losses are in nats per pen point. At the end it
-prints what a step of 64 sequences of 100 points took, and the loss's share of it.
+with both in parallel, on the same batches from the same start: their curves differ only by
+rounding errors, which training amplifies. Losses are in nats per pen point. At the end it prints
+the time of a step with 64 sequences of 100 points, and the loss's share of it.
 
 `--device cuda` trains on a GPU. `--precision bf16` runs the network under torch.autocast, on any
 device: raw output is then bfloat16, and both losses compute in float32 with it.
@@ -41,7 +41,7 @@ from cymdn.torch import MDNLoss
 BATCH, LENGTH = 64, 100  # sequences, and moves in each
 HIDDEN, LAYERS = 128, 2
 LEARNING_RATE, LARGEST_GRADIENT = 5e-3, 1.0
-ROUND = 25  # steps from one line of the table to the next; each round distorts all lines anew
+ROUND = 25  # steps per line of the table; all lines are distorted anew in each round
 
 Loss = Callable[..., Tensor]  # of raw output, next moves, ends of strokes, sample_weight=
 
@@ -51,26 +51,26 @@ class Network(nn.Module):
 
     def __init__(self, output_bias: np.ndarray):
         super().__init__()
-        # the input comes with the layer below
+        # each layer also gets the input
         self.layers = nn.ModuleList(nn.LSTM(3 + HIDDEN * (k > 0), HIDDEN, batch_first=True) for k in range(LAYERS))
         self.output = nn.Linear(LAYERS * HIDDEN, output_bias.size)
-        # near-zero weights and this bias: the untrained network answers like the best constant
+        # with weights near 0 and this bias, the untrained network predicts the best constant
         with torch.no_grad():
             self.output.weight *= 0.1
             self.output.bias.copy_(torch.from_numpy(output_bias))
 
     def forward(self, moves: Tensor) -> Tensor:
         hidden: list[Tensor] = []
-        with torch.autocast("cpu", enabled=False):  # where oneDNN has no LSTM in bfloat16 for some CPUs; not on a GPU
+        with torch.autocast("cpu", enabled=False):  # oneDNN has no bfloat16 LSTM on some CPUs; no effect on a GPU
             for layer in self.layers:
                 hidden.append(layer(torch.cat([moves, *hidden[-1:]], dim=-1))[0])
         return self.output(torch.cat(hidden, dim=-1))
 
 
 class LossByHand(nn.Module):
-    """What a careful user writes: in the log domain, with logsumexp.
+    """The loss as a careful user writes it: in the log domain, with logsumexp.
 
-    It is NaN from |a| = 9 on, where tanh is 1 in float32; correlations stay well below that here.
+    It is NaN for |a| of 9 or more, where tanh is 1 in float32; here |a| is much smaller.
     """
 
     def forward(self, raw: Tensor, x: Tensor, pen: Tensor, *, sample_weight: Tensor) -> Tensor:
@@ -94,11 +94,11 @@ LOSSES: dict[str, Loss] = {"cymdn": MDNLoss(), "torch": LossByHand()}
 
 @dataclass
 class Sequences:
-    """Moves, and what is to be predicted after each of them."""
+    """Moves, and the targets after each of them."""
 
     moves: Tensor  # (b, t, 3)
     x: Tensor  # (b, t, 2): the next move
-    pen: Tensor  # (b, t, 3): the pen's state at it, one-hot
+    pen: Tensor  # (b, t, 3): the pen's state after it, one-hot
     weight: Tensor  # (b, t): 1 for moves, 0 where the pen rests between two lines
 
     def to(self, device: torch.device) -> Sequences:
@@ -129,7 +129,7 @@ def all_of(data: PenMoves) -> Sequences:
 
 @dataclass
 class Training:
-    """A network that learns by one of the losses, and where its time went."""
+    """A network that is trained with one of the losses, and the time of its steps."""
 
     loss: Loss
     network: Network
@@ -148,7 +148,7 @@ class Training:
         with self.autocast:
             raw = self.network(batch.moves)
         times.append(self.now())
-        # the graph is cut in two here, to see the time of the loss alone; the numbers are the same
+        # the graph is split here, to measure the time of the loss alone; the results are the same
         leaf = raw.detach().requires_grad_()
         loss = self.loss(leaf, batch.x, batch.pen, sample_weight=batch.weight)
         times.append(self.now())
@@ -178,7 +178,7 @@ class Training:
         return self.network.output.weight.device
 
     def now(self) -> float:
-        """The time at which all that was asked of the device is done."""
+        """The time at which all work of the device is done."""
         if self.device.type == "cuda":
             torch.cuda.synchronize()
         return time.perf_counter()
@@ -189,7 +189,7 @@ class Training:
 
 
 def start(loss: Loss, reading: Reading, arguments: argparse.Namespace) -> Training:
-    """The same untrained network, whatever the loss."""
+    """Return the untrained network, which is the same for all losses."""
     torch.manual_seed(arguments.seed)
     _, output_bias = reading.training.network.layers[-1]
     network = Network(output_bias).to(arguments.device)

@@ -2,13 +2,13 @@
 
     python -m pip install ".[demo]" && python examples/old_faithful.py
 
-The table old_faithful.csv beside this file holds the length of 272 eruptions of the geyser and the waiting time until
-the next one, both in minutes: A. Azzalini and A. W. Bowman, "A look at some data on the Old Faithful geyser", Applied
+The table old_faithful.csv in this folder has the lengths of 272 eruptions of the geyser and the waiting times until the
+next one, in minutes: A. Azzalini and A. W. Bowman, "A look at some data on the Old Faithful geyser", Applied
 Statistics 39 (1990), 357-365.
 
-cymdn.fit_mixture fits one to five components; the Bayesian information criterion chooses two. Their fit is printed
-beside the known maximum and drawn into a PNG: regions that hold given shares of the probability, and the waiting time
-to expect after an eruption of some length, which is regression by conditioning.
+cymdn.fit_mixture fits one to five components; the Bayesian information criterion selects two. Their fit is printed next
+to the known maximum, and plotted into a PNG: regions that hold given shares of the probability, and the waiting time
+given the length of the eruption, which is regression by conditioning.
 """
 
 import argparse
@@ -26,11 +26,11 @@ from cymdn import fit_mixture
 TABLE = Path(__file__).with_name("old_faithful.csv")
 MOST_COMPONENTS = 5
 
-BLUES = ["#eef4fb", "#dbe8f5", "#c1d9ee", "#9cc3e3", "#74a9d4"]  # light enough for the points on top of them
+BLUES = ["#eef4fb", "#dbe8f5", "#c1d9ee", "#9cc3e3", "#74a9d4"]  # light, because points are drawn on top of them
 SHARES = [0.99, 0.95, 0.8, 0.5, 0.2]
 LOWER, MIDDLE, UPPER = 0.1, 0.5, 0.9  # quantiles of the waiting time
 
-# The known maximum of two components, to the digits it is known to: printed beside the fit.
+# The known maximum for two components, to all known digits: printed next to the fit.
 KNOWN_LOG_LIKELIHOOD = -1130.26396
 KNOWN = {
     "weight": [0.64412711, 0.35587289],
@@ -43,14 +43,14 @@ KNOWN = {
 
 
 def choose(points):
-    """Return the fits with each number of components; the best is that of the lowest criterion."""
+    """Return the fits with each number of components, and the best: that with the lowest criterion."""
     fits = [fit_mixture(points, m, rng=0, tolerance=1e-9) for m in range(1, MOST_COMPONENTS + 1)]
     best = min(fits, key=lambda fit: fit.bic)
     return fits, best
 
 
 def report(fits, best):
-    """Print what was found beside what is known."""
+    """Print the fit next to the known maximum."""
     for fit in fits:
         m = fit.mixture.n_components
         print(
@@ -74,14 +74,14 @@ def report(fits, best):
 
 
 def waiting_after(mixture, eruptions):
-    """Return quantiles (3, n) and the mean (n) of the waiting time, given how long the eruption was."""
+    """Return quantiles (3, n) and the mean (n) of the waiting time, given the length of the eruption."""
     given = [mixture.conditional(0, eruption) for eruption in eruptions]
     quantiles = np.array([np.ravel(one.ppf([LOWER, MIDDLE, UPPER])) for one in given])
     return quantiles.T, np.array([one.mean() for one in given])
 
 
 def draw(mixture, points, path):
-    """Draw the eruptions, regions of the fitted density, and the waiting time to expect."""
+    """Plot the eruptions, regions of the fitted density, and the expected waiting time."""
     figure, (left, right) = plt.subplots(1, 2, figsize=(12, 5), layout="constrained", sharex=True, sharey=True)
     x, y = np.meshgrid(np.linspace(1.2, 5.6, 241), np.linspace(35.0, 101.0, 241))
     density = mixture.pdf(np.stack([x, y], axis=-1))  # (241, 241)

@@ -3,9 +3,9 @@
     python -m pip install ".[demo]" && python examples/pixels.py
 
 A pen moves smoothly; its positions are rounded to pixels, so its offsets are integers, and many are equal. A layer of
-random features and one that is trained predict each offset from the two before it. Without a floor a component
-collapses onto a lattice point and the loss has no lower bound; with the standard deviation of rounding for a floor,
-1 / sqrt(12), it is that of points known to half a pixel.
+random features and a trained layer predict each offset from the two before it. Without a floor, a component collapses
+onto a lattice point and the loss has no lower bound. With the standard deviation of the rounding, 1 / sqrt(12), as a
+floor, the loss is that of points known to half a pixel.
 """
 
 import argparse
@@ -20,11 +20,11 @@ import numpy as np
 from cymdn import diagnose, mdn_loss, mdn_loss_and_gradient
 
 COMPONENTS, FEATURES, BATCH = 10, 128, 256
-FLOOR = 1 / 12**0.5  # pixels: the standard deviation of what rounding takes away
+FLOOR = 1 / 12**0.5  # pixels: the standard deviation of the rounding error
 
 
 def offsets(rng, strokes, length):
-    """Offsets (n, 2) between rounded positions of smooth strokes, and the four numbers before each."""
+    """Offsets (n, 2) between rounded positions of smooth strokes, and the two offsets before each."""
     velocity = np.zeros((strokes, length, 2))
     for t in range(1, length):
         velocity[:, t] = 0.95 * velocity[:, t - 1] + 0.15 * rng.normal(size=(strokes, 2))
@@ -33,7 +33,7 @@ def offsets(rng, strokes, length):
 
 
 def train(floor, steps, seed=0):
-    """Adam on the mean loss; return the losses of training and of held-out strokes, step by step, and the last look."""
+    """Adam on the mean loss; return training and held-out losses over the steps, and the final diagnosis."""
     rng = np.random.default_rng(seed)
     (x, past), (x_held, past_held) = offsets(rng, 200, 100), offsets(rng, 50, 100)
     hidden, shift = rng.normal(size=(4, FEATURES)) / 2, rng.uniform(-3, 3, FEATURES)

@@ -1,4 +1,4 @@
-"""Checks the compiled files of a Linux wheel: what they need, what they export, which instructions they hold.
+"""Checks the compiled files of a Linux wheel: their dependencies, exports and instructions.
 
     python tools/check_wheel.py dist/cymdn-*.whl
 
@@ -12,18 +12,18 @@ import tempfile
 import zipfile
 from pathlib import Path
 
-# approximations, whose bits differ between makers of processors
+# approximations, whose bits differ between processor vendors
 DIFFERENT_BITS = re.compile(r"\s(v?rcp\w+|v?rsqrt\w+|f(?:sin|cos|ptan|2xm1|yl2x\w*))\s")
-FUSED = re.compile(r"\s(vfn?m(?:add|sub)\w+)\s")  # the instruction of the levels from v3 on, and of no other build
+FUSED = re.compile(r"\s(vfn?m(?:add|sub)\w+)\s")  # used by the levels from v3 on, and by no other build
 
 
 def lines_of(*command):
-    """Return what a program prints, by lines."""
+    """Return the lines that a program prints."""
     return subprocess.run(command, capture_output=True, text=True, check=True).stdout.splitlines()
 
 
 def faults(library):
-    """Yield what is wrong with a compiled file."""
+    """Yield the faults of a compiled file."""
     for line in lines_of("readelf", "-dW", library):
         if "PATH)" in line:
             yield f"has a run path: {line.split()[-1]}"

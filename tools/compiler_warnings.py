@@ -1,10 +1,10 @@
-"""Compiles the kernels with more warnings than the build asks for, and fails on each that is not among the known.
+"""Compiles the kernels with more warnings than the build, and fails on each warning that is not known.
 
     python tools/compiler_warnings.py gcc clang
 
-Most of the C code is Cython's own: wrappers, memoryviews, the import of modules. With marks of the lines that it was
-made from, a compiler names our files where it warns of what we wrote. Each compiler must first find what is planted in
-a few lines of C: a check that cannot fail proves nothing.
+Most of the C code is Cython's own: wrappers, memoryviews, the import of modules. Line directives make a compiler name
+our files if it warns about our code. Each compiler must first find the faults planted in a few lines of C: a check that
+cannot fail proves nothing.
 """
 
 import os
@@ -17,10 +17,10 @@ from typing import NamedTuple
 
 from kernels import ROOT, for_every_compiler, options_of, settings, translate
 
-WARNINGS = ["-O2", "-Wall", "-Wextra", "-Wconversion", "-Wshadow"]  # -O3 finds no more, in more time
+WARNINGS = ["-O2", "-Wall", "-Wextra", "-Wconversion", "-Wshadow"]  # -O3 finds no more and takes longer
 MORE = {"clang": ["-Wshorten-64-to-32"]}
 
-# A pattern of the file or the function, one of the message, and why such a warning may stay
+# A pattern of the file or the function, a pattern of the message, and the reason why such a warning may stay
 KNOWN = [
     (
         r"(cymdn/.*|\w+\.px[di])",
@@ -43,7 +43,7 @@ EXPECTED = {"conversion", "shadow"}
 
 
 class Found(NamedTuple):
-    """A warning: the file and line that the compiler names, the function if it does, the message with its option."""
+    """A warning: the file and line that the compiler names, the function if known, the message with its option."""
 
     file: str
     line: str
@@ -60,9 +60,9 @@ def is_known(found):
 
 
 def warnings_of(compiler, source, options):
-    """Compile a C file and return what the compiler warns of."""
+    """Compile a C file and return the compiler's warnings."""
     command = [compiler, *options, *WARNINGS, *MORE.get(compiler, []), "-c", source, "-o", os.devnull]
-    # plain quotation marks and English in the messages
+    # messages in English, with plain quotation marks
     run = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, env={**os.environ, "LC_ALL": "C"})
     if run.returncode:
         sys.exit(run.stderr)
@@ -76,7 +76,7 @@ def warnings_of(compiler, source, options):
 
 
 def check_that_planted_ones_are_found(compiler, folder):
-    """Exit with an error if the compiler does not warn of what is planted."""
+    """Exit with an error if the compiler does not warn about the planted faults."""
     source = folder / "planted.c"
     source.write_text(PLANTED)
     messages = " ".join(found.message for found in warnings_of(compiler, source, []))

@@ -1,12 +1,12 @@
-"""Says which lines of the Cython sources no test reaches, by gcov, which sees lines without the GIL and inlined ones.
+"""Lists the lines of the Cython sources that no test reaches, by gcov, which also sees inlined and GIL-free lines.
 
     python tools/cython_coverage.py build FOLDER     compile the kernels with counters into the installed package
     pytest
     python tools/cython_coverage.py report FOLDER    list the lines that were not run
 
-The C that Cython writes names the line of ours that it is made of, but a statement may take several lines of C, which
-the compiler would count as the following lines of ours: `build` repeats the name before each. A line counts as run if
-it was in any of the builds, for one of the types.
+Cython's C code names the source line of each statement, but a statement may take several lines of C, which the compiler
+would count as the source lines that follow: `build` repeats the mark before each. A line counts as run if any build ran
+it, for one of the types.
 
 Exits with 1 if a line was not run.
 """
@@ -43,7 +43,7 @@ def build(folder):
 
 
 def with_repeated_marks(text):
-    """Return C in which each line after a mark is marked, but for those inside of macros and comments."""
+    """Return C in which each line after a mark is marked, except inside macros and comments."""
     lines, mark, whole, comment = [], None, True, False
     for line in text.splitlines():
         if MARK.fullmatch(line):
@@ -57,7 +57,7 @@ def with_repeated_marks(text):
 
 
 def counts_of(folder):
-    """Return how often each line of each source was run, at most."""
+    """Return the largest count of each line of each source."""
     counts = defaultdict(lambda: defaultdict(int))
     for counters in folder.glob("*.gcda"):
         command = ["gcov", "--json-format", "--stdout", counters]
@@ -70,7 +70,7 @@ def counts_of(folder):
 
 
 def report(folder):
-    """Print which lines were not run; return how many."""
+    """Print the lines that were not run; return their number."""
     missed = 0
     for name, counts in sorted(counts_of(folder).items()):
         if name not in SOURCES:

@@ -1,7 +1,7 @@
-"""Compute every number that stands in _elementary.pxd, _normal.pxd and _rectangle.pxd.
+"""Compute the coefficients in _elementary.pxd, _normal.pxd and _rectangle.pxd.
 
     python tools/elementary_coefficients.py                print the constants and their errors
-    python tools/elementary_coefficients.py --check FILES  exit 1 if one is in none of these files
+    python tools/elementary_coefficients.py --check FILES  exit with 1 if one is in none of these files
 
 The polynomials are minimax (Remez exchange on a Chebyshev grid, 60 digits), then rounded to double; the nodes and
 weights of Gauss-Legendre quadrature are those of [0, 1].

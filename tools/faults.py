@@ -1,17 +1,16 @@
-"""Put the faults of faults.toml into the package, one at a time, and see that the tests find each.
+"""Put the faults of faults.toml into the package, one at a time, and check that the tests find each.
 
-    python tools/faults.py [WORD ...]             try those whose name or promise holds one of the words, by default all
-    python tools/faults.py --check                see that each fault still has its function; nothing is compiled
+    python tools/faults.py [WORD ...]             try those with one of the words in name or promise; default: all
+    python tools/faults.py --check                check that each fault still has its function; nothing is compiled
     python tools/faults.py --plant FOLDER NAME    copy the sources to a folder, with one fault
 
-A fault names a function, wherever in the package it stands, and gives a wrong body for it, in which `right` is the
-function as it was. So a fault outlives every change but one of the function's name or of the words of its body, which
---check notices.
+A fault names a function, in any file of the package, and gives a wrong body for it, in which `right` is the original
+function. It remains valid until the function's name, or a word of its body, is changed, which --check detects.
 
-A function in Cython or C is renamed to `right` and followed by the wrong one; kernels.py compiles the result at -O1. A
-wrong function in Python is appended to its module. Then tests run on a copy of the package until one fails, which has
-to pass without the fault: `first` those that the fault's entry selects, hashes of results and the attack last, so that
-a property is reported where one notices.
+A function in Cython or C is renamed to `right` and followed by the wrong one; kernels.py compiles them at -O1. A
+wrong function in Python is appended to its module. Then tests run on a copy of the package until one fails that passes
+without the fault. The tests that the entry selects by `first` come first; hashes of results and the attack come last,
+so that the test of a property is reported if one fails.
 
 The interpreter needs the package, what the tests need, setuptools and Cython. Exits with 1 if a fault survives.
 """
@@ -58,7 +57,7 @@ class Seed(NamedTuple):
 
 
 def seed(fault):
-    """Return the one file with the fault's function and all words of its body, changed; without one, exit."""
+    """Return the one file with the fault's function and all words of its body, changed; exit if there is not one."""
     seeds = [changed for file in sorted((ROOT / "cymdn").iterdir()) for changed in seeds_in(file, fault)]
     if len(seeds) != 1:
         sys.exit(f"{fault['name']}: {len(seeds)} functions {fault['function']} with the words of its body, expected 1")
@@ -86,17 +85,17 @@ def seeds_in(file, fault):
 
 
 def words(text):
-    return set(re.findall(r"(?<![.\w])[A-Za-z_]\w*", text))  # but attributes
+    return set(re.findall(r"(?<![.\w])[A-Za-z_]\w*", text))  # except attributes
 
 
 def names(text):
-    """Return the names of a module's code; a docstring may have other words."""
+    """Return the names in a module's code, without the words of docstrings."""
     attributes = ("id", "arg", "name", "asname")
     return {getattr(node, attribute, None) for node in ast.walk(ast.parse(text)) for attribute in attributes}
 
 
 def functions(tree, name):
-    """Return the function of a module or a class that has a name, the last one: those before it are overloads."""
+    """Return the last function of this name in a module or a class; those before it are overloads."""
     *titles, last = name.split(".")
     for title in titles:
         tree = next((node for node in tree.body if isinstance(node, ast.ClassDef) and node.name == title), None)
@@ -124,7 +123,7 @@ def install(folder, package, fault=None):
 
 @cache
 def run_tests(package, selection):
-    """Return None where the tests that are selected pass, or else what happened first."""
+    """Return None if the selected tests pass, else the first failure."""
     options = ["-x", "-q", "-p", "no:cacheprovider", "--hypothesis-seed=0", "-k", selection, "tests"]
     process = subprocess.Popen(
         [sys.executable, "-m", "pytest", *options],
@@ -139,10 +138,10 @@ def run_tests(package, selection):
     try:
         printed, _ = process.communicate(timeout=TIME_LIMIT)
     except subprocess.TimeoutExpired:
-        os.killpg(process.pid, signal.SIGKILL)  # with the processes that tests start
+        os.killpg(process.pid, signal.SIGKILL)  # together with the processes that tests started
         process.communicate()
         return "the time limit"
-    if process.returncode in (0, 5):  # passed, or there are none
+    if process.returncode in (0, 5):  # passed, or no tests are selected
         return None
     if process.returncode < 0:
         return signal.Signals(-process.returncode).name
@@ -151,7 +150,7 @@ def run_tests(package, selection):
 
 
 def catch(fault, package, control):
-    """Return the test that finds a fault; None where all pass."""
+    """Return the test that finds a fault; None if all pass."""
     for selection in (fault["first"], *SELECTIONS):
         found = run_tests(package, selection)
         if found and (without := run_tests(control, selection)):
@@ -162,7 +161,7 @@ def catch(fault, package, control):
 
 
 def try_all(faults):
-    """Return how many faults no test finds."""
+    """Return the number of faults that no test finds."""
     os.environ["CFLAGS"] = "-O1"
     survived = 0
     with tempfile.TemporaryDirectory(prefix="cymdn-faults-") as temporary:

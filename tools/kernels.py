@@ -1,9 +1,9 @@
-"""The compiled modules that setup.py describes, built in another way: with checks, counters, sanitizers or a fault.
+"""Builds the compiled modules of setup.py in another way: with checks, counters, sanitizers or a fault.
 
     python tools/kernels.py [FOLDER]    build the sources in FOLDER, or the checkout's, into the installed package
 
-Each source is compiled once, in the build that every compiler can make: the levels of a CPU share their sources. With
-CYMDN_CPU_LEVEL=baseline the package uses it. CFLAGS, LDFLAGS, CC and CYMDN_BOUNDS_CHECKS count as for pip.
+Each source is compiled once, in the build that every compiler supports: the CPU levels share their sources. With
+CYMDN_CPU_LEVEL=baseline the package uses it. CFLAGS, LDFLAGS, CC and CYMDN_BOUNDS_CHECKS work as for pip.
 """
 
 import os
@@ -22,7 +22,7 @@ ROOT = Path(__file__).resolve().parents[1]
 
 
 class Settings(NamedTuple):
-    """What setup.py hands on: Cython's directives, flags of GCC and Clang, extensions."""
+    """The settings of setup.py: Cython's directives, flags of GCC and Clang, extensions."""
 
     directives: dict
     flags: list
@@ -37,7 +37,7 @@ def settings():
 
 
 def for_every_compiler(extensions):
-    """Return the extensions that are not optional, one a source."""
+    """Return the extensions that are not optional, one for each source."""
     return [extension for extension in extensions if not extension.optional]
 
 
@@ -46,7 +46,7 @@ def installed_package():
 
 
 def translate(source, directives, folder, root=ROOT):
-    """Translate a Cython file to C, with marks of its lines; return the C file."""
+    """Translate a Cython file to C, with line directives; return the C file."""
     target = folder / Path(source).with_suffix(".c").name
     options = [word for name, value in directives.items() for word in ("-X", f"{name}={value}")]
     command = [sys.executable, "-m", "cython", "--line-directives", *options, source, "-o", target]
@@ -61,7 +61,7 @@ def options_of(extension, flags):
 
 
 def build(package, root=ROOT):
-    """Compile the sources in a folder into a package that is installed."""
+    """Compile the sources in a folder into an installed package."""
     directives, flags, extensions = settings()
     cflags, ldflags = (shlex.split(os.environ.get(name, "")) for name in ("CFLAGS", "LDFLAGS"))
     with tempfile.TemporaryDirectory() as folder:

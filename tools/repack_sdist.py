@@ -1,4 +1,4 @@
-"""Gives sdists the times of SOURCE_DATE_EPOCH, where setuptools writes those of the build: the same bytes each time.
+"""Repacks sdists with the time SOURCE_DATE_EPOCH instead of that of the build: each build gives the same bytes.
 
 SOURCE_DATE_EPOCH=$(git log -1 --format=%ct) python tools/repack_sdist.py dist/cymdn-*.tar.gz
 """
@@ -12,7 +12,7 @@ from pathlib import Path
 
 
 def repacked(archive, time):
-    """Return the bytes of an archive of the same files: by name, of one time, and nobody's."""
+    """Return the bytes of an archive of the same files: sorted by name, with one time, without owners."""
     packed = io.BytesIO()
     with tarfile.open(archive) as old, tarfile.open(fileobj=packed, mode="w") as new:
         for member in sorted(filter(tarfile.TarInfo.isfile, old.getmembers()), key=lambda member: member.name):

@@ -1,11 +1,11 @@
-"""Measure what becomes of the loss and its gradient under the guards that public code puts around them.
+"""Measure the effect of the guards in public code on the loss and its gradient.
 
     python tools/where_others_break.py                                   print the tables of docs/where-others-break.md
-    python tools/where_others_break.py --check docs/where-others-break.md   exit 1 if a line of one is not in that file
+    python tools/where_others_break.py --check docs/where-others-break.md   exit with 1 if a line is not in that file
 
 Each guard is written anew from the formula in the file that the page names; no code is taken from there. The exact
-values are mpmath's, from the same raw output. exp, log and tanh of float32 are those of float64, rounded: NumPy's own
-differ from machine to machine.
+values are computed by mpmath from the same raw output. exp, log and tanh in float32 are those of float64, rounded:
+NumPy's own differ between machines.
 """
 
 import argparse
@@ -20,12 +20,12 @@ import numpy as np
 from cymdn import mdn_loss, mdn_loss_and_gradient
 
 DIGITS = 60
-TOLERANCE = 1e-3  # nats: what counts as right in the first table
+TOLERANCE = 1e-3  # nats: error of a correct value in the first table
 TWO_PI, LOG_TWO_PI = 2 * pi, float(np.log(2 * pi))
 
 
 class Raw(NamedTuple):
-    """One component in float32, as a network gives it, and a point."""
+    """One component in float32, as a network returns it, and a point."""
 
     x: tuple[float, float]
     log_stddev: tuple[float, float] = (0.0, 0.0)
@@ -33,7 +33,7 @@ class Raw(NamedTuple):
 
 
 class Component(NamedTuple):
-    """What implementations make of it, in their dtype: offsets from the mean, standard deviations, correlation."""
+    """Its parameters in the dtype of an implementation: offsets from the mean, standard deviations, correlation."""
 
     d0: np.floating
     d1: np.floating
@@ -52,7 +52,7 @@ def component(raw, dtype):
 
 
 def exact(raw):
-    """The loss of one component of weight 1, from raw output rounded to float32, at 60 digits."""
+    """The loss of one component of weight 1, from raw output rounded to float32, to 60 digits."""
     with mpmath.workdps(DIGITS):
         d0, d1, l0, l1, a = (mpmath.mpf(float(np.float32(value))) for value in (*raw.x, *raw.log_stddev, raw.a))
         u, v = d0 * mpmath.exp(-l0), d1 * mpmath.exp(-l1)
@@ -68,7 +68,7 @@ def log(x):
     return type(x)(np.log(np.float64(x)))
 
 
-# The forms, before any guard
+# The forms without guards
 
 
 def density(c):
@@ -85,7 +85,7 @@ def log_form(c, q=None):
 
 
 def cholesky(c, jitter=0.0):
-    """From the covariance matrix, plus a multiple of the identity."""
+    """The loss from the covariance matrix plus a multiple of the identity."""
     l00 = np.sqrt(c.s0 * c.s0 + jitter)
     l10 = c.r * c.s0 * c.s1 / l00
     square = c.s1 * c.s1 + jitter - l10 * l10
@@ -177,7 +177,7 @@ def cymdn_arguments(raw, dtype):
 
 
 def cell(loss, raw):
-    """Return "ok", or what comes instead."""
+    """Return "ok", or the wrong result."""
     try:
         value = float(loss(raw))
     except np.linalg.LinAlgError:
@@ -195,7 +195,7 @@ def table_of_losses():
         yield f"| {name} | {' | '.join(cell(loss, raw) for raw in CASES.values())} |"
 
 
-# How much of the gradient of log p a guard around p in float32 lets through
+# The share of the gradient of log p that remains with a guard around p in float32
 SHARES = {
     "`log(p)`": lambda p: p / p,
     "`log(max(p, 1e-20))`": lambda p: float(p > 1e-20),
@@ -227,7 +227,7 @@ def table_of_gradients():
 
 
 def typical_points(a, radii=8, angles=25):
-    """Points that are spread as draws of the component are, but the same ones everywhere."""
+    """Points distributed like samples of the component, but not random."""
     radius = np.sqrt(-2 * np.log1p(-(np.arange(radii) + 0.5) / radii))[:, None]
     angle = 2 * pi * (np.arange(angles) + 0.5) / angles
     n0, n1 = (radius * np.cos(angle)).ravel(), (radius * np.sin(angle)).ravel()
@@ -259,7 +259,7 @@ def table_of_errors():
 
 
 def limits():
-    """Where a standard normal density in the plane leaves the numbers of a dtype."""
+    """Distances at which a standard normal density in the plane underflows in a dtype."""
     for dtype in (np.float32, np.float64):
         info = np.finfo(dtype)
         normal, denormal = (
