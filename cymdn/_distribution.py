@@ -773,7 +773,8 @@ class BivariateMixture(Batch):
         point = np.empty((len(rows), 2))
         m = self.n_components
         scratch, highest = np.empty((_distribution_kernels.MODE_PLANES, m)), np.empty(len(rows))
-        # about 50 ms of work in each call, so that Ctrl-C is noticed between two
+        # about 50 ms of work in each call, so that Ctrl-C is noticed between two. Scratch memory carries over to the
+        # next call of the same mixture: one that needs several calls has them to itself, as its starts exceed its piece
         mixtures, starts = max(1, MODE_PIECE // m**3), max(1, MODE_PIECE // m**2)
         for i in range(0, len(rows), mixtures):
             piece = slice(i, i + mixtures)
