@@ -209,7 +209,7 @@ def fits(bench: Bench) -> Iterator[Line]:
         ours = partial(cymdn.BivariateMixture.fit, points, m, rng=5)
         theirs = partial(GaussianMixture(m, n_init=10, random_state=5).fit, points)
         gain = ours().logpdf(points).mean() - theirs().score(points)
-        remark = f"likelihood {gain:+.1e} nats a point" + " BELOW" * bool(gain < -1e-6)
+        remark = f"likelihood {gain:+.1e} nats per point" + " BELOW" * bool(gain < -1e-6)
         yield _its_time(row, f"{peers.SKLEARN}, n_init=10", bench.pair(ours, theirs), goal=1.0, remark=remark)
 
 

@@ -102,7 +102,7 @@ CASES = [  # name, function that makes the problem, function that makes the call
 
 def compare(name, module, others, options):
     """Print the times of a copy of the package and of others, {name: module}, each alternately with the first."""
-    head = ["", "dtype", "n", "M", f"{name}, us", "ns a component", *(f"{other} takes (quartiles)" for other in others)]
+    head = ["", "dtype", "n", "M", f"{name}, us", "ns per component", *(f"{other} takes (quartiles)" for other in others)]
     rows = []
     for work, make, prepare, sizes in CASES:
         if any(part in work for part in options.only or [""]):

@@ -112,7 +112,7 @@ def sweep(cases: Sequence[Sequence]) -> list[str]:
         labels = list(dict.fromkeys(label for _, times in rows for label in times))
         head = ("n", "M", "cymdn", "ns", "MiB", "2 workers", *labels)
         body = [(*fields, *(times.get(label, "-") for label in labels)) for fields, times in rows]
-        text += ["", f"{TITLES[work]}, {dtype}: ns a component (times cymdn's)", *render(head, body)]
+        text += ["", f"{TITLES[work]}, {dtype}: ns per component (times cymdn's)", *render(head, body)]
     return text
 
 

@@ -90,7 +90,7 @@ class Diagnosis(NamedTuple):
             f"{self.rows} rows, {self.n_components} components, mean loss {self.loss:.4g} nats",
             f"stddevs {_pair(self.smallest_stddevs)} to {_pair(self.largest_stddevs)}; of x {_pair(self.spread)}",
             f"components in use: {self.effective_components:.1f} of {self.n_components} on average",
-            f"gradients a row: {norms}",
+            f"gradient norms per row: {norms}",
             f"the heaviest 1 % of rows has {self.heaviest_share:.0%} of the loss above the median, the first row "
             f"{self.heaviest[0] if self.heaviest else None}",
         ]
@@ -171,7 +171,7 @@ def diagnose(
     1000 rows, 2 components, mean loss -8.95 nats
     stddevs (6.1e-06, 6.1e-06) to (1, 1); of x (0.72, 0.72)
     components in use: 2.0 of 2 on average
-    gradients a row: logits 0.71, mean 1, log_stddev 1.8, atanh_correlation 0.71
+    gradient norms per row: logits 0.71, mean 1, log_stddev 1.8, atanh_correlation 0.71
     the heaviest 1 % of rows has 2% of the loss above the median, the first row (239,)
     - component 0 has collapsed onto (0, 0), stddevs (6.1e-06, 6.1e-06), 500 rows: set a stddev_floor (questions)
     """

@@ -675,7 +675,7 @@ def label_densities(axes: Axes, n_points: int, loss: float) -> None:
     axes.set_title("Where a network that never saw this font expects the pen to go next", fontsize=17, pad=32)
     subtitle = (
         f"Predicted densities of all {n_points} pen points, each from the {WINDOW} moves before, "
-        f"summed (as in Graves 2013, fig. 10). Loss of this word: {loss:.2f} nats a point"
+        f"summed (as in Graves 2013, fig. 10). Loss of this word: {loss:.2f} nats per point"
     )
     axes.text(0, 1.03, subtitle, transform=axes.transAxes, color=FAINT, fontsize=10.5)
     axes.set(xlabel=f"grid units of the font {PICTURE_FONT} (a capital is {CAP_HEIGHT:.0f} high)")
@@ -828,7 +828,7 @@ def report_time(trainings: tuple[Training, ...], seconds: float) -> str:
     each = loss / (n_rows * N_COMPONENTS) * 1e9
     return (
         f"training: networks {network:.1f} s, loss and gradient {loss:.1f} s "
-        f"({loss / (loss + network):.1%}; {each:.0f} ns a component); in all {seconds:.1f} s"
+        f"({loss / (loss + network):.1%}; {each:.0f} ns per component); in all {seconds:.1f} s"
     )
 
 

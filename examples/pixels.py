@@ -67,7 +67,7 @@ def main():
         print(f"{title}: training {losses[-1, 1]:.2f}, held out {losses[-1, 2]:.2f} nats\n{found}\n")
         ax.plot(*losses.T[[0, 1]], color="#9cc3e3", linewidth=0.8, label="training, a batch")
         ax.plot(*losses.T[[0, 2]], color="#1f4e79", label="held out")
-        ax.set(title=title, xlabel="step", ylabel="loss (nats a point)")
+        ax.set(title=title, xlabel="step", ylabel="loss (nats per point)")
         ax.legend(frameon=False)
     figure.savefig(options.out, dpi=110)
     print(f"written: {options.out}")

@@ -119,7 +119,7 @@ def test_rows_of_weight_0_do_not_count():
 def test_any_output_is_reported_without_a_warning(value):
     raw, x = np.full((3, 12), value), np.zeros((3, 2))
     assert diagnose(raw, x).rows == 3
-    assert "gradients a row" in str(diagnose(raw, x))
+    assert "gradient norms per row" in str(diagnose(raw, x))
 
 
 def test_tensors_are_taken_as_they_are():
