@@ -130,7 +130,7 @@ def spread(heights: Sequence[float], distance: float) -> list[float]:
 
 def _words(figure: Figure, first: Axes, facts: dict) -> None:
     left = 0.03
-    figure.text(left, 0.935, "Nanoseconds a component", fontsize=17, fontweight="bold")
+    figure.text(left, 0.935, "Nanoseconds per component", fontsize=17, fontweight="bold")
     figure.text(
         left,
         0.89,

@@ -102,7 +102,7 @@ CASES = [  # name, function that makes the problem, function that makes the call
 
 def compare(name, module, others, options):
     """Print the times of a copy of the package and of others, {name: module}, each alternately with the first."""
-    head = ["", "dtype", "n", "M", f"{name}, us", "ns per component", *(f"{other} takes (quartiles)" for other in others)]
+    head = ["", "dtype", "n", "M", f"{name}, us", "ns/component", *(f"{other} takes (quartiles)" for other in others)]
     rows = []
     for work, make, prepare, sizes in CASES:
         if any(part in work for part in options.only or [""]):
@@ -153,7 +153,7 @@ def count_instructions(dtype):
     for name, count in sorted(counts.items(), key=lambda item: -item[1]):
         if count >= 0.5:
             print(f"{count:6.1f}  {re.sub('^.*_kernels_(?:[0-9]+)?|[.].*$', '', name)}")
-    print(f"{sum(counts.values()):6.1f}  in all, a component")
+    print(f"{sum(counts.values()):6.1f}  in all, per component")
 
 
 def _callgrind(calls, dtype):

@@ -51,7 +51,7 @@ def _parse(arguments: list[str] | None) -> argparse.Namespace:
     )
     parser.add_argument("--out", type=Path, metavar="PATH.json", help="store all numbers, e.g. for chart.py")
     parser.add_argument("--minutes", type=float, default=8, help="time for peers in the sweep (default: 8)")
-    parser.add_argument("--plot", type=Path, metavar="PATH.png", help="draw the time a component over n")
+    parser.add_argument("--plot", type=Path, metavar="PATH.png", help="draw the time per component over n")
     parser.add_argument(
         "--only",
         action="append",

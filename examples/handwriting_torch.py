@@ -232,7 +232,7 @@ def report_line(trainings: dict[str, Training]) -> str:
 
 def report_time(trainings: dict[str, Training]) -> str:
     lines = [
-        f"milliseconds per step of {BATCH} x {LENGTH} points  network  loss forward  loss backward  in all  loss's share"
+        f"ms per step of {BATCH} x {LENGTH} points          network  loss forward  loss backward  in all  loss's share"
     ]
     for name, training in trainings.items():
         seconds = training.network_seconds, training.forward_seconds, training.backward_seconds, training.seconds

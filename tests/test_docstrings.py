@@ -70,7 +70,8 @@ FENCED = r"^```python\n(.*?)^```"
 )
 def test_code_of_a_page_runs_from_that_page_alone_torch_or_jax_too(page, monkeypatch, tmp_path):
     blocks = re.findall(FENCED, (ROOT / page).read_text(), re.DOTALL | re.MULTILINE)
-    for module in re.findall(r"^(?:from|import) (?:cymdn\.)?(flax|jax|sklearn|torch|tqdm)\b", "".join(blocks), re.MULTILINE):
+    imported = r"^(?:from|import) (?:cymdn\.)?(flax|jax|sklearn|torch|tqdm)\b"
+    for module in re.findall(imported, "".join(blocks), re.MULTILINE):
         pytest.importorskip(module)
     monkeypatch.chdir(tmp_path)  # some write files
     namespace = {"__name__": page}
