@@ -28,9 +28,12 @@ def components_of(raw: Shape, pens: int, expected: int | None = None) -> int:
         width = pens + PARAMETERS * check_count("n_components", expected, 1)
         if raw[-1:] != (width,):
             raise ValueError(f"raw: expected shape (..., {width}) for n_components = {expected}, P = {pens}, got {raw}")
-    components, rest = divmod(raw[-1] - pens if raw else 0, PARAMETERS)
+    width = raw[-1] if raw else 0
+    components, rest = divmod(width - pens, PARAMETERS)
     if components < 1 or rest:
-        raise ValueError(f"raw: expected shape (..., P + 6 M), P = {pens} pen logits and M >= 1, got {raw}")
+        other = width % PARAMETERS  # the P of this width, if it has one
+        hint = f"; P = {other} would fit" if width > PARAMETERS and other in (0, 1, 3) and other != pens else ""
+        raise ValueError(f"raw: expected shape (..., P + 6 M), P = {pens} pen logits and M >= 1, got {raw}{hint}")
     return components
 
 
@@ -84,8 +87,7 @@ class Layout:
 
     Notes
     -----
-    These are the orders of public code. If a network uses other functions than exp and tanh, convert its parameters
-    with `cymdn.activations`, before or after:
+    These are the orders of public code:
 
     ================================  =============
     write-rnn, sketch-rnn (magenta)   ``pwxystr``
@@ -94,6 +96,9 @@ class Layout:
     keras-mdn-layer                   ``(xy)(st)w``
     one component after the other     ``(xystr)w``
     ================================  =============
+
+    If a network uses other functions than exp and tanh, convert its parameters with `cymdn.activations`, before or
+    after `to_cymdn`.
 
     Both methods only move columns, so they work on arrays of NumPy, PyTorch and JAX, under `torch.compile`, `jax.jit`
     and automatic differentiation. With automatic differentiation `gradient` is not needed.
@@ -191,7 +196,7 @@ class Layout:
 
 def check_pens(pen: object) -> None:
     """Check a number of pen logits."""
-    if not isinstance(pen, (int, np.integer)) or pen not in (0, 1, 3):
+    if not isinstance(pen, (int, np.integer)) or isinstance(pen, bool) or pen not in (0, 1, 3):
         came = f"an array of shape {pen.shape}" if isinstance(pen, np.ndarray) else repr(pen)
         raise ValueError(f"pen: expected the number of pen logits, 0, 1 or 3, got {came}")
 

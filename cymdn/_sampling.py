@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import sys
-from typing import Any, Generic, Literal, NamedTuple, TypeAlias, TypeVar, overload
+from typing import Any, Generic, NamedTuple, TypeAlias, TypeVar
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -30,11 +30,11 @@ Seed: TypeAlias = Any
 PIECE = 1 << 14  # draws whose random numbers are made together: half a MiB of them
 
 
-Pen_co = TypeVar("Pen_co", bound="FloatArray | None", covariant=True)
+Array_co = TypeVar("Array_co", covariant=True)  # of NumPy, PyTorch or JAX
 
 
-class MdnSample(NamedTuple, Generic[Pen_co]):
-    """What `cymdn.mdn_sample` draws.
+class MdnSample(NamedTuple, Generic[Array_co]):
+    """What `mdn_sample` returns; for annotations, `MdnSample[torch.Tensor]` for example.
 
     Attributes
     ----------
@@ -54,9 +54,9 @@ class MdnSample(NamedTuple, Generic[Pen_co]):
     ((5, 2), (5,), (5,))
     """
 
-    x: FloatArray
-    pen: Pen_co
-    component: NDArray[np.int64]
+    x: Array_co
+    pen: Any  # the same type, or None; not a union, so that `.pen.shape` passes type checkers
+    component: Any
 
 
 class Sharpening(NamedTuple):
@@ -74,32 +74,6 @@ NEUTRAL = Sharpening()
 LARGEST = sys.float_info.max
 
 
-@overload
-def mdn_sample(
-    raw: ArrayLike,
-    *,
-    pen: Literal[1, 3],
-    bias: float = ...,
-    temperature: Temperature = ...,
-    stddev_floor: Floor = ...,
-    size: int | tuple[int, ...] | None = ...,
-    rng: Seed = ...,
-) -> MdnSample[FloatArray]: ...
-
-
-@overload
-def mdn_sample(
-    raw: ArrayLike,
-    *,
-    pen: Pens = 0,
-    bias: float = ...,
-    temperature: Temperature = ...,
-    stddev_floor: Floor = ...,
-    size: int | tuple[int, ...] | None = ...,
-    rng: Seed = ...,
-) -> MdnSample[FloatArray | None]: ...
-
-
 @in_ieee_arithmetic
 def mdn_sample(
     raw: ArrayLike,
@@ -110,7 +84,7 @@ def mdn_sample(
     stddev_floor: Floor = None,
     size: int | tuple[int, ...] | None = None,
     rng: Seed = None,
-) -> MdnSample[Any]:
+) -> MdnSample[FloatArray]:
     r"""Sample points, and pen states, from raw network output.
 
     Parameters

@@ -74,7 +74,8 @@ def mdn_loss(
         The number M, to be checked against the width of `raw`.
     reduction : {"mean", "sum", "none"}
         With losses l and weights w of the rows (1 without `sample_weight`): sum(w l) / sum(w), sum(w l), or w l.
-        Under `jax.vmap` each element of the mapped axes has its own.
+        Under `jax.vmap` each element of the mapped axes has its own. Under `jax.jit`, as an argument of the compiled
+        function, it must be static (``static_argnames="reduction"``).
 
     Returns
     -------
@@ -162,7 +163,7 @@ def mdn_sample(
     stddev_floor: Floor = None,
     size: int | tuple[int, ...] | None = None,
     reparameterized: bool = False,
-) -> MdnSample[Any]:
+) -> MdnSample[Array]:
     r"""Sample points, and pen states, from raw network output.
 
     Parameters
@@ -250,7 +251,7 @@ def mdn_sample(
     elif pen == 3:
         state = draw(for_pen, raw[..., :3], sharpening.pen_logits)[..., None]
         pens = jnp.where(state < 0, jnp.nan, (state == jnp.arange(3)).astype(raw.dtype))
-    return MdnSample(x, pens, component)  # type: ignore[arg-type]
+    return MdnSample(x, pens, component)
 
 
 def _as_array(name: str, value: Array | ArrayLike) -> Array:

@@ -220,7 +220,7 @@ def mdn_sample(
     size: int | tuple[int, ...] | None = None,
     generator: torch.Generator | None = None,
     reparameterized: bool = False,
-) -> MdnSample[Any]:
+) -> MdnSample[Tensor]:
     r"""Sample points, and pen states, from raw network output.
 
     Parameters
@@ -308,7 +308,7 @@ def mdn_sample(
         state = draw(raw[..., :3], sharpening.pen_logits)[..., None]
         pens = (state == torch.arange(3, device=raw.device)).to(raw.dtype)
         pens = torch.where(state < 0, math.nan, pens)
-    return MdnSample(x, pens, component)  # type: ignore[arg-type]
+    return MdnSample(x, pens, component)
 
 
 class MDNHead(nn.Module):
@@ -443,7 +443,7 @@ class MDNHead(nn.Module):
         weights: Any = {"sample_weight": sample_weight, "pen_weight": pen_weight}
         return mdn_loss(self(h), x, pen, **weights, stddev_floor=stddev_floor, reduction=reduction)
 
-    def sample(self, h: Tensor, **keywords: Any) -> MdnSample[Any]:
+    def sample(self, h: Tensor, **keywords: Any) -> MdnSample[Tensor]:
         """Return `mdn_sample` for input h; keywords are those of `mdn_sample` except `pen`."""
         return mdn_sample(self(h), pen=self.pen, **keywords)
 

@@ -12,7 +12,7 @@ its fonts. The writer is told which letter to write, in which of two hands (as i
 5, except that his network has to learn when a letter is done). It writes one move at a time and
 gets what it wrote; it is supposed to memorise its two fonts.
 
-Run it (about a minute and a half):
+Run it (about two minutes):
 
     python -m pip install ".[demo]" && python examples/handwriting.py [--seed 0] [--out handwriting.png]
 
