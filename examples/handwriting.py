@@ -787,8 +787,8 @@ def label_writing(axes: Axes) -> None:
 def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--epochs", type=int, default=4, help="of the reader")
-    parser.add_argument("--writer-epochs", type=int, default=8)
-    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--writer-epochs", type=int, default=8, help="of the writer")
+    parser.add_argument("--seed", type=int, default=0, help="of the random numbers")
     parser.add_argument("--out", type=Path, default=Path("handwriting.png"), help="file name of the reader's picture")
     return parser.parse_args()
 
