@@ -91,8 +91,8 @@ class Diagnosis(NamedTuple):
             f"stddevs {_pair(self.smallest_stddevs)} to {_pair(self.largest_stddevs)}; of x {_pair(self.spread)}",
             f"components in use: {self.effective_components:.1f} of {self.n_components} on average",
             f"gradient norms per row: {norms}",
-            f"the heaviest 1 % of rows has {100 * self.heaviest_share:.0f} % of the loss above the median, the first row "
-            f"{self.heaviest[0] if self.heaviest else None}",
+            f"the heaviest 1 % of rows has {100 * self.heaviest_share:.0f} % of the loss above the median, the first "
+            f"row {self.heaviest[0] if self.heaviest else None}",
         ]
         return "\n".join([*lines, *(f"- {finding}" for finding in self._findings())])
 
@@ -105,20 +105,20 @@ class Diagnosis(NamedTuple):
             (self.bad_pens, "a pen outside [0, 1]: clip the targets"),
         ):
             if rows.number:
-                found.append(f"{rows.number} rows, the first {rows.first}: {what} (docs/questions.md)")
+                found.append(f"{rows.number} rows, the first {rows.first}: {what} (see Questions)")
         for collapse in self.collapsed[:FIRST]:
             found.append(
                 f"component {collapse.component} has collapsed onto {_pair(collapse.point)}, stddevs "
-                f"{_pair(collapse.stddevs)}, {collapse.rows} rows: set a stddev_floor (docs/questions.md)"
+                f"{_pair(collapse.stddevs)}, {collapse.rows} rows: set a stddev_floor (see Questions)"
             )
         if any(self.saturated):
             found.append(
                 f"atanh correlations beyond 9: {self.saturated[0]:.2%}, beyond 18: {self.saturated[1]:.2%}: points on "
-                "a line, or a learning rate too high (docs/numerics.md)"
+                "a line, or a learning rate too high (see Numerics)"
             )
         if self.dead:
             names = ", ".join(map(str, self.dead[:10])) + ", ..." * (len(self.dead) > 10)
-            found.append(f"dead components {names}: use fewer, or spread the initial means over x (docs/questions.md)")
+            found.append(f"dead components {names}: use fewer, or spread the initial means over x (see Questions)")
         return found or ["nothing out of order"]
 
 
@@ -173,7 +173,7 @@ def diagnose(
     components in use: 2.0 of 2 on average
     gradient norms per row: logits 0.71, mean 1, log_stddev 1.8, atanh_correlation 0.71
     the heaviest 1 % of rows has 2 % of the loss above the median, the first row (239,)
-    - component 0 has collapsed onto (0, 0), stddevs (6.1e-06, 6.1e-06), 500 rows: set a stddev_floor (docs/questions.md)
+    - component 0 has collapsed onto (0, 0), stddevs (6.1e-06, 6.1e-06), 500 rows: set a stddev_floor (see Questions)
     """
     raw_array, x_array = check_numbers("raw", _detached(raw)), check_numbers("x", _detached(x))
     target = None if pen is None else check_numbers("pen", _detached(pen))
