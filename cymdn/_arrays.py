@@ -232,7 +232,7 @@ def check_floor(value: Floor) -> tuple[float, float]:
     if value is None:
         return (0.0, 0.0)
     given = value.tolist() if isinstance(value, np.ndarray) else value
-    numbers = given if isinstance(given, (tuple, list)) else (given, given)
+    numbers = tuple(given) if isinstance(given, (tuple, list)) else (given, given)
     if len(numbers) != 2:
         raise ValueError(f"stddev_floor: expected a number or a pair of numbers, got {len(numbers)} numbers")
     first, second = (check_nonnegative("stddev_floor", number) for number in numbers)
@@ -297,9 +297,12 @@ def check_bool(name: str, value: object) -> bool:
 
 
 def _flat(arrays: tuple[object, ...]) -> Iterator[object]:
-    for array in arrays:
+    # of a stack, for tuples may be nested to any depth, and without asking a subclass
+    rest = [arrays]
+    while rest:
+        array = rest.pop()
         if isinstance(array, tuple):
-            yield from _flat(array)
+            rest.extend(reversed(tuple(tuple.__iter__(array))))
         else:
             yield array
 
@@ -308,9 +311,9 @@ def _plain_output(name: str, array: object) -> NDArray[Any] | None:
     """Return the memory of an output as it is, whatever a subclass says of it."""
     if array is None:
         return None
-    if not isinstance(array, np.ndarray) or isinstance(array, np.ma.MaskedArray):
+    if not issubclass(type(array), np.ndarray) or isinstance(array, np.ma.MaskedArray):
         raise TypeError(f"out ({name}): expected an array, got {type(array).__name__}")
-    return np.asarray(array)
+    return np.asarray(array)  # type: ignore[arg-type]
 
 
 def _check_output(
@@ -329,10 +332,23 @@ def _check_output(
         raise ValueError(f"out ({name}): expected shape {shape}, got {array.shape}")
     if not array.flags.writeable:
         raise ValueError(f"out ({name}): expected a writeable array, got a read-only one")
+    if array.size and not array.flags.c_contiguous and _overlaps_itself(array):
+        raise ValueError(f"out ({name}): expected an array of elements apart, got strides {array.strides}")
     overlaps = any(other is not None and np.may_share_memory(array, other) for other in others)
     if overlaps or not (array.flags.c_contiguous and array.flags.aligned and array.dtype.isnative):
         return Output(np.empty(shape, dtype), array, own)
     return Output(array, None, own)
+
+
+def _overlaps_itself(array: NDArray[Any]) -> bool:
+    """Whether elements may share memory: an axis does not step over what those of smaller steps span."""
+    span = array.itemsize
+    for step, size in sorted((abs(step), size) for step, size in zip(array.strides, array.shape, strict=True)):
+        if size > 1:
+            if step < span:
+                return True
+            span += step * (size - 1)
+    return False
 
 
 def _as_numeric(name: str, value: ArrayLike) -> NDArray[Any]:

@@ -219,7 +219,7 @@ def mdn_sample(
     >>> x.shape, pen.shape, component.shape
     ((1, 2), (1,), (1,))
     """
-    check_pens(pen)
+    pen = check_pens(pen)
     raw = _as_floats("raw", raw)
     components = components_of(raw.shape, pen)
     sharpening, floor = check_sharpening(bias, temperature), check_floor(stddev_floor)

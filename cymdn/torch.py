@@ -278,7 +278,7 @@ def mdn_sample(
     >>> x.shape, pen.shape, component.shape
     (torch.Size([1, 2]), torch.Size([1]), torch.Size([1]))
     """
-    check_pens(pen)
+    pen = check_pens(pen)
     raw = _for_arithmetic("raw", raw)
     components = components_of(tuple(raw.shape), pen)
     sharpening, floor = check_sharpening(bias, temperature), check_floor(stddev_floor)
@@ -369,7 +369,7 @@ class MDNHead(nn.Module):
 
     def __init__(self, in_features: int, n_components: int, pen: Pens = 0) -> None:
         super().__init__()
-        check_pens(pen)
+        pen = check_pens(pen)
         self.n_components = check_count("n_components", n_components, 1)
         self.pen = pen
         width = pen + PARAMETERS * self.n_components
