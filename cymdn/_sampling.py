@@ -265,7 +265,7 @@ def _draw_piece(
         done = False
     if not done or any(numbers.shape != x.shape for numbers in noise):
         raise ValueError(
-            "rng: expected C-contiguous arrays of the shapes asked for from random and standard_normal of "
+            "rng: expected arrays of the shapes asked for and C-contiguous, from random and standard_normal of "
             f"{type(rng).__name__}"
         )
     for numbers in noise:
