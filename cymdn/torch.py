@@ -103,10 +103,10 @@ def mdn_loss(
     -----
     On the CPU the loss and its gradient with respect to `raw` have the bits of `cymdn.mdn_loss_and_gradient`; of half
     precision, those of its numbers in float32. Elsewhere they are computed by PyTorch's operations, in float64 for
-    float64 and else in float32, with errors of at most 9 eps of the terms. The contract is the same: a row whose loss
-    is inf has gradient 0, as has a row of weight 0. So has a row whose loss the rest of the program multiplies by 0,
-    whatever it holds, and a gradient of 0 stays 0 if the rest of the program multiplies it by inf: finite tensors never
-    give NaN. Off the CPU the values of weights are not looked at, for that would wait for the device: weights that are
+    float64 and else in float32, with errors of at most 9 eps of the terms, 24 under a floor. The contract is the same:
+    a row whose loss is inf has gradient 0, as has a row of weight 0. So has a row whose loss the rest of the program
+    multiplies by 0, whatever it holds, and a gradient of 0 stays 0 if the rest of the program multiplies it by inf:
+    finite tensors never give NaN. Off the CPU the values of weights are not looked at, for that would wait for the device: weights that are
     none, and a "mean" of total weight 0, give NaN.
 
     The gradient is computed with the loss, and only if `raw` or `x` requires grad while grad mode is on. It takes as
@@ -116,8 +116,9 @@ def mdn_loss(
 
     Gradients can be differentiated, to any order: ``create_graph=True``, `torch.func.grad`, `jacrev`, `jacfwd`,
     `hessian`, `jvp`, `vmap` of these and these of `vmap`. Second derivatives are always computed by PyTorch's
-    operations; those of a row with components out of reach of the dtype may be NaN. Under `torch.vmap`, "none" is one
-    call, as is a slice of one row; "mean" and "sum" of more rows are one a slice.
+    operations; those of a row with components out of reach of the dtype may be NaN, as may `jvp` of one whose
+    derivatives are beyond it. Under `torch.vmap`, "none" is one call, as is a slice of one row; "mean" and "sum" of
+    more rows are one a slice.
 
     `torch.compile` and `torch.export` put the call into their graph, on the CPU as one operator: a program that loads
     such a graph has to import `cymdn.torch`. On other devices `torch.compile` fuses the operations; a gradient taken by
