@@ -5,8 +5,8 @@ a case, which holds a call to the same call made otherwise: of arrays of any lay
 or over an argument, by any number of workers, of some of the rows, of the whole batch, without the gradient, in a
 thread that flushes denormals: the same bits, outputs written whole and nothing beside them, arguments as they were. A
 row that holds a NaN or is outside the domain is NaN, no other is; float32 is float64 rounded; what is beyond the dtype
-is inf, with gradient 0; errors are within the promise at any number of components; one thing wrong with a call, an
-object that lies about its shape or a generator that returns too little is an error that names the argument.
+is inf, with gradient 0; errors are within the promise at any number of components; one thing wrong with a call is an
+error that names the argument; objects that lie, of shapes, states, numbers or draws, give right results or an error.
 
 The cases run in a process of their own, so that one that ends it, as a sanitizer does, is named too.
 """
@@ -643,6 +643,34 @@ class Liar(np.ndarray):
     ndim = property(lambda self: 1)
 
 
+class Changing:
+    """Another array each time; before it answers, it shrinks one that it is passed with, or writes to it."""
+
+    def __init__(self, rng, array, victim):
+        self.rng, self.array, self.victim = rng, array, victim
+
+    def __array__(self, dtype=None, copy=None):
+        if self.victim.base is None and chance(self.rng, 0.5):
+            self.victim.resize((self.victim.shape[0] // 2, *self.victim.shape[1:]), refcheck=False)
+        elif self.victim.size:
+            self.victim[-1] = NAN
+        return self.array if chance(self.rng, 0.7) else self.array[:-1]
+
+
+class Number(int):
+    """An integer that says it equals all others, and is another one to whoever asks."""
+
+    __hash__ = int.__hash__
+
+    def __eq__(self, other):
+        return True
+
+    def __int__(self):
+        return int.__mul__(self, 3)
+
+    __index__ = __float__ = __int__
+
+
 class Miser(np.random.Generator):
     """A generator that returns too few numbers, others than asked for, or fails half-way."""
 
@@ -660,18 +688,81 @@ class Miser(np.random.Generator):
         self.calls += 1
         if self.kind == "raises" and self.calls > 1:
             raise ValueError("rng: no more numbers")
-        wrong = {"few": np.zeros((1, 1, 1)), "none": None, "text": "0.5", "complex": np.ones(size, complex)}
-        return wrong.get(self.kind, np.full(size, 0.5))
+        return MISERS[self.kind](size)
 
 
-FORGED = ("out", "argument", "generator")
+MISERS = {
+    "few": lambda size: np.zeros((1, 1, 1)),
+    "none": lambda size: None,
+    "text": lambda size: "0.5",
+    "complex": lambda size: np.ones(size, complex),
+    "other order": lambda size: np.asfortranarray(np.full(size, 0.5)),
+    "one for all": lambda size: np.broadcast_to(0.5, size),
+    "beyond": lambda size: np.full(size, 7.5),
+    "NaN": lambda size: np.full(size, NAN),
+    "raises": lambda size: np.full(size, 0.5),
+    "": lambda size: np.full(size, 0.5),
+}
+# What may stand in a state in the place of an item, which is an array in most
+SPOILT = (
+    lambda a: None,
+    lambda a: "text",
+    lambda a: object(),
+    lambda a: Number(1),
+    lambda a: [a],
+    np.float32,
+    lambda a: np.asarray(a, object),
+    lambda a: np.zeros(0),
+    lambda a: np.zeros((3, 0, 6)),
+    lambda a: np.zeros(6 * 5),
+    *(lambda a, value=value: np.full(np.shape(a), value) for value in (NAN, INF, -INF, 1e300, -1.0)),
+    lambda a: np.reshape(a, (1,) * 45 + np.shape(a)),
+    lambda a: np.asarray(a)[..., :-1],
+    lambda a: np.asarray(a)[..., None],
+    lambda a: np.asarray(a).T,
+    lambda a: np.broadcast_to(a, (4, *np.shape(a))),
+    lambda a: np.asarray(a).astype(">f8"),
+    lambda a: np.asarray(a).view(Liar),
+)
+# What is asked of an object that such a state was taken for its own
+QUESTIONS = {
+    BivariateMixture: lambda m: (m.logpdf([0.5, 1.0]), m.probability([-1.0, -1.0], [1.0, INF]), m.mode(), m.mean()),
+    cymdn.UnivariateMixture: lambda m: (m.logpdf(0.5), m.probability(-1.0, 1.0), m.ppf(0.3), m.mean()),
+}
+
+
+def check_state(rng, mixture):
+    """A state with one item spoilt is refused, or all methods can work with it."""
+    state, kind = list(mixture.__getstate__()), type(mixture)
+    k, forged = int(rng.integers(len(state))), kind.__new__(kind)
+    try:
+        state[k] = pick(rng, SPOILT)(state[k])
+    except (TypeError, ValueError, IndexError):
+        return  # it has no such item
+    try:
+        forged.__setstate__(tuple(state))
+    except ValueError as error:
+        message = str(error)
+        assert message.startswith("state: "), f"refused, but not as a state: {message}"
+        return
+    draws = forged.sample(2, rng=0)
+    shape = forged.batch_shape
+    assert draws.shape[1 : 1 + len(shape)] == shape, "draws of another shape"
+    assert all(answer.shape[: len(shape)] == shape for answer in QUESTIONS[kind](forged)), "answers of another shape"
+    assert forged == forged or np.isnan(draws).any(), "not equal to itself"
+
+
+FORGED = ("out", "argument", "generator", "changing", "number", "state")
 
 
 def check_forged(rng):
     """A right result or an error, and never memory that is not the arguments' or the result's."""
-    n = int(rng.integers(1, 40))
+    n, kind = int(rng.integers(1, 40)), pick(rng, FORGED)
     raw, x = rng.normal(size=(n, 6)), rng.normal(size=(n, 2))
-    kind = pick(rng, FORGED)
+    if kind == "state":
+        mixture = BivariateMixture.from_network_output(raw[0] if chance(rng, 0.3) else raw[:3])
+        check_state(rng, mixture if chance(rng, 0.5) else mixture.marginal(0))
+        return
     try:
         if kind == "out":
             out, wanted = np.zeros(pick(rng, (1, n))).view(Liar), cymdn.mdn_loss(raw, x, reduction="none")
@@ -680,11 +771,20 @@ def check_forged(rng):
         elif kind == "argument":
             wanted = cymdn.mdn_loss(raw, x, reduction="none")
             assert_same_bits(cymdn.mdn_loss(raw.view(Liar), x.view(Liar), reduction="none"), wanted)
-        else:
-            draws = cymdn.mdn_sample(
-                np.zeros((n, 6)), size=3, rng=Miser(pick(rng, ("few", "none", "text", "complex", "raises", "")))
-            )
+        elif kind == "generator":
+            draws = cymdn.mdn_sample(np.zeros((n, 6)), size=3, rng=Miser(pick(rng, MISERS)))
             assert len(np.unique(draws.x)) == 1, "points of other numbers than those given"
+        elif kind == "changing":
+            raw, out = rng.normal(size=(n, 9)), np.zeros(n)  # with pens; each owns its memory
+            victim = pick(rng, (raw, x, out))
+            name, array = pick(rng, (("pen", np.eye(3)[rng.integers(3, size=n)]), ("sample_weight", np.ones(n))))
+            given = {"pen": np.ones((n, 3)), name: Changing(rng, array, victim)}
+            cymdn.mdn_loss(raw, x, **given, reduction="none", out=out, workers=pick(rng, (None, 2)))
+        else:
+            name = pick(rng, ("pen", "size", "bias", "temperature", "stddev_floor"))
+            given = {name: Number(rng.integers(-2, 4)), "rng": 0}
+            draws = cymdn.mdn_sample(np.zeros((n, pick(rng, (6, 7, 9, 12)))), **given)
+            assert draws.x.shape[-2:] == (n, 2), "points of another shape"
     except (TypeError, ValueError, AttributeError, RuntimeError):
         pass
 
