@@ -34,6 +34,7 @@ LARGEST_FLOOR = 1e300  # it has an inverse
 FLOAT64, FLOAT32 = np.dtype(np.float64), np.dtype(np.float32)
 
 _FRAMEWORKS = {"torch": "cymdn.torch", "jax": "cymdn.jax", "jaxlib": "cymdn.jax"}
+WITHOUT_ARITHMETIC = ("batch_shape", "dtype", "n_components")  # properties that are asked for often
 MOST_AXES = 32  # of a batch: NumPy's own functions that broadcast and index take no more
 MOST_NUMBERS = 2**58  # of an array to return: their bytes can be counted
 
@@ -62,17 +63,29 @@ def in_ieee_arithmetic(function: Callable[P, R]) -> Callable[P, R]:
     return call
 
 
+def _without_underflow(function: Callable[P, R]) -> Callable[P, R]:
+    """Make a function compute so; what underflows is no error, even where `numpy.seterr` makes it one."""
+
+    @wraps(function)
+    def call(*arguments: P.args, **keywords: P.kwargs) -> R:
+        with np.errstate(under="ignore"):
+            result: R = _distribution_kernels.call_in_ieee_arithmetic(function, arguments, keywords)
+        return result
+
+    return call
+
+
 def methods_in_ieee_arithmetic(cls: type[T]) -> type[T]:
     """Make the public methods and properties of a class, and those that make an object, compute so."""
     for name, value in list(vars(cls).items()):
-        if name.startswith("_") and name not in ("__init__", "__setstate__"):
+        if name in WITHOUT_ARITHMETIC or (name.startswith("_") and name not in ("__init__", "__setstate__")):
             continue
         if isinstance(value, property) and value.fget:
-            setattr(cls, name, property(in_ieee_arithmetic(value.fget)))
+            setattr(cls, name, property(_without_underflow(value.fget)))
         elif isinstance(value, classmethod):
-            setattr(cls, name, classmethod(in_ieee_arithmetic(value.__func__)))
+            setattr(cls, name, classmethod(_without_underflow(value.__func__)))
         elif isinstance(value, FunctionType):
-            setattr(cls, name, in_ieee_arithmetic(value))
+            setattr(cls, name, _without_underflow(value))
     return cls
 
 
@@ -298,7 +311,7 @@ def check_bool(name: str, value: object) -> bool:
 
 def _flat(arrays: tuple[object, ...]) -> Iterator[object]:
     # of a stack, for tuples may be nested to any depth, and without asking a subclass
-    rest = [arrays]
+    rest: list[object] = [arrays]
     while rest:
         array = rest.pop()
         if isinstance(array, tuple):
@@ -313,7 +326,7 @@ def _plain_output(name: str, array: object) -> NDArray[Any] | None:
         return None
     if not issubclass(type(array), np.ndarray) or isinstance(array, np.ma.MaskedArray):
         raise TypeError(f"out ({name}): expected an array, got {type(array).__name__}")
-    return np.asarray(array)  # type: ignore[arg-type]
+    return np.asarray(array)
 
 
 def _check_output(

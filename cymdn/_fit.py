@@ -216,13 +216,13 @@ def fit_mixture(
     [[1.0, 1.0], [1.0, 1.0]]
     """
     components = check_count("n_components", n_components, 1)
-    points = points if is_chunked(points) else check_numbers("points", points)
+    given: Any = points if is_chunked(points) else check_numbers("points", points)
     found = estimate(
-        points,
+        given,
         components,
         covariance_type=covariance_type,
         known=None if covariance is None else check_covariance(covariance, components),
-        init=None if init is None else check_init(init, components, points.shape[:-2]),
+        init=None if init is None else check_init(init, components, given.shape[:-2]),
         background=background,
         allow_missing=allow_missing,
         sample_weight=sample_weight,

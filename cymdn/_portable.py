@@ -122,8 +122,8 @@ def components(xp: Any, log_s0: Any, log_s1: Any, a: Any) -> Components:
     exponent = EXPONENT[xp.finfo(a.dtype).bits]
     within = [xp.clip(log_s, -exponent, exponent) for log_s in (log_s0, log_s1)]
     # one exp: the square of one of half as much would have twice its error
-    inverses = (xp.exp(-inner) for inner in within)
-    beyond = (
+    inverse0, inverse1 = (xp.exp(-inner) for inner in within)
+    beyond0, beyond1 = (
         xp.exp(inner - xp.clip(log_s, -2 * exponent, 2 * exponent))
         for inner, log_s in zip(within, (log_s0, log_s1), strict=True)
     )
@@ -133,7 +133,8 @@ def components(xp: Any, log_s0: Any, log_s1: Any, a: Any) -> Components:
     r, kappa = xp.tanh(a), 0.5 * (growing + falling)
     t = xp.sign(a) * (xp.abs(a) > 0.55)
     cross = xp.where(t == 0, -kappa * r, xp.where(a > 0, falling, -growing))
-    return Components(log_s0, log_s1, *inverses, *beyond, r, t, kappa, cross, xp.log(kappa) + xp.abs(a - inner_a))
+    sizes = inverse0, inverse1, beyond0, beyond1
+    return Components(log_s0, log_s1, *sizes, r, t, kappa, cross, xp.log(kappa) + xp.abs(a - inner_a))
 
 
 class Through(NamedTuple):
@@ -152,7 +153,9 @@ def floored(xp: Any, c: Components, floor: tuple[float, float]) -> tuple[Compone
     tiny, far = float(info.tiny), float(info.max) ** 0.4
 
     def of_stddev(f: float, log_s: Any, inverse: Any, beyond_it: Any) -> tuple[Any, ...]:
-        ratio = xp.clip(f * inverse * beyond_it, None, 0.25 / tiny)  # which has a normal inverse; sigma is nothing beside f
+        ratio = xp.clip(
+            f * inverse * beyond_it, None, 0.25 / tiny
+        )  # which has a normal inverse; sigma is nothing beside f
         # each branch of a derivative that is multiplied by 0 has to be finite
         near, beyond = xp.where(ratio < far, ratio, 1.0), xp.where(ratio < far, 1.0, ratio)
         kept = xp.where(ratio < far, 1.0 / xp.sqrt(1.0 + near * near), 1.0 / beyond)

@@ -106,8 +106,8 @@ def mdn_loss(
     float64 and else in float32, with errors of at most 9 eps of the terms, 24 under a floor. The contract is the same:
     a row whose loss is inf has gradient 0, as has a row of weight 0. So has a row whose loss the rest of the program
     multiplies by 0, whatever it holds, and a gradient of 0 stays 0 if the rest of the program multiplies it by inf:
-    finite tensors never give NaN. Off the CPU the values of weights are not looked at, for that would wait for the device: weights that are
-    none, and a "mean" of total weight 0, give NaN.
+    finite tensors never give NaN. Off the CPU the values of weights are not looked at, for that would wait for the
+    device: weights that are none, and a "mean" of total weight 0, give NaN.
 
     The gradient is computed with the loss, and only if `raw` or `x` requires grad while grad mode is on. It takes as
     much memory as `raw` in the dtype of the arithmetic, until the backward pass. On the CPU contiguous tensors are not

@@ -127,7 +127,7 @@ class Call:
         return full
 
     def make(self, arrays, **more):
-        with warnings.catch_warnings(action="error"):
+        with warnings.catch_warnings(action="error"), np.errstate(all="raise"):
             return flat(self.function(**arrays, **self.options, **more))
 
 
@@ -224,7 +224,8 @@ def draw_loss(rng):
         options["pen_weight"] = pick(rng, (0.5, 2, np.float32(0.1)))
     return Call(
         cymdn.mdn_loss_and_gradient if gradient else cymdn.mdn_loss, arrays,
-        {"raw": ("W",), "x": (2,), "pen": (3,) if pens == 3 else (), "sample_weight": ()}, options | {"reduction": reduction},
+        {"raw": ("W",), "x": (2,), "pen": (3,) if pens == 3 else (), "sample_weight": ()},
+        options | {"reduction": reduction},
         gradient=gradient, by_rows=reduction == "none", uncounted=("pen", "sample_weight"),
         wrong=("workers", "reduction", "stddev_floor"), value_only=cymdn.mdn_loss if gradient else None,
     )  # fmt: skip
@@ -648,7 +649,8 @@ def check_fit(rng):
         assert message.startswith(name or "nothing"), f"refused: {message}"
         return
     assert not name, "not refused"
-    assert np.isfinite([fit.log_likelihood, fit.bic]).all() and 0 <= fit.background <= 1, "no numbers"
+    assert np.isfinite([fit.log_likelihood, fit.bic]).all(), "no likelihood"
+    assert 0 <= fit.background <= 1, "a background of another weight"
     mixture = fit.mixture
     weights, covariances = mixture.weights, mixture.covariances
     assert abs(weights.sum() - 1) <= 2.0**-49, "weights of another sum than 1"

@@ -20,12 +20,12 @@ from mpmath import mp
 from reference import EPS, EXACT, LONG, PROMISED, Number, side_by_side
 
 from cymdn import (
+    _portable,
     gaussian_density_batch,
     gaussian_logpdf_and_gradient,
     mdn_loss_and_gradient,
     mixture_logpdf_and_gradient,
 )
-from cymdn import _portable
 from cymdn._mdn import loss_and_gradients
 
 CLIMBERS = 3000
@@ -333,9 +333,7 @@ def confirmed(function, found, m):
 
 def search(seed, minutes, names=(), numbers=(1, 2, 3, 5), dtypes=("float64", "float32")):
     """Search each function in its turn; print the worst errors and return how many are beyond the promise."""
-    plan = [
-        (name, m, np.dtype(d)) for d in dtypes for m in numbers for name in SEARCHED if name in (names or SEARCHED)
-    ]
+    plan = [(name, m, np.dtype(d)) for d in dtypes for m in numbers for name in SEARCHED if name in (names or SEARCHED)]
     beyond = 0
     for number, (name, m, dtype) in enumerate(plan):
         rng = np.random.default_rng([seed, number])

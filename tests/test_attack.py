@@ -298,14 +298,17 @@ def test_each_spoilt_state_is_refused_or_a_good_one(kind, spoil, monkeypatch):
     monkeypatch.setattr(attack, "SPOILT", (spoil,))
     for seed in range(12):
         mixture = mixtures(3)
-        attack.check_state(np.random.default_rng(seed), mixture if kind is cymdn.BivariateMixture else mixture.marginal(1))
+        attack.check_state(
+            np.random.default_rng(seed), mixture if kind is cymdn.BivariateMixture else mixture.marginal(1)
+        )
 
 
 def test_copies_of_lines_fits_and_layouts_are_whole():
     line, fit, layout = mixtures(3).marginal(0), fitted(), cymdn.Layout("(xy)(st)w", 2)
     again = [pickle.loads(pickle.dumps(thing)) for thing in (line, fit, layout)]
-    assert again[0] == line and again[1] == fit and repr(again[2]) == repr(layout)
+    assert again[:2] == [line, fit]
+    assert repr(again[2]) == repr(layout)
     replaced = fit.__replace__(steps=7)  # what copy.replace calls
-    assert replaced.steps == 7 and replaced.bic == fit.bic
+    assert (replaced.steps, replaced.bic) == (7, fit.bic)
     nan = mixtures(1).conditional(0, np.nan)
     assert np.isnan(pickle.loads(pickle.dumps(nan)).weights).all()
