@@ -135,7 +135,7 @@ def test_a_flaw_is_found(name, monkeypatch):
     flawed, message = FLAWS[name]
     monkeypatch.setattr(cymdn, "mixture_logpdf", partial(flawed, cymdn.mixture_logpdf))
     monkeypatch.setattr(attack, "DRAWS", (draw_value,))
-    with pytest.raises((AssertionError, RuntimeWarning), match=message):
+    with pytest.raises((AssertionError, FloatingPointError), match=message):
         check_cases(1000)
 
 
@@ -278,18 +278,15 @@ def test_without_threads_to_start_one_does_all(monkeypatch):
     raw, x = np.random.default_rng(0).normal(size=(2, 60_000, 2))
     raw = np.tile(raw, 3)
     expected = cymdn.mdn_loss_and_gradient(raw, x)
-    started = []
+    tried = []
 
-    def start(self, thread):
-        started.append(thread)
-        if len(started) > 1:
-            raise RuntimeError("can't start new thread")
-        thread_start(thread)
+    def start(thread):
+        tried.append(thread)
+        raise RuntimeError("can't start new thread")
 
-    thread_start = attack.running.threading.Thread.start
-    monkeypatch.setattr(attack.running.threading.Thread, "start", lambda thread: start(None, thread))
+    monkeypatch.setattr(attack.running.threading.Thread, "start", start)
     assert_same_bits(flat(cymdn.mdn_loss_and_gradient(raw, x, workers=3)), flat(expected))
-    assert len(started) == 2
+    assert tried
 
 
 @pytest.mark.parametrize("kind", attack.QUESTIONS)
