@@ -97,7 +97,7 @@ def mdn_loss(
     what JAX computes from them flushes numbers below the smallest normal one to zero, as it does with losses and
     weights of fewer rows (but the proportions of weights in a "mean"). For fewer rows, where the way
     to the kernels would take longer than the arithmetic, and on GPU and TPU they are computed in jax.numpy: in the
-    dtype of the arguments, with errors of at most 9 eps of the terms, 24 under a floor, by the same contract; what is
+    dtype of the arguments, with errors of at most 9 eps of the terms, 30 under a floor, by the same contract; what is
     below the smallest normal number on the way counts as 0, which 1 / sigma or 1 / (1 - r^2) may multiply afterwards.
     The number of rows is that which a function is traced with, without the axes of `jax.vmap`.
 

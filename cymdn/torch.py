@@ -103,7 +103,7 @@ def mdn_loss(
     -----
     On the CPU the loss and its gradient with respect to `raw` have the bits of `cymdn.mdn_loss_and_gradient`; of half
     precision, those of its numbers in float32. Elsewhere they are computed by PyTorch's operations, in float64 for
-    float64 and else in float32, with errors of at most 9 eps of the terms, 24 under a floor. The contract is the same:
+    float64 and else in float32, with errors of at most 9 eps of the terms, 30 under a floor. The contract is the same:
     a row whose loss is inf has gradient 0, as has a row of weight 0. So has a row whose loss the rest of the program
     multiplies by 0, whatever it holds, and a gradient of 0 stays 0 if the rest of the program multiplies it by inf:
     finite tensors never give NaN. Off the CPU the values of weights are not looked at, for that would wait for the
