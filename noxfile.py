@@ -248,9 +248,10 @@ def faults(session):
 
 def runtimes(*libraries):
     """Return the environment that loads libraries of GCC's before Python."""
-    command = ["gcc", *(f"-print-file-name={name}" for name in libraries)]
-    found = subprocess.run(command, capture_output=True, text=True, check=True).stdout
-    return {**BASELINE, "LD_PRELOAD": " ".join(found.split())}
+    # gcc answers the last of several such options alone
+    commands = [["gcc", f"-print-file-name={name}"] for name in libraries]
+    found = [subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip() for command in commands]
+    return {**BASELINE, "LD_PRELOAD": " ".join(found)}
 
 
 def build_to_watch(session, flags, fault=None):

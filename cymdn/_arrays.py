@@ -34,6 +34,7 @@ LARGEST_FLOOR = 1e300  # it has an inverse
 FLOAT64, FLOAT32 = np.dtype(np.float64), np.dtype(np.float32)
 
 _FRAMEWORKS = {"torch": "cymdn.torch", "jax": "cymdn.jax", "jaxlib": "cymdn.jax"}
+WITHOUT_ARITHMETIC = ("batch_shape", "dtype", "n_components")  # properties that are asked for often
 MOST_AXES = 32  # of a batch: NumPy's own functions that broadcast and index take no more
 MOST_NUMBERS = 2**58  # of an array to return: their bytes can be counted
 
@@ -62,17 +63,29 @@ def in_ieee_arithmetic(function: Callable[P, R]) -> Callable[P, R]:
     return call
 
 
+def _without_underflow(function: Callable[P, R]) -> Callable[P, R]:
+    """Make a function compute so; what underflows is no error, even where `numpy.seterr` makes it one."""
+
+    @wraps(function)
+    def call(*arguments: P.args, **keywords: P.kwargs) -> R:
+        with np.errstate(under="ignore"):
+            result: R = _distribution_kernels.call_in_ieee_arithmetic(function, arguments, keywords)
+        return result
+
+    return call
+
+
 def methods_in_ieee_arithmetic(cls: type[T]) -> type[T]:
     """Make the public methods and properties of a class, and those that make an object, compute so."""
     for name, value in list(vars(cls).items()):
-        if name.startswith("_") and name not in ("__init__", "__setstate__"):
+        if name in WITHOUT_ARITHMETIC or (name.startswith("_") and name not in ("__init__", "__setstate__")):
             continue
         if isinstance(value, property) and value.fget:
-            setattr(cls, name, property(in_ieee_arithmetic(value.fget)))
+            setattr(cls, name, property(_without_underflow(value.fget)))
         elif isinstance(value, classmethod):
-            setattr(cls, name, classmethod(in_ieee_arithmetic(value.__func__)))
+            setattr(cls, name, classmethod(_without_underflow(value.__func__)))
         elif isinstance(value, FunctionType):
-            setattr(cls, name, in_ieee_arithmetic(value))
+            setattr(cls, name, _without_underflow(value))
     return cls
 
 
@@ -232,7 +245,7 @@ def check_floor(value: Floor) -> tuple[float, float]:
     if value is None:
         return (0.0, 0.0)
     given = value.tolist() if isinstance(value, np.ndarray) else value
-    numbers = given if isinstance(given, (tuple, list)) else (given, given)
+    numbers = tuple(given) if isinstance(given, (tuple, list)) else (given, given)
     if len(numbers) != 2:
         raise ValueError(f"stddev_floor: expected a number or a pair of numbers, got {len(numbers)} numbers")
     first, second = (check_nonnegative("stddev_floor", number) for number in numbers)
@@ -297,9 +310,12 @@ def check_bool(name: str, value: object) -> bool:
 
 
 def _flat(arrays: tuple[object, ...]) -> Iterator[object]:
-    for array in arrays:
+    # of a stack, for tuples may be nested to any depth, and without asking a subclass
+    rest: list[object] = [arrays]
+    while rest:
+        array = rest.pop()
         if isinstance(array, tuple):
-            yield from _flat(array)
+            rest.extend(reversed(tuple(tuple.__iter__(array))))
         else:
             yield array
 
@@ -308,7 +324,7 @@ def _plain_output(name: str, array: object) -> NDArray[Any] | None:
     """Return the memory of an output as it is, whatever a subclass says of it."""
     if array is None:
         return None
-    if not isinstance(array, np.ndarray) or isinstance(array, np.ma.MaskedArray):
+    if not issubclass(type(array), np.ndarray) or isinstance(array, np.ma.MaskedArray):
         raise TypeError(f"out ({name}): expected an array, got {type(array).__name__}")
     return np.asarray(array)
 
@@ -329,10 +345,23 @@ def _check_output(
         raise ValueError(f"out ({name}): expected shape {shape}, got {array.shape}")
     if not array.flags.writeable:
         raise ValueError(f"out ({name}): expected a writeable array, got a read-only one")
+    if array.size and not array.flags.c_contiguous and _overlaps_itself(array):
+        raise ValueError(f"out ({name}): expected an array of elements apart, got strides {array.strides}")
     overlaps = any(other is not None and np.may_share_memory(array, other) for other in others)
     if overlaps or not (array.flags.c_contiguous and array.flags.aligned and array.dtype.isnative):
         return Output(np.empty(shape, dtype), array, own)
     return Output(array, None, own)
+
+
+def _overlaps_itself(array: NDArray[Any]) -> bool:
+    """Whether elements may share memory: an axis does not step over what those of smaller steps span."""
+    span = array.itemsize
+    for step, size in sorted((abs(step), size) for step, size in zip(array.strides, array.shape, strict=True)):
+        if size > 1:
+            if step < span:
+                return True
+            span += step * (size - 1)
+    return False
 
 
 def _as_numeric(name: str, value: ArrayLike) -> NDArray[Any]:

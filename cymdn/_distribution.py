@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 import warnings
 from collections.abc import Iterable, Sequence
+from operator import index
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -14,6 +15,7 @@ from cymdn import _affine, _distribution_kernels, _quadrature
 from cymdn._arrays import (
     FLOAT32,
     FLOAT64,
+    MOST_AXES,
     Checked,
     FloatArray,
     Floor,
@@ -179,7 +181,7 @@ class BivariateMixture(Batch):
         >>> BivariateMixture.from_network_output(np.zeros((5, 1 + 6 * 20)), pen=1)
         BivariateMixture(n_components=20, batch_shape=(5,), dtype=float64)
         """
-        check_pens(pen)
+        pen = check_pens(pen)
         checked = check_arguments(RAW, (raw,))
         (array,) = checked.arrays
         components = components_of(array.shape, pen)
@@ -412,16 +414,17 @@ class BivariateMixture(Batch):
 
     def __setstate__(self, state: tuple[Doubles, bool, np.dtype[Any]]) -> None:
         try:
-            packed, unconstrained, dtype = state
+            packed, unconstrained, of_results = state
             array, kind = np.asarray(packed), {False: Natural, True: Unconstrained}[unconstrained]
-            good = array.dtype == FLOAT64 and dtype in (FLOAT32, FLOAT64) and array.ndim > 0
+            dtype = np.dtype(of_results)
+            good = array.dtype == FLOAT64 and dtype in (FLOAT32, FLOAT64) and 0 < array.ndim <= MOST_AXES + 1
             good = good and array.shape[-1] > 0 and array.shape[-1] % PARAMETERS == 0
             parameters = kind(array if good else np.zeros(PARAMETERS))
-        except (TypeError, ValueError, KeyError) as error:
+        except (TypeError, ValueError, KeyError, RuntimeError) as error:
             raise ValueError(f"state: expected that of a BivariateMixture, got {type(state).__name__}") from error
         if not (good and parameters.are_valid()):
             raise ValueError("state: expected that of a BivariateMixture, got other arrays or values")
-        self._set(parameters, np.dtype(dtype))
+        self._set(parameters, dtype)
 
     # Evaluation
 
@@ -478,6 +481,7 @@ class BivariateMixture(Batch):
         >>> mixture.component_logpdf([0.0, 0.0]).round(4)
         array([-1.8379, -3.8379])
         """
+        workers = check_workers(workers)
         checked = self._with_points(x)
         value = np.empty((*checked.batch_shape, self.n_components), checked.dtype)
         self._run("packed_components", checked, [value], workers)
@@ -603,6 +607,7 @@ class BivariateMixture(Batch):
         >>> BivariateMixture([1.0], [[0.0, 0.0]], [[1.0, 1.0]], [0.5]).cdf([0.0, 0.0]).round(12)
         np.float64(0.333333333333)
         """
+        workers = check_workers(workers)
         checked = self._with({"x": (2,)}, x)
         below = checked._replace(
             arrays=[np.full(2, -np.inf), *checked.arrays], batch_shapes=[(), *checked.batch_shapes]
@@ -1052,9 +1057,10 @@ class BivariateMixture(Batch):
     # Implementation
 
     def _rectangles(self, lower: ArrayLike, upper: ArrayLike, workers: int | None, logarithm: bool) -> FloatArray:
+        workers = check_workers(workers)
         return self._rectangles_of(self._with({"lower": (2,), "upper": (2,)}, lower, upper), workers, logarithm)
 
-    def _rectangles_of(self, limits: Checked, workers: int | None, logarithm: bool) -> FloatArray:
+    def _rectangles_of(self, limits: Checked, workers: int, logarithm: bool) -> FloatArray:
         values = np.empty(limits.batch_shape)
         problem = self._with_parameters(limits, FLOAT64)
         self._run("rectangles", problem, [values], workers, cost=RECTANGLE_COST, logarithm=logarithm)
@@ -1112,16 +1118,17 @@ class BivariateMixture(Batch):
         kernel: str | Kernel,
         checked: Checked,
         outputs: list[FloatArray | None],
-        workers: int | None,
+        workers: int,
         **options: int,
     ) -> None:
         options["unconstrained"] = self._parameters.unconstrained
-        run_over_batch(kernel, checked, outputs, check_workers(workers), **options)
+        run_over_batch(kernel, checked, outputs, workers, **options)
 
     def _evaluate(
         self, x: ArrayLike, workers: int | None, output: int, core: tuple[int, ...] = (), **options: int
     ) -> FloatArray:
         """Return one of the outputs of packed_mixture, whose last axes are `core`."""
+        workers = check_workers(workers)
         checked = self._with_points(x)
         outputs: list[FloatArray | None] = [None, None, None]
         array: FloatArray = np.empty((*checked.batch_shape, *core), checked.dtype)
@@ -1144,9 +1151,10 @@ class BivariateMixture(Batch):
 
 def check_axis(axis: object) -> int:
     """Return the number of a coordinate."""
-    if not isinstance(axis, (int, np.integer)) or axis not in (0, 1):
+    number = index(axis) if isinstance(axis, (int, np.integer)) else -1  # of a bool too, which would index otherwise
+    if number not in (0, 1):
         raise ValueError(f"axis: expected 0 or 1, got {axis!r}")
-    return int(axis)  # also converts a bool, which would be a mask as an index
+    return number
 
 
 def _check_some_components(name: str, components: int) -> None:

@@ -60,7 +60,7 @@ def draw(
     cdef Column rows, uniforms, normals, memory, x, pen, chosen
     cdef _arithmetic.arithmetic before
     held.count = 0
-    held.fit = s > 0 and n > 0 and m > 0
+    held.fit = s > 0 and n > 0 and m > 0 and (pens == 0 or pens == 1 or pens == 3)
     try:
         memset(&pen, 0, sizeof(pen))
         held.itemsize = parameters.itemsize

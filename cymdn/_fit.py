@@ -8,9 +8,9 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from cymdn._arrays import FloatArray, check_numbers, in_ieee_arithmetic
+from cymdn._arrays import FloatArray, check_count, check_numbers, in_ieee_arithmetic
 from cymdn._distribution import BivariateMixture
-from cymdn._estimation import Estimate, estimate
+from cymdn._estimation import Estimate, estimate, is_chunked
 from cymdn._parameters import Parameters
 from cymdn._sampling import Seed
 
@@ -77,6 +77,8 @@ class MixtureFit(Fields):
         fit = super()._replace(**values)
         fit.n_points = self.n_points
         return fit
+
+    __replace__ = _replace  # of copy.replace
 
     def __eq__(self, other: object) -> bool:
         """Whether all fields are equal."""
@@ -215,12 +217,14 @@ def fit_mixture(
     >>> fit_mixture(points, 2, covariance_type="spherical", allow_missing=True, rng=0).mixture.stddevs.round(1).tolist()
     [[1.0, 1.0], [1.0, 1.0]]
     """
+    components = check_count("n_components", n_components, 1)
+    given: Any = points if is_chunked(points) else check_numbers("points", points)
     found = estimate(
-        points,
-        n_components,
+        given,
+        components,
         covariance_type=covariance_type,
-        known=None if covariance is None else check_covariance(covariance, n_components),
-        init=None if init is None else check_init(init, n_components, points),
+        known=None if covariance is None else check_covariance(covariance, components),
+        init=None if init is None else check_init(init, components, given.shape[:-2]),
         background=background,
         allow_missing=allow_missing,
         sample_weight=sample_weight,
@@ -238,24 +242,23 @@ def fit_mixture(
 def check_covariance(covariance: ArrayLike, components: int) -> Parameters:
     """Return known covariance matrices, (2, 2) or (M, 2, 2), as parameters of M components, or of one."""
     try:
-        shape = check_numbers("covariance", covariance).shape
-        count = shape[0] if len(shape) == 3 else 1
-        if shape not in ((2, 2), (components, 2, 2)):
-            raise ValueError(f"covariance: expected shape (2, 2) or ({components}, 2, 2), got {shape}")
-        matrices = np.reshape(np.asarray(covariance), (count, 2, 2)) if len(shape) == 2 else covariance
+        given = check_numbers("covariance", covariance)
+        if given.shape not in ((2, 2), (components, 2, 2)):
+            raise ValueError(f"covariance: expected shape (2, 2) or ({components}, 2, 2), got {given.shape}")
+        matrices = given.reshape(-1, 2, 2)
+        count = len(matrices)
         mixture = BivariateMixture.from_covariances(np.full(count, 1.0 / count), np.zeros((count, 2)), matrices)
     except (TypeError, ValueError) as error:  # of another argument's name
         raise type(error)(str(error).replace("covariances:", "covariance:", 1)) from None
     return mixture._parameters
 
 
-def check_init(init: object, components: int, points: Any) -> Parameters:
+def check_init(init: object, components: int, batch: tuple[int, ...]) -> Parameters:
     """Return the parameters of a mixture to go on from."""
     if not isinstance(init, BivariateMixture):
         raise TypeError(f"init: expected a BivariateMixture, got {type(init).__name__}")
     if init.n_components != components:
         raise ValueError(f"init: expected n_components = {components} components, got {init.n_components}")
-    batch = points.shape[:-2] if hasattr(points, "shape") else check_numbers("points", points).shape[:-2]
     if init.batch_shape not in ((), batch):
         raise ValueError(f"init: expected batch shape () or {batch}, that of the points; got {init.batch_shape}")
     return init._parameters

@@ -313,10 +313,11 @@ def gaussian_logpdf(
     >>> gaussian_logpdf(np.array([100.0, 0.0]), np.zeros((2, 2)), np.ones((2, 2)), np.array([0.0, -0.5])).round(3)
     array([-5001.838, -6668.361])
     """
+    workers = check_workers(workers)
     checked = check_arguments(CORES, (x, mean, stddev, correlation))
     shape = (*checked.batch_shape, checked.sizes["M"])
     outputs = check_outputs(["value"], [shape], checked.dtype, out, checked.arrays)
-    run_over_batch("gaussian_logpdf", checked, [output.array for output in outputs], check_workers(workers))
+    run_over_batch("gaussian_logpdf", checked, [output.array for output in outputs], workers)
     (value,) = deliver(outputs)
     return value
 
@@ -377,12 +378,13 @@ def gaussian_logpdf_and_gradient(
     >>> print(value.round(4), gradient.mean, gradient.log_stddev, gradient.atanh_correlation)
     [-3.8379] [[2. 0.]] [[ 3. -1.]] [0.]
     """
+    workers = check_workers(workers)
     checked = check_arguments(CORES, (x, mean, stddev, correlation))
     one = (*checked.batch_shape, checked.sizes["M"])
     two = (*one, 2)
     outputs = check_outputs(
         ["value", *GaussianGradient._fields], [one, two, two, one, two], checked.dtype, out, checked.arrays
     )
-    run_over_batch("gaussian_logpdf", checked, [output.array for output in outputs], check_workers(workers))
+    run_over_batch("gaussian_logpdf", checked, [output.array for output in outputs], workers)
     value, *gradient = deliver(outputs)
     return value, GaussianGradient(*gradient)

@@ -5,7 +5,8 @@ The kernels know it too: `packed` in _kernels.pyx and `component` in _draws.pxd.
 
 import re
 import sys
-from typing import Any, Literal, TypeAlias, TypeVar
+from operator import index
+from typing import Any, Literal, TypeAlias, TypeVar, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,6 +19,8 @@ ArrayT = TypeVar("ArrayT")  # of NumPy, PyTorch or JAX
 # logit (or weight), means 0, means 1, log stddevs (or stddevs) 0, the same 1, atanh correlations (or correlations)
 PARAMETERS = 6
 WEIGHT, MEAN, STDDEV, CORRELATION = 0, 1, 3, 5
+
+MOST_COMPONENTS = 1_000_000  # of a Layout, which holds lists of all columns
 
 RAW: dict[str, Core] = {"raw": ("P + 6 M",)}
 
@@ -62,7 +65,7 @@ class Layout:
         P; letters in parentheses alternate, component by component. Without `w` the components have equal weights,
         without `t` both coordinates have the same log stddev, and without `r` there is no correlation.
     n_components : int
-        The number M of Gaussians.
+        The number M of Gaussians, at most a million.
     pen : {0, 1, 3}, optional
         The number P of pen logits.
 
@@ -79,7 +82,7 @@ class Layout:
         `columns` is not a string, or a number not an integer.
     ValueError
         `columns` is not of this form, lacks `x`, `y` or `s`, or lacks `p` where `pen` is not 0; `n_components` is
-        below 1; `pen` is none of the three.
+        below 1 or above a million; `pen` is none of the three.
 
     See Also
     --------
@@ -124,8 +127,9 @@ class Layout:
     def __init__(self, columns: str, n_components: int, pen: Pens = 0) -> None:
         if not isinstance(columns, str):
             raise TypeError(f"columns: expected a string, got {type(columns).__name__}")
-        check_pens(pen)
-        self.columns, self.n_components, self.pen = columns, check_count("n_components", n_components, 1), pen
+        pen = check_pens(pen)
+        count = check_count("n_components", n_components, 1, MOST_COMPONENTS)
+        self.columns, self.n_components, self.pen = str(columns), count, pen
         m, at = self.n_components, 0
         places: dict[str, range] = {}
         for letters in _blocks(columns, pen):
@@ -139,10 +143,17 @@ class Layout:
             first = pen + (STDDEV + 1) * m
             origins[first : first + m] = places["s"]
         self._origins = origins
-        destinations = [[k for k, origin in enumerate(origins) if origin == column] for column in range(at)]
+        destinations: list[list[int]] = [[] for _ in range(at)]
+        for k, origin in enumerate(origins):
+            if origin >= 0:
+                destinations[origin].append(k)
         # of each column of the network, the one or two here that it goes to
         self._first = [columns_here[0] for columns_here in destinations]
         self._second = [columns_here[1] if columns_here[1:] else -1 for columns_here in destinations]
+
+    def __reduce__(self) -> tuple[type["Layout"], tuple[str, int, Pens]]:
+        """Pickle the arguments, which are checked where they come back."""
+        return type(self), (self.columns, self.n_components, self.pen)
 
     def __repr__(self) -> str:
         """Return the call that makes this layout."""
@@ -194,11 +205,13 @@ class Layout:
         return total
 
 
-def check_pens(pen: object) -> None:
-    """Check a number of pen logits."""
-    if not isinstance(pen, (int, np.integer)) or isinstance(pen, bool) or pen not in (0, 1, 3):
+def check_pens(pen: object) -> Pens:
+    """Return a number of pen logits."""
+    number = index(pen) if isinstance(pen, (int, np.integer)) else -1
+    if number not in (0, 1, 3):
         came = f"an array of shape {pen.shape}" if isinstance(pen, np.ndarray) else repr(pen)
         raise ValueError(f"pen: expected the number of pen logits, 0, 1 or 3, got {came}")
+    return cast("Pens", number)
 
 
 def _blocks(columns: str, pen: int) -> list[str]:

@@ -37,7 +37,7 @@ Out: TypeAlias = FloatArray | tuple[Any, ...] | None
 PIECE = 8 * _builds.CHUNK  # rows whose pens and weights are converted together, at most
 SMALL = 2.0**-600  # times the largest weight, and that times most losses, it is a number
 FLOAT32_MAX = float(np.finfo(np.float32).max)
-REDUCTIONS = ("none", "sum", "mean")
+REDUCTIONS: tuple[Reduction, ...] = ("none", "sum", "mean")
 
 
 class Sizes(NamedTuple):
@@ -266,11 +266,11 @@ class _Asked(NamedTuple):
 @in_ieee_arithmetic
 def _checked_loss(asked: _Asked, out: Out, workers: int | None, *, gradients: int) -> list[FloatArray]:
     """Return the loss and its first `gradients` gradients: with respect to raw, with respect to x."""
-    workers = check_workers(workers)
-    problem = _check_problem(asked)
-    outputs = _allocate(problem, asked.reduction, out, gradient=gradients > 0)
+    workers, reduction = check_workers(workers), check_reduction(asked.reduction)
+    problem = _check_problem(asked._replace(reduction=reduction))
+    outputs = _allocate(problem, reduction, out, gradient=gradients > 0)
     x_gradient = np.empty((*problem.batch_shape, 2), problem.raw.dtype) if gradients > 1 else None
-    _run(problem, asked.reduction, outputs, workers, x_gradient)
+    _run(problem, reduction, outputs, workers, x_gradient)
     return [*deliver(outputs), *([] if x_gradient is None else [x_gradient])]
 
 
@@ -336,7 +336,6 @@ def _total(sums: NDArray[np.float64]) -> float:
 
 def _check_problem(asked: _Asked) -> _Problem:
     raw, x, pen, sample_weight, pen_weight, floor, n_components, reduction = asked
-    check_reduction(reduction)
     raw_array, x_array = check_numeric(["raw", "x"], (raw, x))
     targets = None if pen is None else check_numbers("pen", pen)
     weight = None if sample_weight is None else check_numbers("sample_weight", sample_weight)
@@ -365,10 +364,12 @@ def _check_problem(asked: _Asked) -> _Problem:
     )
 
 
-def check_reduction(reduction: object) -> None:
-    """Check the name of a reduction."""
-    if reduction not in REDUCTIONS:
-        raise ValueError(f"reduction: expected one of {', '.join(map(repr, REDUCTIONS))}, got {reduction!r}")
+def check_reduction(reduction: object) -> Reduction:
+    """Return the name of a reduction."""
+    for name in REDUCTIONS:
+        if isinstance(reduction, str) and reduction == name:
+            return name
+    raise ValueError(f"reduction: expected one of {', '.join(map(repr, REDUCTIONS))}, got {reduction!r}")
 
 
 def check_layout(

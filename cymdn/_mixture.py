@@ -118,10 +118,11 @@ def mixture_logpdf(
     >>> mixture_logpdf(x, weights, mean, stddev, correlation).round(4).tolist()
     [-3.2242, -1.9006, -5003.2242]
     """
+    workers = check_workers(workers)
     checked = _check_mixture(x, weights, mean, stddev, correlation)
     batch_shape = checked.batch_shape
     outputs = check_outputs(["value"], [batch_shape], checked.dtype, out, checked.arrays)
-    run_over_batch("mixture_logpdf", checked, [output.array for output in outputs], check_workers(workers))
+    run_over_batch("mixture_logpdf", checked, [output.array for output in outputs], workers)
     (value,) = deliver(outputs)
     return value if out is not None else value[()]
 
@@ -185,6 +186,7 @@ def mixture_logpdf_and_gradient(
     >>> print(value.round(4), gradient.x + 0.0, gradient.mean.tolist())
     -2.8379 [0. 0.] [[0.5, 0.5], [-0.5, -0.5]]
     """
+    workers = check_workers(workers)
     checked = _check_mixture(x, weights, mean, stddev, correlation)
     batch_shape = checked.batch_shape
     one, two = (*batch_shape, checked.sizes["M"]), (*batch_shape, checked.sizes["M"], 2)
@@ -195,7 +197,7 @@ def mixture_logpdf_and_gradient(
         out,
         checked.arrays,
     )
-    run_over_batch("mixture_logpdf", checked, [output.array for output in outputs], check_workers(workers))
+    run_over_batch("mixture_logpdf", checked, [output.array for output in outputs], workers)
     value, *gradient = deliver(outputs)
     return value if out is not None else value[()], MixtureGradient(*gradient)
 

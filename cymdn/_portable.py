@@ -49,8 +49,8 @@ def rows(
     through = None
     if floor != (0.0, 0.0):
         c, through = floored(xp, c, floor)
-    u = bounded((x[..., :1] - mean0) * c.root0 * c.root0, far)
-    v = bounded((x[..., 1:] - mean1) * c.root1 * c.root1, far)
+    u = bounded((x[..., :1] - mean0) * c.inverse0 * c.beyond0, far)
+    v = bounded((x[..., 1:] - mean1) * c.inverse1 * c.beyond1, far)
     k0 = bounded(c.kappa * (u - c.t * v) + c.cross * v, far)
     k1 = bounded(c.kappa * (v - c.t * u) + c.cross * u, far)
 
@@ -78,8 +78,8 @@ def rows(
     slope0, slope1, d_a = (xp.where(live, bounded(d), 0.0) for d in (c.kappa * k0, c.kappa * k1, c.r + k0 * k1))
     u, v = xp.where(live, u, 0.0), xp.where(live, v, 0.0)
     # in this order, because the product of the last three may overflow where that of all four does not
-    part0, part1 = g * slope0 * c.root0, g * slope1 * c.root1
-    d_mean0, d_mean1 = part0 * c.root0, part1 * c.root1
+    part0, part1 = g * slope0 * c.beyond0, g * slope1 * c.beyond1
+    d_mean0, d_mean1 = part0 * c.inverse0, part1 * c.inverse1
     d_log_s0, d_log_s1, d_a = g * bounded(u * slope0 - 1), g * bounded(v * slope1 - 1), g * d_a
     if through is not None:
         kept0, kept1, turned0, turned1, turned = through
@@ -88,7 +88,7 @@ def rows(
         d_log_s1 = kept1 * (kept1 * d_log_s1 + kept0 * (turned1 * d_a))
         d_a = kept0 * (kept1 * (turned * d_a))
     of_points = [weight / total_weight - g, -d_mean0, -d_mean1, -d_log_s0, -d_log_s1, -d_a]
-    pairs = (part0, c.root0), (part1, c.root1)
+    pairs = (part0, c.inverse0), (part1, c.inverse1)
     x_gradient = xp.stack([_sum_of_products(xp, *pair, largest) for pair in pairs], -1)
     if weights is not None:
         pen_gradient = [scale(xp, part, weights[1]) for part in pen_gradient]
@@ -102,12 +102,14 @@ def rows(
 
 
 class Components(NamedTuple):
-    """Components, without points. 1 / sigma is the square of `root`, which is in range where sigma is not."""
+    """Components, without points. 1 / sigma is `inverse` times `beyond`, which is 1 unless the inverse overflows."""
 
     log_s0: Any
     log_s1: Any
-    root0: Any
-    root1: Any
+    inverse0: Any
+    inverse1: Any
+    beyond0: Any
+    beyond1: Any
     r: Any
     t: Any  # r rounded to -1, 0 or 1
     kappa: Any
@@ -118,14 +120,21 @@ class Components(NamedTuple):
 def components(xp: Any, log_s0: Any, log_s1: Any, a: Any) -> Components:
     """Return the quantities that do not depend on the points."""
     exponent = EXPONENT[xp.finfo(a.dtype).bits]
-    root0, root1 = (xp.exp(-0.5 * xp.clip(log_s, -2 * exponent, 2 * exponent)) for log_s in (log_s0, log_s1))
+    within = [xp.clip(log_s, -exponent, exponent) for log_s in (log_s0, log_s1)]
+    # one exp: the square of one of half as much would have twice its error
+    inverse0, inverse1 = (xp.exp(-inner) for inner in within)
+    beyond0, beyond1 = (
+        xp.exp(inner - xp.clip(log_s, -2 * exponent, 2 * exponent))
+        for inner, log_s in zip(within, (log_s0, log_s1), strict=True)
+    )
     inner_a = xp.clip(a, -exponent, exponent)
     growing, falling = xp.exp(inner_a), xp.exp(-inner_a)
     # not cosh, which XLA computes from exp(a - log 2): the error at 18 is 10 eps
     r, kappa = xp.tanh(a), 0.5 * (growing + falling)
     t = xp.sign(a) * (xp.abs(a) > 0.55)
     cross = xp.where(t == 0, -kappa * r, xp.where(a > 0, falling, -growing))
-    return Components(log_s0, log_s1, root0, root1, r, t, kappa, cross, xp.log(kappa) + xp.abs(a - inner_a))
+    sizes = inverse0, inverse1, beyond0, beyond1
+    return Components(log_s0, log_s1, *sizes, r, t, kappa, cross, xp.log(kappa) + xp.abs(a - inner_a))
 
 
 class Through(NamedTuple):
@@ -143,8 +152,8 @@ def floored(xp: Any, c: Components, floor: tuple[float, float]) -> tuple[Compone
     info = xp.finfo(c.r.dtype)
     tiny, far = float(info.tiny), float(info.max) ** 0.4
 
-    def of_stddev(f: float, log_s: Any, root: Any) -> tuple[Any, ...]:
-        ratio = xp.clip(f * root * root, None, 0.25 / tiny)  # has a normal inverse; sigma is negligible there
+    def of_stddev(f: float, log_s: Any, inverse: Any, beyond_it: Any) -> tuple[Any, ...]:
+        ratio = xp.clip(f * inverse * beyond_it, None, 0.25 / tiny)  # has a normal inverse; sigma is negligible there
         # the derivative of the branch not taken is multiplied by 0, so it has to be finite
         near, beyond = xp.where(ratio < far, ratio, 1.0), xp.where(ratio < far, 1.0, ratio)
         kept = xp.where(ratio < far, 1.0 / xp.sqrt(1.0 + near * near), 1.0 / beyond)
@@ -152,11 +161,11 @@ def floored(xp: Any, c: Components, floor: tuple[float, float]) -> tuple[Compone
         small, large = xp.where(ratio < 1.0, kept, 1.0), xp.where(ratio < 1.0, 1.0, lost)
         scale = max(f, tiny)
         log_floored = xp.where(ratio < 1.0, log_s - xp.log(small), math.log(scale) - xp.log(large))
-        floored_root = xp.where(ratio < 1.0, root * xp.sqrt(small), xp.sqrt(large) / math.sqrt(scale))
-        return kept, lost * lost, log_floored, floored_root
+        floored_inverse = xp.where(ratio < 1.0, inverse * small, large / scale)
+        return kept, lost * lost, log_floored, floored_inverse, xp.where(ratio < 1.0, beyond_it, 1.0)
 
-    c0, lost0, *floored0 = of_stddev(floor[0], c.log_s0, c.root0)
-    c1, lost1, *floored1 = of_stddev(floor[1], c.log_s1, c.root1)
+    c0, lost0, log_s0, inverse0, beyond0 = of_stddev(floor[0], c.log_s0, c.inverse0, c.beyond0)
+    c1, lost1, log_s1, inverse1, beyond1 = of_stddev(floor[1], c.log_s1, c.inverse1, c.beyond1)
     inverse = 1.0 / c.kappa
     product = c0 * c1 * inverse
     q = xp.clip(product * product + (lost0 + lost1 * (c0 * c0)), tiny, None)
@@ -164,8 +173,8 @@ def floored(xp: Any, c: Components, floor: tuple[float, float]) -> tuple[Compone
     r, kappa = c.r * (c0 * c1), 1.0 / root
     t = xp.sign(r) * (xp.abs(r) > 0.5)
     cross = xp.where(t == 0, -kappa * r, t * (root / (1.0 + t * r)))
-    (log_s0, root0), (log_s1, root1) = floored0, floored1
-    floored = Components(log_s0, log_s1, root0, root1, r, t, kappa, cross, -0.5 * xp.log(q))
+    wide = log_s0, log_s1, inverse0, inverse1, beyond0, beyond1
+    floored = Components(*wide, r, t, kappa, cross, -0.5 * xp.log(q))
     through = Through(c0, c1, lost0 / q * c.r, lost1 / q * c.r, inverse / q * inverse)
     return floored, through
 

@@ -56,8 +56,10 @@ def is_worth_sharing(components: int, workers: int | None) -> bool:
 
 
 def is_one_call(components: int, workers: int | None) -> bool:
-    """Whether one worker evaluates this many components in one call."""
-    return components <= PIECE_COMPONENTS and (workers is None or not is_worth_sharing(components, workers))
+    """Whether one worker evaluates this many components in one call; False unless `workers` is an exact int or None."""
+    if workers is not None and (type(workers) is not int or is_worth_sharing(components, workers)):
+        return False
+    return components <= PIECE_COMPONENTS
 
 
 def split(rows: int, components: int, workers: int, multiple: int = 1) -> list[tuple[int, int]]:
@@ -100,7 +102,8 @@ def run(
 ) -> None:
     """Call for pieces of each slice of rows, with scratch memory; several slices in threads, all ended at return.
 
-    If a call raises or Ctrl-C is pressed, each thread ends after its current piece.
+    If a call raises or Ctrl-C is pressed, each thread ends after its current piece. If the system has no more threads,
+    this one does all of the work.
     """
     ended: list[bool] = []
 
@@ -112,19 +115,25 @@ def run(
             done = call(first, min(first + piece, stop), memory)
             check_done(done)
 
-    if len(parts) < 2:
-        for part in parts:
-            work(*part)
-        return
-    with ThreadPoolExecutor(len(parts) - 1) as pool:
-        futures = [pool.submit(work, *part) for part in parts[1:]]
-        try:
-            work(*parts[0])
-            for future in futures:
-                future.result()
-        except BaseException:
-            ended.append(True)
-            raise
+    shared = len(parts) > 1
+    if shared:
+        with ThreadPoolExecutor(len(parts) - 1) as pool:
+            try:
+                futures = [pool.submit(work, *part) for part in parts[1:]]
+            except RuntimeError:  # no thread can be started: too many of them, or an interpreter that ends
+                ended.append(True)
+            try:
+                if not ended:
+                    work(*parts[0])
+                    for future in futures:
+                        future.result()
+                    return
+            except BaseException:
+                ended.append(True)
+                raise
+        ended.clear()
+    for part in parts:
+        work(*part)
 
 
 def run_over_batch(

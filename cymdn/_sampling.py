@@ -163,14 +163,14 @@ def mdn_sample(
     >>> mdn_sample(raw[0], pen=1, size=1_000_000, rng=7).x.std(axis=0).round(2)
     array([1., 1.])
     """
-    check_pens(pen)
+    pen = check_pens(pen)
     # one step at a time, the checks of an array that needs none take longer than the draw
     array: Any = raw if are_plain((raw,)) else check_arguments(RAW, (raw,)).arrays[0]
     components_of(array.shape, pen)
     sharpening, floor = check_sharpening(bias, temperature), check_floor(stddev_floor)
-    shape = check_size("size", size, array.shape[:-1])
+    shape, generator = check_size("size", size, array.shape[:-1]), check_rng(rng)
     rows = array if array.ndim == 2 else array.reshape(math.prod(array.shape[:-1]), array.shape[-1])
-    x, pens, component = draw(rows, pen, True, sharpening, shape, check_rng(rng), floor)
+    x, pens, component = draw(rows, pen, True, sharpening, shape, generator, floor)
     return MdnSample(x, None if pens is None else pens[()], component[()])
 
 
@@ -234,10 +234,14 @@ def _draw_piece(
     uniform, normal, factors = _without_chance(uniform, normal, sharpening)
     x, pen, component = outputs
     kernel: Any = _distribution_kernels.draw
-    done = kernel(s, n, m, rows, pens, unconstrained, *factors, uniform, normal, scratch, x, pen, component)
+    try:
+        done = kernel(s, n, m, rows, pens, unconstrained, *factors, uniform, normal, scratch, x, pen, component)
+    except ValueError:  # of the buffers: another layout
+        done = False
     if not done or any(numbers.shape != x.shape for numbers in noise):
         raise ValueError(
-            f"rng: expected arrays of the shapes asked for from random and standard_normal of {type(rng).__name__}"
+            "rng: expected arrays of the shapes asked for and C-contiguous, from random and standard_normal of "
+            f"{type(rng).__name__}"
         )
     for numbers in noise:
         with np.errstate(over="ignore"):
@@ -272,7 +276,7 @@ def check_sharpening(bias: float, temperature: Temperature) -> Sharpening:
     if type(bias) is float and type(temperature) is float and bias == 0.0 and temperature == 1.0:
         return NEUTRAL
     b = math.inf if type(bias) is float and bias == math.inf else check_nonnegative("bias", bias)
-    pair = temperature if isinstance(temperature, tuple) else (temperature, temperature)
+    pair = tuple(temperature) if isinstance(temperature, tuple) else (temperature, temperature)
     if len(pair) != 2:
         raise ValueError(f"temperature: expected a number or a pair, got {len(pair)} numbers")
     of_logits, of_variances = (check_nonnegative("temperature", number) for number in pair)

@@ -14,7 +14,16 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from cymdn import _distribution_kernels
-from cymdn._arrays import FLOAT64, Checked, FloatArray, check_arguments_of, check_size, methods_in_ieee_arithmetic
+from cymdn._arrays import (
+    FLOAT32,
+    FLOAT64,
+    MOST_AXES,
+    Checked,
+    FloatArray,
+    check_arguments_of,
+    check_size,
+    methods_in_ieee_arithmetic,
+)
 from cymdn._batch import Batch
 from cymdn._layout import pack
 from cymdn._running import Kernel, check_workers, run_over_batch
@@ -103,6 +112,9 @@ class UnivariateMixture(Batch):
     __slots__ = ("_dtype", "_log_stddevs", "_log_weights", "_means")
 
     def __init__(self, log_weights: Doubles, means: Doubles, log_stddevs: Doubles, dtype: np.dtype[Any]) -> None:
+        self._set(log_weights, means, log_stddevs, dtype)
+
+    def _set(self, log_weights: Doubles, means: Doubles, log_stddevs: Doubles, dtype: np.dtype[Any]) -> None:
         # infinite values could be subtracted from infinite logarithms of weights or densities
         finite = np.clip(log_stddevs, -sys.float_info.max, sys.float_info.max)
         self._log_weights, self._means, self._log_stddevs = np.broadcast_arrays(log_weights, means, finite)
@@ -117,6 +129,24 @@ class UnivariateMixture(Batch):
 
     def _key(self) -> tuple[Any, ...]:
         return self._log_weights, self._means, self._log_stddevs, self._dtype
+
+    def __getstate__(self) -> tuple[Any, ...]:
+        return self._key()
+
+    def __setstate__(self, state: tuple[Any, ...]) -> None:
+        try:
+            *given, of_results = state
+            log_weights, means, log_stddevs = map(np.asarray, given)
+            arrays, dtype = (log_weights, means, log_stddevs), np.dtype(of_results)
+        except (TypeError, ValueError, RuntimeError) as error:
+            raise ValueError(f"state: expected that of a UnivariateMixture, got {type(state).__name__}") from error
+        good = dtype in (FLOAT32, FLOAT64) and 0 < means.ndim <= MOST_AXES + 1 and means.shape[-1] > 0
+        good = good and all(array.dtype == FLOAT64 and array.shape == means.shape for array in arrays)
+        with np.errstate(over="ignore"):
+            # NaN is of a value that is given as NaN
+            if not good or np.isnan(log_stddevs).any() or (abs(np.exp(log_weights).sum(axis=-1) - 1.0) > 2e-6).any():
+                raise ValueError("state: expected that of a UnivariateMixture, got other arrays or values")
+        self._set(log_weights, means, log_stddevs, dtype)
 
     @property
     def weights(self) -> FloatArray:
@@ -347,6 +377,7 @@ class UnivariateMixture(Batch):
         **options: int,
     ) -> FloatArray:
         """Return a kernel's results for numbers and each mixture; `before` is a constant first argument."""
+        share = check_workers(workers)
         checked = self._with(arguments)
         lines = np.concatenate([self._log_weights, self._means, self._log_stddevs], axis=-1)
         arrays = [array.astype(np.float64) for array in checked.arrays]
@@ -354,7 +385,7 @@ class UnivariateMixture(Batch):
         shapes = [*(() for _ in first), *checked.batch_shapes, self.batch_shape]
         problem = Checked([*first, *arrays, lines], FLOAT64, shapes, checked.batch_shape, {"M": self.n_components})
         values = np.empty(checked.batch_shape)
-        run_over_batch(kernel, problem, [values], check_workers(workers), **options)
+        run_over_batch(kernel, problem, [values], share, **options)
         return _rounded(values, checked.dtype)
 
     def _standardise(self, x: ArrayLike) -> tuple[Doubles, np.dtype[Any]]:

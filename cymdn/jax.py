@@ -99,9 +99,10 @@ def mdn_loss(
     On the CPU, for 200 rows and more, loss and gradient are bit-identical to those of `cymdn.mdn_loss_and_gradient`,
     except that JAX flushes denormal numbers to zero in what it computes from them. For fewer rows, where calling the
     kernels would take longer than the arithmetic, and on GPU and TPU, jax.numpy computes them: in the dtype of the
-    arguments, with errors of at most 9 eps of the terms, and under the same contract; denormal losses and weights are
-    flushed to zero (but the proportions of weights in a "mean" are kept). The number of rows is that of the traced
-    function, without the axes of `jax.vmap`.
+    arguments, with errors of at most 9 eps of the terms, 30 under a floor, and under the same contract. There
+    intermediate numbers below the smallest normal one are flushed to zero, even if they are multiplied by a large
+    1 / sigma or 1 / (1 - r^2) afterwards, and so are denormal losses and weights (but the proportions of weights in a
+    "mean" are kept). The number of rows is that of the traced function, without the axes of `jax.vmap`.
 
     The gradient is with respect to `raw` and `x`. It is computed together with the loss, but only if JAX needs it. A
     row whose loss is not used in the result, as in ``jnp.where(mask, loss, 0)``, has gradient 0, whatever its values.
@@ -224,7 +225,7 @@ def mdn_sample(
     >>> x.shape, pen.shape, component.shape
     ((1, 2), (1,), (1,))
     """
-    check_pens(pen)
+    pen = check_pens(pen)
     raw = _as_floats("raw", raw)
     components = components_of(raw.shape, pen)
     sharpening, floor = check_sharpening(bias, temperature), check_floor(stddev_floor)

@@ -104,11 +104,12 @@ def mdn_loss(
     -----
     On the CPU the loss and its gradient with respect to `raw` are bit-identical to those of
     `cymdn.mdn_loss_and_gradient`, after conversion of half precision to float32. On other devices PyTorch's operations
-    compute them, in float64 for float64 and in float32 otherwise, with errors of at most 9 eps of the terms. The
-    contract is the same: a row whose loss is inf has gradient 0, and so has a row of weight 0, and a row whose loss is
-    multiplied by 0 later in the program, whatever its values. A gradient of 0 remains 0 if it is multiplied by inf
-    later, so finite tensors never give NaN. On devices other than the CPU the values of weights are not checked,
-    because that would synchronise with the device: invalid weights and a "mean" of total weight 0 give NaN.
+    compute them, in float64 for float64 and in float32 otherwise, with errors of at most 9 eps of the terms, 30 under a
+    floor. The contract is the same: a row whose loss is inf has gradient 0, and so has a row of weight 0, and a row
+    whose loss is multiplied by 0 later in the program, whatever its values. A gradient of 0 remains 0 if it is
+    multiplied by inf later, so finite tensors never give NaN. On devices other than the CPU the values of weights are
+    not checked, because that would synchronise with the device: invalid weights and a "mean" of total weight 0 give
+    NaN.
 
     The gradient is computed with the loss, but only if `raw` or `x` requires grad while grad mode is on. Until the
     backward pass it takes as much memory as `raw` in the dtype of the arithmetic. On the CPU contiguous tensors are not
@@ -117,8 +118,9 @@ def mdn_loss(
 
     Gradients can be differentiated to any order: ``create_graph=True``, `torch.func.grad`, `jacrev`, `jacfwd`,
     `hessian`, `jvp`, `vmap` of these and these of `vmap`. PyTorch's operations compute all second derivatives; those of
-    a row with components that underflow may be NaN. Under `torch.vmap`, "none" is one call, and so is a slice of one
-    row; "mean" and "sum" of more rows take one call for each slice.
+    a row with components that underflow may be NaN, and so may the `jvp` of a row whose derivatives overflow. Under
+    `torch.vmap`, "none" is one call, and so is a slice of one row; "mean" and "sum" of more rows take one call for each
+    slice.
 
     `torch.compile` and `torch.export` put the call into their graph, on the CPU as one operator; a program that loads
     such a graph has to import `cymdn.torch`. On other devices `torch.compile` fuses the operations. Apply `torch.func`
@@ -281,7 +283,7 @@ def mdn_sample(
     >>> x.shape, pen.shape, component.shape
     (torch.Size([1, 2]), torch.Size([1]), torch.Size([1]))
     """
-    check_pens(pen)
+    pen = check_pens(pen)
     raw = _for_arithmetic("raw", raw)
     components = components_of(tuple(raw.shape), pen)
     sharpening, floor = check_sharpening(bias, temperature), check_floor(stddev_floor)
@@ -372,7 +374,7 @@ class MDNHead(nn.Module):
 
     def __init__(self, in_features: int, n_components: int, pen: Pens = 0) -> None:
         super().__init__()
-        check_pens(pen)
+        pen = check_pens(pen)
         self.n_components = check_count("n_components", n_components, 1)
         self.pen = pen
         width = pen + PARAMETERS * self.n_components

@@ -5,8 +5,8 @@ a case, which holds a call to the same call made otherwise: of arrays of any lay
 or over an argument, by any number of workers, of some of the rows, of the whole batch, without the gradient, in a
 thread that flushes denormals: the same bits, outputs written whole and nothing beside them, arguments as they were. A
 row that holds a NaN or is outside the domain is NaN, no other is; float32 is float64 rounded; what is beyond the dtype
-is inf, with gradient 0; errors are within the promise at any number of components; one thing wrong with a call, an
-object that lies about its shape or a generator that returns too little is an error that names the argument.
+is inf, with gradient 0; errors are within the promise at any number of components; one thing wrong with a call is an
+error that names the argument; objects that lie, of shapes, states, numbers or draws, give right results or an error.
 
 The cases run in a process of their own, so that one that ends it, as a sanitizer does, is named too.
 """
@@ -52,6 +52,7 @@ WRONG = {
     "rng": ("seed", -1, 1.5),
     "bias": (-1.0, NAN),
     "temperature": (-1.0, INF),
+    "stddev_floor": (-1.0, NAN, (1.0, 2.0, 3.0), 1e301),
 }
 NOT_NUMBERS = (
     lambda a: a.astype(complex),
@@ -126,7 +127,7 @@ class Call:
         return full
 
     def make(self, arrays, **more):
-        with warnings.catch_warnings(action="error"):
+        with warnings.catch_warnings(action="error"), np.errstate(all="raise"):
             return flat(self.function(**arrays, **self.options, **more))
 
 
@@ -214,16 +215,19 @@ def draw_loss(rng):
     if chance(rng, 0.4):
         arrays["sample_weight"] = rng.exponential(size=n)
     arrays = spoilt(rng, {name: a.reshape((*batch, *a.shape[1:])) for name, a in arrays.items()})
-    arrays = in_dtypes(rng, arrays)
+    arrays, options = in_dtypes(rng, arrays), draw_floor(rng)
     if "sample_weight" in arrays:
         arrays["sample_weight"] = np.nan_to_num(arrays["sample_weight"])
         if reduction == "mean" and not arrays["sample_weight"].any():
             reduction = "sum"
+    elif pens and chance(rng, 0.2):
+        options["pen_weight"] = pick(rng, (0.5, 2, np.float32(0.1)))
     return Call(
         cymdn.mdn_loss_and_gradient if gradient else cymdn.mdn_loss, arrays,
-        {"raw": ("W",), "x": (2,), "pen": (3,) if pens == 3 else (), "sample_weight": ()}, {"reduction": reduction},
+        {"raw": ("W",), "x": (2,), "pen": (3,) if pens == 3 else (), "sample_weight": ()},
+        options | {"reduction": reduction},
         gradient=gradient, by_rows=reduction == "none", uncounted=("pen", "sample_weight"),
-        wrong=("workers", "reduction"), value_only=cymdn.mdn_loss if gradient else None,
+        wrong=("workers", "reduction", "stddev_floor"), value_only=cymdn.mdn_loss if gradient else None,
     )  # fmt: skip
 
 
@@ -234,15 +238,21 @@ def draw_sample(rng):
     options = {"pen": pens, "size": size, "rng": int(rng.integers(1 << 30)), **draw_sharpening(rng)}
     return Call(
         cymdn.mdn_sample, in_dtypes(rng, spoilt(rng, {"raw": raw})), {"raw": ("W",)}, options,
-        out=False, by_rows=False, wrong=("size", "rng", "bias", "temperature"),
+        out=False, by_rows=False, wrong=("size", "rng", "bias", "temperature", "stddev_floor"),
     )  # fmt: skip
 
 
 def draw_sharpening(rng):
-    return {} if chance(rng, 0.7) else {"bias": pick(rng, (0.0, 0.5, 3)), "temperature": pick(rng, (1, 0.1, 2.5))}
+    sharpening = {"bias": pick(rng, (0.0, 0.5, 3)), "temperature": pick(rng, (1, 0.1, 2.5))}
+    return draw_floor(rng) | (sharpening if chance(rng, 0.3) else {})
 
 
-OF_POINTS = ("logpdf", "pdf", "component_logpdf", "responsibilities", "score")
+def draw_floor(rng):
+    floors = (0.3, (1e-3, 0.0), (0.0, 2.0), (1e300, 1e-300), np.float32([0.1, 5e-324]))
+    return {"stddev_floor": pick(rng, floors)} if chance(rng, 0.25) else {}
+
+
+OF_POINTS = ("logpdf", "pdf", "component_logpdf", "responsibilities", "score", "predict")
 METHODS = (
     *OF_POINTS,
     "line",
@@ -294,9 +304,9 @@ def of_natural(method, weights, means, stddevs, correlations, **given):
     return use_mixture(BivariateMixture(weights, means, stddevs, correlations), method, **given)
 
 
-def of_network(method, raw, pen=0, bias=0.0, temperature=1.0, **given):
-    mixture = BivariateMixture.from_network_output(raw, pen=pen, bias=bias, temperature=temperature)
-    return use_mixture(mixture, method, **given)
+def of_network(method, raw, pen=0, bias=0.0, temperature=1.0, stddev_floor=None, **given):
+    sharpening = {"bias": bias, "temperature": temperature, "stddev_floor": stddev_floor}
+    return use_mixture(BivariateMixture.from_network_output(raw, pen=pen, **sharpening), method, **given)
 
 
 def draw_object(rng):
@@ -319,7 +329,7 @@ def draw_object(rng):
             {"pen": pens, **draw_sharpening(rng)},
         )
     arrays = in_dtypes(rng, spoilt(rng, arrays | ({"x": x} if needs_x else {}), 0.1))
-    wrong = ("workers",) if method in OF_POINTS else ("bias", "temperature") if "pen" in options else ()
+    wrong = ("workers",) if method in OF_POINTS else ("bias", "temperature", "stddev_floor") if "pen" in options else ()
     return Call(
         function, arrays, cores, options, out=False, by_rows=method != "sample", wrong=wrong, refuses=True
     )  # fmt: skip
@@ -414,7 +424,7 @@ def check_sum(call):
         return
     arrays, weight = call.plain(), np.asarray(call.arrays.get("sample_weight", np.ones(call.batch)), float)
     total, *gradient = map(np.asarray, call.make(arrays))
-    rows, *row_gradient = map(np.asarray, flat(call.function(**arrays, reduction="none")))
+    rows, *row_gradient = map(np.asarray, flat(call.function(**arrays, **call.options | {"reduction": "none"})))
     divisor = math.fsum(weight.ravel()) if call.options["reduction"] == "mean" else 1.0
     small = np.finfo(call.dtype).tiny
     if np.isfinite(rows).all() and weight.max() < 1e100:
@@ -423,10 +433,12 @@ def check_sum(call):
         assert abs(float(total) - math.fsum(rows.astype(float).ravel()) / divisor) <= 8 * eps * size + small, (
             "another sum"
         )
+        # under a floor a derivative is a sum of two, of the size of the distance, which may cancel
+        more = abs(rows.astype(float)) if "stddev_floor" in call.options else 0.0
         for ours, theirs in zip(gradient, row_gradient, strict=True):
             near = (
                 np.abs(ours.astype(float) - theirs.astype(float) / divisor)
-                <= 8 * eps * (abs(theirs) + weight[..., None]) / divisor + small
+                <= 8 * eps * (abs(theirs) + (weight + more)[..., None]) / divisor + small
             )
             assert (near | ~np.isfinite(theirs)).all(), "another gradient of a sum"
 
@@ -559,7 +571,7 @@ def check_refusal(rng, call):
     if kind == "option" and call.wrong:
         option = pick(rng, call.wrong)
         blamed, more = [option], {option: pick(rng, WRONG[option])}
-    elif kind == "out" and call.out:
+    elif kind == "out" and call.out and 0 not in call.batch:
         good = [np.zeros(a.shape, a.dtype) for a in map(np.asarray, call.make(call.plain()))]
         k = int(rng.integers(len(good)))
         good[k] = pick(rng, WRONG_OUTPUTS)(good[k])
@@ -596,10 +608,19 @@ def check_accuracy(rng):
     rows = rows[climb.inside(function, rows, m)]
     if len(rows):
         worst = climb.errors(function, LONG, rows, m).max()
-        assert worst <= climb.LIMIT[dtype], f"{name}, M = {m}: {worst:.3g}, more than {climb.LIMIT[dtype]:.3g}"
+        limit = function.limit(dtype)
+        assert worst <= limit, f"{name}, M = {m}: {worst:.3g}, more than {limit:.3g}"
 
 
 # Mixtures made otherwise
+
+
+FITS = (
+    *({"covariance_type": kind} for kind in ("full", "diag", "tied", "spherical")),
+    {"background": True},
+    {"allow_missing": True},
+    {"covariance": np.float64([[1.0, 0.5], [0.5, 2.0]])},
+)
 
 
 def check_fit(rng):
@@ -609,17 +630,28 @@ def check_fit(rng):
         "points": rng.normal(size=(n, 2)) + 5 * rng.integers(0, 2, (n, 1)),
         "sample_weight": rng.exponential(size=n),
     }
-    given["points"] *= pick(rng, (1.0, 1e-100, 1e100))
-    name = pick(rng, (None, "points", "sample_weight"))
+    scale, options = pick(rng, (1.0, 1e-100, 1e100)), dict(pick(rng, FITS))
+    given["points"] *= scale
+    if "covariance" in options:
+        options["covariance"] = options["covariance"] * scale**2
+    name = pick(rng, (None, "sample_weight" if "allow_missing" in options else "points", "sample_weight"))
     if name:
         given[name][int(rng.integers(n))] = NAN
+    elif "allow_missing" in options:
+        given["points"][int(rng.integers(n)), int(rng.integers(2))] = NAN
+    options |= given | {"n_components": m, "rng": int(rng.integers(1 << 30)), "restarts": 1}
     try:
-        mixture = BivariateMixture.fit(**given, n_components=m, rng=int(rng.integers(1 << 30)), restarts=1)
+        fit = cymdn.fit_mixture(**options)
+        if chance(rng, 0.3):
+            fit = cymdn.fit_mixture(**options, init=fit.mixture)
     except ValueError as error:
         message = str(error)
         assert message.startswith(name or "nothing"), f"refused: {message}"
         return
     assert not name, "not refused"
+    assert np.isfinite([fit.log_likelihood, fit.bic]).all(), "no likelihood"
+    assert 0 <= fit.background <= 1, "a background of another weight"
+    mixture = fit.mixture
     weights, covariances = mixture.weights, mixture.covariances
     assert abs(weights.sum() - 1) <= 2.0**-49, "weights of another sum than 1"
     assert (np.diff(weights) <= 0).all(), "the heaviest is not first"
@@ -642,6 +674,34 @@ class Liar(np.ndarray):
     ndim = property(lambda self: 1)
 
 
+class Changing:
+    """Another array each time; before it answers, it shrinks one that it is passed with, or writes to it."""
+
+    def __init__(self, rng, array, victim):
+        self.rng, self.array, self.victim = rng, array, victim
+
+    def __array__(self, dtype=None, copy=None):
+        if self.victim.base is None and chance(self.rng, 0.5):
+            self.victim.resize((self.victim.shape[0] // 2, *self.victim.shape[1:]), refcheck=False)
+        elif self.victim.size:
+            self.victim[-1] = NAN
+        return self.array if chance(self.rng, 0.7) else self.array[:-1]
+
+
+class Number(int):
+    """An integer that says it equals all others, and is another one to whoever asks."""
+
+    __hash__ = int.__hash__
+
+    def __eq__(self, other):
+        return True
+
+    def __int__(self):
+        return int.__mul__(self, 3)
+
+    __index__ = __float__ = __int__
+
+
 class Miser(np.random.Generator):
     """A generator that returns too few numbers, others than asked for, or fails half-way."""
 
@@ -659,18 +719,81 @@ class Miser(np.random.Generator):
         self.calls += 1
         if self.kind == "raises" and self.calls > 1:
             raise ValueError("rng: no more numbers")
-        wrong = {"few": np.zeros((1, 1, 1)), "none": None, "text": "0.5", "complex": np.ones(size, complex)}
-        return wrong.get(self.kind, np.full(size, 0.5))
+        return MISERS[self.kind](size)
 
 
-FORGED = ("out", "argument", "generator")
+MISERS = {
+    "few": lambda size: np.zeros((1, 1, 1)),
+    "none": lambda size: None,
+    "text": lambda size: "0.5",
+    "complex": lambda size: np.ones(size, complex),
+    "other order": lambda size: np.asfortranarray(np.full(size, 0.5)),
+    "one for all": lambda size: np.broadcast_to(0.5, size),
+    "beyond": lambda size: np.full(size, 7.5),
+    "NaN": lambda size: np.full(size, NAN),
+    "raises": lambda size: np.full(size, 0.5),
+    "": lambda size: np.full(size, 0.5),
+}
+# What may stand in a state in the place of an item, which is an array in most
+SPOILT = (
+    lambda a: None,
+    lambda a: "text",
+    lambda a: object(),
+    lambda a: Number(1),
+    lambda a: [a],
+    np.float32,
+    lambda a: np.asarray(a, object),
+    lambda a: np.zeros(0),
+    lambda a: np.zeros((3, 0, 6)),
+    lambda a: np.zeros(6 * 5),
+    *(lambda a, value=value: np.full(np.shape(a), value) for value in (NAN, INF, -INF, 1e300, -1.0)),
+    lambda a: np.reshape(a, (1,) * 45 + np.shape(a)),
+    lambda a: np.asarray(a)[..., :-1],
+    lambda a: np.asarray(a)[..., None],
+    lambda a: np.asarray(a).T,
+    lambda a: np.broadcast_to(a, (4, *np.shape(a))),
+    lambda a: np.asarray(a).astype(">f8"),
+    lambda a: np.asarray(a).view(Liar),
+)
+# What is asked of an object that such a state was taken for its own
+QUESTIONS = {
+    BivariateMixture: lambda m: (m.logpdf([0.5, 1.0]), m.probability([-1.0, -1.0], [1.0, INF]), m.mode(), m.mean()),
+    cymdn.UnivariateMixture: lambda m: (m.logpdf(0.5), m.probability(-1.0, 1.0), m.ppf(0.3), m.mean()),
+}
+
+
+def check_state(rng, mixture):
+    """A state with one item spoilt is refused, or all methods can work with it."""
+    state, kind = list(mixture.__getstate__()), type(mixture)
+    k, forged = int(rng.integers(len(state))), kind.__new__(kind)
+    try:
+        state[k] = pick(rng, SPOILT)(state[k])
+    except (TypeError, ValueError, IndexError):
+        return  # it has no such item
+    try:
+        forged.__setstate__(tuple(state))
+    except ValueError as error:
+        message = str(error)
+        assert message.startswith("state: "), f"refused, but not as a state: {message}"
+        return
+    draws = forged.sample(2, rng=0)
+    shape = forged.batch_shape
+    assert draws.shape[1 : 1 + len(shape)] == shape, "draws of another shape"
+    assert all(answer.shape[: len(shape)] == shape for answer in QUESTIONS[kind](forged)), "answers of another shape"
+    assert forged == forged or np.isnan(draws).any(), "not equal to itself"
+
+
+FORGED = ("out", "argument", "generator", "changing", "number", "state")
 
 
 def check_forged(rng):
     """A right result or an error, and never memory that is not the arguments' or the result's."""
-    n = int(rng.integers(1, 40))
+    n, kind = int(rng.integers(1, 40)), pick(rng, FORGED)
     raw, x = rng.normal(size=(n, 6)), rng.normal(size=(n, 2))
-    kind = pick(rng, FORGED)
+    if kind == "state":
+        mixture = BivariateMixture.from_network_output(raw[0] if chance(rng, 0.3) else raw[:3])
+        check_state(rng, mixture if chance(rng, 0.5) else mixture.marginal(0))
+        return
     try:
         if kind == "out":
             out, wanted = np.zeros(pick(rng, (1, n))).view(Liar), cymdn.mdn_loss(raw, x, reduction="none")
@@ -679,11 +802,20 @@ def check_forged(rng):
         elif kind == "argument":
             wanted = cymdn.mdn_loss(raw, x, reduction="none")
             assert_same_bits(cymdn.mdn_loss(raw.view(Liar), x.view(Liar), reduction="none"), wanted)
-        else:
-            draws = cymdn.mdn_sample(
-                np.zeros((n, 6)), size=3, rng=Miser(pick(rng, ("few", "none", "text", "complex", "raises", "")))
-            )
+        elif kind == "generator":
+            draws = cymdn.mdn_sample(np.zeros((n, 6)), size=3, rng=Miser(pick(rng, MISERS)))
             assert len(np.unique(draws.x)) == 1, "points of other numbers than those given"
+        elif kind == "changing":
+            raw, out = rng.normal(size=(n, 9)), np.zeros(n)  # with pens; each owns its memory
+            victim = pick(rng, (raw, x, out))
+            name, array = pick(rng, (("pen", np.eye(3)[rng.integers(3, size=n)]), ("sample_weight", np.ones(n))))
+            given = {"pen": np.ones((n, 3)), name: Changing(rng, array, victim)}
+            cymdn.mdn_loss(raw, x, **given, reduction="none", out=out, workers=pick(rng, (None, 2)))
+        else:
+            name = pick(rng, ("pen", "size", "bias", "temperature", "stddev_floor"))
+            given = {name: Number(rng.integers(-2, 4)), "rng": 0}
+            draws = cymdn.mdn_sample(np.zeros((n, pick(rng, (6, 7, 9, 12)))), **given)
+            assert draws.x.shape[-2:] == (n, 2), "points of another shape"
     except (TypeError, ValueError, AttributeError, RuntimeError):
         pass
 
@@ -756,7 +888,7 @@ def main():
     parser.add_argument("--case", type=int, help="check this one alone")
     parser.add_argument("--calls-only", action="store_true")
     parser.add_argument("--search-only", action="store_true")
-    parser.add_argument("--function", action="append", default=[], choices=climb.FUNCTIONS, help="to be searched")
+    parser.add_argument("--function", action="append", default=[], choices=climb.SEARCHED, help="to be searched")
     parser.add_argument("--components", type=int, nargs="+", default=[1, 2, 3, 5], help="to be searched")
     parser.add_argument("--dtype", nargs="+", default=["float64", "float32"], help="to be searched")
     given = parser.parse_args()

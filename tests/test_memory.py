@@ -1,6 +1,8 @@
 """Memory: nothing beyond inputs and outputs that grows with the batch, and nothing that stays after a call."""
 
+import array
 import gc
+import mmap
 import sys
 import tracemalloc
 from functools import cache
@@ -140,3 +142,34 @@ def test_good_and_bad_calls_give_back_every_reference():
     many()
     gc.collect()
     assert [sys.getrefcount(thing) for thing in watched] == before
+
+
+class Freeing(np.random.Generator):
+    """A generator that frees the memory of the raw output that it draws for."""
+
+    def __init__(self, free):
+        super().__init__(np.random.PCG64(0))
+        self.free = free
+
+    def standard_normal(self, *arguments, **keywords):
+        self.free()
+        return super().standard_normal(*arguments, **keywords)
+
+
+# Memory of 960 bytes, and what frees it
+FREED = {
+    "bytearray": lambda: (owner := bytearray(960), owner.clear),
+    "array.array": lambda: (owner := array.array("d", bytes(960)), lambda: owner.extend([0.0] * 9)),
+    "mmap": lambda: (owner := mmap.mmap(-1, 960), owner.close),
+    "array": lambda: (owner := np.zeros(120), lambda: owner.resize(3)),
+}
+
+
+@pytest.mark.parametrize("kind", FREED)
+@pytest.mark.parametrize("axes", [1, 2, 3])
+def test_nothing_that_a_call_reads_can_be_freed_meanwhile(kind, axes):
+    owner, free = FREED[kind]()
+    raw = np.frombuffer(owner).reshape((20, 6) if axes == 2 else (2, 10, 6) if axes == 3 else -1)
+    with pytest.raises((BufferError, ValueError), match=r"export|resize|references"):
+        cymdn.mdn_sample(raw, rng=Freeing(free))
+    assert cymdn.mdn_sample(raw, rng=0).x.shape == (*raw.shape[:-1], 2)
