@@ -1,6 +1,6 @@
-"""The border between users' arrays and the kernels: the only place that converts arrays, checks shapes and raises.
+"""The border between users' arrays and the kernels: converts arrays and checks their shapes.
 
-What passes here is a C-contiguous, aligned, native array of float32 or float64 whose shape the kernels may believe.
+The result is a C-contiguous, aligned, native array of float32 or float64, whose shape the kernels can rely on.
 """
 
 import math
@@ -26,21 +26,21 @@ P = ParamSpec("P")
 R = TypeVar("R")
 T = TypeVar("T")
 
-# The trailing axes an argument must have: sizes, the first of which may be a name, for one size that arguments share.
+# The trailing axes of an argument: sizes. The first may be a name, which stands for a size that arguments share.
 Core: TypeAlias = tuple[int | str, ...]
 Shape: TypeAlias = tuple[int, ...]
 
-LARGEST_FLOOR = 1e300  # it has an inverse
+LARGEST_FLOOR = 1e300  # its inverse is normal
 FLOAT64, FLOAT32 = np.dtype(np.float64), np.dtype(np.float32)
 
 _FRAMEWORKS = {"torch": "cymdn.torch", "jax": "cymdn.jax", "jaxlib": "cymdn.jax"}
-WITHOUT_ARITHMETIC = ("batch_shape", "dtype", "n_components")  # properties that are asked for often
-MOST_AXES = 32  # of a batch: NumPy's own functions that broadcast and index take no more
-MOST_NUMBERS = 2**58  # of an array to return: their bytes can be counted
+WITHOUT_ARITHMETIC = ("batch_shape", "dtype", "n_components")  # properties that are read often
+MOST_AXES = 32  # of a batch: NumPy's functions that broadcast and index support no more
+MOST_NUMBERS = 2**58  # of a result, so that its size in bytes does not overflow
 
 
 class Checked(NamedTuple):
-    """Arguments that fit each other: `arrays` of one dtype, their batch shapes and what these broadcast to, sizes."""
+    """Arguments that fit each other: `arrays` of one dtype, their batch shapes, the broadcast batch shape, sizes."""
 
     arrays: Sequence[FloatArray]
     dtype: np.dtype[Any]
@@ -50,9 +50,9 @@ class Checked(NamedTuple):
 
 
 def in_ieee_arithmetic(function: Callable[P, R]) -> Callable[P, R]:
-    """Make a function compute by the IEEE standard, as kernels do, whatever the thread that calls it is set to.
+    """Make a function use IEEE arithmetic, as the kernels do, whatever the mode of the calling thread.
 
-    What NumPy converts and adds around kernels would depend on it otherwise: JAX's threads flush denormal numbers.
+    Otherwise conversions and sums around the kernels would depend on it: JAX's threads flush denormal numbers.
     """
 
     @wraps(function)
@@ -64,7 +64,7 @@ def in_ieee_arithmetic(function: Callable[P, R]) -> Callable[P, R]:
 
 
 def _without_underflow(function: Callable[P, R]) -> Callable[P, R]:
-    """Make a function compute so; what underflows is no error, even where `numpy.seterr` makes it one."""
+    """Do the same, and ignore underflow, even if `numpy.seterr` makes it an error."""
 
     @wraps(function)
     def call(*arguments: P.args, **keywords: P.kwargs) -> R:
@@ -76,7 +76,7 @@ def _without_underflow(function: Callable[P, R]) -> Callable[P, R]:
 
 
 def methods_in_ieee_arithmetic(cls: type[T]) -> type[T]:
-    """Make the public methods and properties of a class, and those that make an object, compute so."""
+    """Make the public methods, the properties and the constructors of a class use IEEE arithmetic."""
     for name, value in list(vars(cls).items()):
         if name in WITHOUT_ARITHMETIC or (name.startswith("_") and name not in ("__init__", "__setstate__")):
             continue
@@ -94,8 +94,8 @@ def check_arguments(
 ) -> Checked:
     """Convert array arguments to one float dtype and check their shapes against each other.
 
-    `cores` has the arguments' names and the axes that they must end in. With `batch_axis`, each argument has exactly
-    one axis before these, called so in messages; else any number of them.
+    `cores` has the arguments' names and their trailing axes. With `batch_axis`, each argument has exactly one axis
+    before these, with this name in messages; otherwise any number of them.
     """
     numeric = check_numeric(list(cores), values)
     shapes = check_shapes(cores, [array.shape for array in numeric], batch_axis=batch_axis)
@@ -104,12 +104,12 @@ def check_arguments(
 
 
 def check_arguments_of(batch_shape: Shape, cores: Mapping[str, Core], values: Sequence[ArrayLike]) -> Checked:
-    """Check array arguments against each other, and against the batch of mixtures that they are for."""
+    """Check array arguments against each other, and against the batch of the mixtures."""
     checked = check_arguments(cores, values)
     try:
         return checked._replace(batch_shape=np.broadcast_shapes(checked.batch_shape, batch_shape))
     except ValueError:
-        # a size that does not fit comes from one of them
+        # at least one argument does not broadcast with the batch
         blamed = next(k for k, own in enumerate(checked.batch_shapes) if not _do_broadcast(own, batch_shape))
     name, shape = list(cores)[blamed], checked.arrays[blamed].shape
     expected = "leading axes that broadcast" if cores[name] else "a shape that broadcasts"
@@ -133,7 +133,7 @@ def check_numeric(names: Sequence[str], values: Sequence[ArrayLike]) -> Sequence
 
 
 def convert(numeric: Sequence[NDArray[Any]]) -> Sequence[FloatArray]:
-    """Convert arrays to one float dtype. Shapes are checked before: a copy of the wrong ones may need any memory."""
+    """Convert arrays to one float dtype. Check shapes before: copies of wrong ones may be huge."""
     if are_plain(numeric):
         return numeric
     dtype = np.result_type(*(array.dtype for array in numeric), np.float32)
@@ -143,7 +143,7 @@ def convert(numeric: Sequence[NDArray[Any]]) -> Sequence[FloatArray]:
 def check_shapes(
     cores: Mapping[str, Core], shapes: Sequence[Shape], *, batch_axis: str | None = None
 ) -> tuple[list[Shape], Shape, dict[str, int]]:
-    """Check the shapes of arguments against each other; return their batch shapes, what these broadcast to, sizes."""
+    """Check the shapes of arguments against each other; return their batch shapes, the broadcast one, and sizes."""
     sizes: dict[str, int] = {}
     batch_shapes = [
         _check_shape(name, core, shape, sizes, batch_axis)
@@ -153,7 +153,7 @@ def check_shapes(
 
 
 def are_plain(values: Sequence[object]) -> bool:
-    """Whether these are arrays of one float dtype that kernels can read as they are: the common case."""
+    """Whether these are arrays of one float dtype that the kernels can read without conversion: the common case."""
     dtype = getattr(values[0], "dtype", None)
     if dtype is not FLOAT64 and dtype is not FLOAT32:
         return False
@@ -167,28 +167,28 @@ def are_plain(values: Sequence[object]) -> bool:
 
 
 def check_numbers(name: str, value: ArrayLike) -> NDArray[Any]:
-    """Return one array argument that does not count for the dtype of the result, as it is."""
+    """Return an array argument, unconverted, that does not affect the dtype of the result."""
     return _as_numeric(name, value)
 
 
 @in_ieee_arithmetic
 def doubles(array: NDArray[Any]) -> NDArray[np.float64]:
-    """Convert to what kernels read as float64."""
+    """Convert to float64 for the kernels."""
     converted: NDArray[np.float64] = _for_kernel(array, FLOAT64)
     return converted
 
 
 def check_shape(name: str, shape: tuple[int, ...], expected: tuple[int, ...]) -> None:
-    """Check a shape that is known whole."""
+    """Check a shape against a given one."""
     if shape != expected:
         raise ValueError(f"{name}: expected shape {expected}, got {shape}")
 
 
 class Output(NamedTuple):
-    """An array to return: where the kernel writes, and the user's own array where that is another one."""
+    """An array to return: the one that the kernel writes to, and the user's array."""
 
     array: FloatArray
-    copy_to: FloatArray | None  # a plain view of the user's
+    copy_to: FloatArray | None  # a plain view of the user's array, if that is another one
     own: FloatArray | None
 
 
@@ -213,7 +213,7 @@ def check_outputs(
 
 
 def deliver(outputs: Sequence[Output]) -> list[FloatArray]:
-    """Return the finished arrays, the user's own where there are such."""
+    """Return the finished arrays: the user's, if there are any."""
     for array, copy_to, _ in outputs:
         if copy_to is not None:
             copy_to[...] = array
@@ -224,7 +224,7 @@ def check_nonnegative(name: str, value: object) -> float:
     """Return `value` as a float that is finite and >= 0."""
     if type(value) is float and 0.0 <= value < math.inf:
         return value
-    # an array of no axes is as good as a scalar
+    # an array without axes counts as a scalar
     number = value[()] if isinstance(value, np.ndarray) and value.ndim == 0 else value
     if isinstance(number, np.ma.core.MaskedConstant) or not isinstance(number, Real):
         came = repr(number) if isinstance(number, (str, bytes)) else type(value).__name__
@@ -233,7 +233,7 @@ def check_nonnegative(name: str, value: object) -> float:
         checked = float(number)
     except OverflowError:
         checked = math.inf
-    except TypeError:  # NumPy's timedelta64 calls itself an integer
+    except TypeError:  # NumPy's timedelta64 is registered as an integer
         raise TypeError(f"{name}: expected a real number, got {type(value).__name__}") from None
     if not (math.isfinite(checked) and checked >= 0.0):
         raise ValueError(f"{name}: expected a finite number >= 0, got {number}")
@@ -268,15 +268,15 @@ def check_count(name: str, value: object, least: int, most: int | None = None) -
 
 
 def check_size(name: str, value: object, batch_shape: Shape = ()) -> Shape:
-    """Return the axes that None, an integer or a tuple of integers stands for, and those of the batch after them."""
+    """Return the axes given by None, an integer or a tuple of integers, followed by those of the batch."""
     if value is None:
         return batch_shape
     axes = tuple(check_count(name, axis, 0) for axis in (value if isinstance(value, tuple) else (value,)))
     shape = (*axes, *batch_shape)
-    # a size of 0 may have others beside it that no array can have
+    # next to an axis of size 0 others may be too large for an array
     if len(shape) > MOST_AXES or math.prod([axis for axis in shape if axis]) > MOST_NUMBERS:
         raise ValueError(
-            f"{name}: expected at most {MOST_AXES} axes and 2**58 draws with those of the batch, got {value}"
+            f"{name}: expected at most {MOST_AXES} axes and 2**58 samples with those of the batch, got {value}"
         )
     return shape
 
@@ -284,18 +284,19 @@ def check_size(name: str, value: object, batch_shape: Shape = ()) -> Shape:
 def check_each(
     name: str, array: NDArray[Any], good: NDArray[np.bool_] | np.bool_, expected: str, start: int = 0
 ) -> None:
-    """Check the values of an array, of which `good` tells; its axes are the array's first ones.
+    """Raise if a value of an array is not `good`, whose axes are the first ones of the array.
 
-    An array that is a part of another begins at index `start` of it.
+    `start` is the index of the array's first item if it is a part of another array.
     """
     if not good.all():
         first = tuple(int(axis[0]) for axis in np.nonzero(np.atleast_1d(~good)))[: np.ndim(good)]
         place = (first[0] + start, *first[1:]) if start else first
-        raise ValueError(f"{name}: expected {expected}, got {array[first]} at index {place}")
+        where = f" at index {place}" if place else ""
+        raise ValueError(f"{name}: expected {expected}, got {array[first]}{where}")
 
 
 def check_flag(name: str, value: object) -> bool:
-    """Return the truth of `value`, which an array, passed in its place by mistake, does not have."""
+    """Return bool(value); reject arrays."""
     try:
         return bool(value)
     except ValueError:
@@ -303,14 +304,14 @@ def check_flag(name: str, value: object) -> bool:
 
 
 def check_bool(name: str, value: object) -> bool:
-    """Return a bool, for which no number or text stands."""
+    """Return a bool; reject numbers and text."""
     if not isinstance(value, (bool, np.bool_)):
         raise TypeError(f"{name}: expected a bool, got {type(value).__name__}")
     return bool(value)
 
 
 def _flat(arrays: tuple[object, ...]) -> Iterator[object]:
-    # of a stack, for tuples may be nested to any depth, and without asking a subclass
+    # with a stack, because tuples may be nested to any depth; without the methods of a subclass
     rest: list[object] = [arrays]
     while rest:
         array = rest.pop()
@@ -321,7 +322,7 @@ def _flat(arrays: tuple[object, ...]) -> Iterator[object]:
 
 
 def _plain_output(name: str, array: object) -> NDArray[Any] | None:
-    """Return the memory of an output as it is, whatever a subclass says of it."""
+    """Return an output as a plain array, without the attributes of a subclass."""
     if array is None:
         return None
     if not issubclass(type(array), np.ndarray) or isinstance(array, np.ma.MaskedArray):
@@ -346,7 +347,7 @@ def _check_output(
     if not array.flags.writeable:
         raise ValueError(f"out ({name}): expected a writeable array, got a read-only one")
     if array.size and not array.flags.c_contiguous and _overlaps_itself(array):
-        raise ValueError(f"out ({name}): expected an array of elements apart, got strides {array.strides}")
+        raise ValueError(f"out ({name}): expected elements that do not overlap, got strides {array.strides}")
     overlaps = any(other is not None and np.may_share_memory(array, other) for other in others)
     if overlaps or not (array.flags.c_contiguous and array.flags.aligned and array.dtype.isnative):
         return Output(np.empty(shape, dtype), array, own)
@@ -354,7 +355,7 @@ def _check_output(
 
 
 def _overlaps_itself(array: NDArray[Any]) -> bool:
-    """Whether elements may share memory: an axis does not step over what those of smaller steps span."""
+    """Whether elements may share memory: the step of an axis is smaller than the span of those with smaller steps."""
     span = array.itemsize
     for step, size in sorted((abs(step), size) for step, size in zip(array.strides, array.shape, strict=True)):
         if size > 1:
@@ -365,14 +366,16 @@ def _overlaps_itself(array: NDArray[Any]) -> bool:
 
 
 def _as_numeric(name: str, value: ArrayLike) -> NDArray[Any]:
-    """Return an array of bool, integer or float up to 64 bits: what converts to float64 by itself."""
+    """Return an array of bool, integer or float up to 64 bits, which NumPy converts to float64 implicitly."""
     try:
         masked = _holds_masked(value)
         array = np.asarray(None if masked else value)
     except (TypeError, ValueError, RuntimeError) as error:
         came, module = type(value).__name__, _FRAMEWORKS.get(type(value).__module__.partition(".")[0])
         if module:  # a tensor that requires a gradient, a tracer
-            raise TypeError(f"{name}: expected an array of numbers, got {came}; {module} takes these") from error
+            raise TypeError(
+                f"{name}: expected an array of numbers, got {came}; convert it to NumPy, or use {module}"
+            ) from error
         raise TypeError(f"{name}: expected an array of numbers, got {came} ({error})") from error
     if masked:
         raise TypeError(f"{name}: expected an array of numbers, got a masked array; fill or drop its masked entries")
@@ -390,7 +393,7 @@ def _holds_masked(value: object) -> bool:
 def _check_shape(
     name: str, core: Core, shape: tuple[int, ...], sizes: dict[str, int], batch_axis: str | None
 ) -> tuple[int, ...]:
-    """Check the core axes, note the sizes that they fix, return the batch axes before them."""
+    """Check the core axes, record the sizes that they define, and return the batch axes before them."""
     batch_ndim = len(shape) - len(core)
     if batch_ndim > MOST_AXES:
         raise ValueError(f"{name}: expected at most {MOST_AXES} batch axes, got shape {shape}")
@@ -415,7 +418,7 @@ def _pattern(core: Core, sizes: dict[str, int], batch_axis: str | None) -> str:
 def _broadcast(
     cores: Mapping[str, Core], batch_shapes: Sequence[tuple[int, ...]], sizes: dict[str, int], batch_axis: str | None
 ) -> tuple[int, ...]:
-    """Broadcast the batch shapes, or name the first argument whose own does not fit those before it."""
+    """Broadcast the batch shapes, or name the first argument that does not broadcast with those before it."""
     so_far = batch_shapes[0]
     for (name, core), shape in zip(cores.items(), batch_shapes, strict=True):
         if shape == so_far:
@@ -433,5 +436,5 @@ def _broadcast(
 
 
 def _for_kernel(array: NDArray[Any], dtype: np.dtype[Any]) -> NDArray[Any]:
-    # no copy where the array is right already; np.ascontiguousarray would let a misaligned one through
+    # does not copy an array that fits already; np.ascontiguousarray would accept a misaligned one
     return np.require(array, dtype, ["C_CONTIGUOUS", "ALIGNED"])
