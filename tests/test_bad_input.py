@@ -473,6 +473,7 @@ FORGED = {
     "a list": (Forged(lambda size: np.zeros(size).tolist()), "expected arrays of float64 .*Forged$"),
     "a number": (Forged(lambda size: 0.5), "expected arrays of float64 .*Forged$"),
 }
+BOOLS = {type(bad).__name__: (bad, f"expected a bool, got {type(bad).__name__}$") for bad in (np.ones(3), 0.1, "no")}
 AXES = {
     repr(bad): (bad, r"expected 0 or 1, got ")
     for bad in (2, -1, None, 0.0, 1.0, "0", [0], np.array([0, 1]), np.float64(1.0))
@@ -613,14 +614,16 @@ BAD = {
             "of another M": (np.tile(np.eye(2), (3, 1, 1)), r"expected shape .*, got \(3, 2, 2\)$"),
             "indefinite": ([np.eye(2), [[1, 2], [2, 1]]], r"expected symmetric, positive definite .* at index \(1,\)$"),
             "text": ("eye", r"expected an array of real numbers"),
+            "masked": (np.ma.masked_array(np.eye(2), mask=np.eye(2)), r"expected an array of numbers, got a masked"),
+            "tiny": (np.eye(2) * 1e-180, r"expected matrices of the size of the points"),
         },
         "init": {
             "array": (np.ones(12), r"expected a BivariateMixture, got ndarray$"),
             "of another M": (mixture(3), r"expected n_components = 2 components, got 3$"),
             "of a batch": (mixture(2, (3,)), r"expected batch shape \(\) or \(\), that of the points; got \(3,\)$"),
         },
-        "background": {"array": (np.ones(3), r"expected a bool, got ndarray$")},
-        "allow_missing": {"array": (np.ones(3), r"expected a bool, got ndarray$")},
+        "background": BOOLS,
+        "allow_missing": BOOLS,
         "tolerance": {
             "negative": (-1.0, r"expected a finite number >= 0, got -1.0$"),
             "None": (None, r"expected a real number, got NoneType$"),

@@ -223,16 +223,6 @@ def test_points_on_a_line_keep_the_determinant(line, floor):
     assert at_mean == pytest.approx(float(mpmath.log(determinant)), abs=1e-6 if line == "road" else 1e-8)
 
 
-def test_repeated_points_and_one_point_repeated():
-    rng = np.random.default_rng(0)
-    once = rng.normal(size=(200, 2))
-    one, two = (fit_mixture(points, 2, rng=0, tolerance=1e-8) for points in (once, np.repeat(once, 2, axis=0)))
-    assert two.log_likelihood / 2 >= one.log_likelihood - 1e-3
-    alone = fit_mixture(np.tile([3.0, 7.0], (50, 1)), 2, rng=0, stddev_floor=0.5)
-    np.testing.assert_allclose(alone.mixture.mean(), [3.0, 7.0], rtol=1e-12, atol=0)
-    np.testing.assert_allclose(alone.mixture.stddevs[0], 0.5, rtol=1e-12, atol=0)
-
-
 # Covariance types
 
 
@@ -333,15 +323,6 @@ def test_no_parameter_could_raise_the_marginal_likelihood():
         assert abs(slope) < 1e-2
 
 
-def test_missing_coordinates_lose_digits_but_no_truth():
-    rng = np.random.default_rng(0)
-    points = rng.normal(size=(20_000, 2)) @ [[1.0, 0.8], [0.0, 0.6]] + [5.0, -3.0]
-    fit = fit_mixture(missing(points, 0.4), 1, allow_missing=True)
-    # standard errors are 1 / sqrt(20,000) = 0.007
-    np.testing.assert_allclose(fit.mixture.means[0], [5.0, -3.0], rtol=0, atol=0.04)
-    np.testing.assert_allclose(fit.mixture.covariances[0], [[1.0, 0.8], [0.8, 1.0]], rtol=0, atol=0.04)
-
-
 def test_a_point_without_both_coordinates_changes_no_bit():
     points = missing(clusters(300)[0])
     expected = fit_mixture(points[1:], 3, allow_missing=True, rng=0)
@@ -430,10 +411,6 @@ def test_a_batch_is_a_mixture_for_each_set():
     assert BivariateMixture.fit(sets, 3, sample_weight=weight[0, 0], rng=0).batch_shape == (2, 3)
 
 
-def test_a_batch_of_nothing_is_an_empty_batch():
-    assert fit_mixture(np.zeros((0, 5, 2)), 2).mixture.batch_shape == (0,)
-
-
 # The sample
 
 
@@ -478,12 +455,6 @@ def test_floors_and_units_of_any_size_give_a_legal_mixture(unit, floor):
         assert fit.mixture._parameters.are_valid()
         np.testing.assert_array_equal(fit.stddev_floor, floor)
         assert not np.isnan(fit.log_likelihood)
-
-
-def test_a_known_covariance_that_no_unit_can_hold_is_refused():
-    points = np.random.default_rng(0).normal(size=(30, 2))
-    with pytest.raises(ValueError, match=r"^covariance: expected matrices of the size of the points"):
-        fit_mixture(points, 2, covariance=np.eye(2) * 1e-180)
 
 
 @pytest.mark.parametrize("argument", ["planes", "settings", "estimate", "scratch", "sums"])
@@ -535,19 +506,3 @@ def test_fits_of_no_sets_of_points_have_the_dtypes_of_others():
     fit = fit_mixture(np.zeros((0, 10, 2)), 2)
     assert fit.mixture.batch_shape == (0,)
     assert [fit.converged.dtype, fit.steps.dtype, fit.background.dtype] == [np.bool_, np.int64, np.float64]
-
-
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
-        ({"background": 0.1}, "background: expected a bool, got float$"),
-        ({"allow_missing": "no"}, "allow_missing: expected a bool, got str$"),
-        (
-            {"covariance": np.ma.masked_array(np.eye(2), mask=np.eye(2))},
-            "covariance: expected an array of numbers, got a masked array",
-        ),
-    ],
-)
-def test_what_looks_like_a_bool_or_a_matrix_is_refused(options, message):
-    with pytest.raises(TypeError, match=f"^{message}"):
-        fit_mixture(np.random.default_rng(0).normal(size=(20, 2)), 2, **options)
