@@ -17,6 +17,8 @@ INF, NAN = np.inf, np.nan
 each_dtype = pytest.mark.parametrize("dtype", FLOATS)
 each_pen = pytest.mark.parametrize("pen", PENS)
 each_reduction = pytest.mark.parametrize("reduction", REDUCTIONS)
+# Each pen and each reduction once, where a pair takes seconds: neither of them sees the other
+each_pen_or_reduction = pytest.mark.parametrize(("pen", "reduction"), list(zip(PENS, REDUCTIONS, strict=True)))
 
 
 def flat(result):

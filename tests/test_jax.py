@@ -15,7 +15,16 @@ jax = pytest.importorskip("jax", reason="the extra `jax` is not installed")
 
 import jax.numpy as jnp  # noqa: E402
 from builds import jax_module  # noqa: E402
-from checks import EPS, INF, NAN, assert_same_bits, each_pen, each_reduction, flat, run_python  # noqa: E402
+from checks import (  # noqa: E402
+    EPS,
+    INF,
+    NAN,
+    assert_same_bits,
+    each_pen_or_reduction,
+    each_reduction,
+    flat,
+    run_python,
+)
 from problems import loss_problem  # noqa: E402
 from test_crosschecks import plain_losses  # noqa: E402
 
@@ -73,8 +82,7 @@ def assert_equal(got, expected):
 
 
 @each_mode
-@each_pen
-@each_reduction
+@each_pen_or_reduction
 def test_loss_and_gradient_are_those_of_cymdn(reduction, pen, mode, dtype):
     raw, x, targets, weight = problem(pen=pen, dtype=dtype)
 
@@ -163,7 +171,7 @@ def each(raw, x, pen, weight, reduction):
     return [np.array(parts) for parts in zip(*results, strict=True)]
 
 
-@pytest.mark.parametrize("batch_shape", [(4,), (1,), ()])
+@pytest.mark.parametrize("batch_shape", [(4,), ()])
 @pytest.mark.parametrize("weighted", [False, True])
 @each_reduction
 def test_under_vmap_each_element_has_its_own_reduction(reduction, weighted, batch_shape):
@@ -177,8 +185,9 @@ def test_under_vmap_each_element_has_its_own_reduction(reduction, weighted, batc
     assert_equal(got, each(raw, x, pen, weight, reduction))
 
 
-@pytest.mark.parametrize("mapped", [(0, None, None), (None, 0, None), (None, None, 0)])
-@each_reduction
+@pytest.mark.parametrize(
+    ("mapped", "reduction"), [((0, None, None), "none"), ((None, 0, None), "mean"), ((None, None, 0), "sum")]
+)
 def test_vmap_over_one_argument(reduction, mapped):
     raw, x, pen, _ = problem((3, 4))
     arrays = [array if axis == 0 else array[0] for array, axis in zip((raw, x, pen), mapped, strict=True)]
@@ -257,19 +266,6 @@ def test_a_large_batch_is_read_and_written_where_it_is(argnums):
 
 
 # Masks, and rows out of reach
-
-
-def test_a_row_of_weight_0_is_skipped_whatever_it_holds(path):
-    raw, x, pen, _ = problem()
-    mask = np.array([True, False, True, True, False, True])
-    spoilt = np.where(mask[:, None], raw, NAN), np.where(mask[:, None], x, INF), np.where(mask, pen, NAN)
-    function = jax.jit(jax.value_and_grad(mdn_loss, argnums=(0, 1)))
-    loss, gradients = function(*spoilt, sample_weight=mask)
-    expected, of_good = function(raw, x, pen, sample_weight=mask)
-    for ours, theirs in zip((loss, *gradients), (expected, *of_good), strict=True):
-        np.testing.assert_array_equal(ours, theirs)
-    if path == "kernels":
-        assert_equal((loss, gradients[0]), cymdn.mdn_loss_and_gradient(raw, x, pen, sample_weight=mask))
 
 
 @each_reduction
@@ -499,20 +495,14 @@ def derivatives(loss, reduction):
         "hessian": jax.hessian(total, (0, 1)),
         "grad of grad": jax.grad(slope, (0, 1)),
         "jvp of grad": along,
-        "vjp of value and grad": lambda raw, *others: jax.vjp(lambda raw: jax.value_and_grad(total)(raw, *others), raw)[
-            1
-        ]((1.0, jnp.sin(raw))),
         "third": jax.grad(lambda raw, *others: (turn(raw, *others) ** 2).sum()),
         "vmap of hessian": jax.vmap(jax.hessian(of_each)),
         "grad of vmap of grad": jax.grad(lambda *arrays: (jax.vmap(jax.grad(of_each))(*arrays) ** 2).sum()),
     }
 
 
-DERIVATIVES = [(name, "mean") for name in derivatives(ours, "mean")] + [
-    ("grad of grad", "none"),
-    ("grad of grad", "sum"),
-]
-OF_KERNELS = [("hessian", "mean"), ("grad of grad", "none"), ("vmap of hessian", "mean")]
+DERIVATIVES = [("grad of grad", "none"), *((name, "mean") for name in derivatives(ours, "mean"))]
+OF_KERNELS = [("grad of grad", "none"), ("vmap of hessian", "mean")]
 
 
 @cache
@@ -521,7 +511,8 @@ def derivative_by(loss, name, reduction):
     with jax.enable_x64(True):
         arrays = [array.astype(np.float64) for array in problem((3,), 2)]
         on_the_means = [0 * array for array in arrays[:3]] + [arrays[3]]
-        function = jax.jit(derivatives(loss, reduction)[name])
+        # each is compiled for two calls: optimising would take most of the time
+        function = jax.jit(derivatives(loss, reduction)[name], compiler_options={"xla_backend_optimization_level": 0})
         return [list(map(np.asarray, jax.tree.leaves(function(*given)))) for given in (arrays, on_the_means)]
 
 
@@ -553,14 +544,14 @@ def test_a_gradient_of_0_stays_0_whatever_follows(path):
     assert np.isinf(steep[1])
 
 
-@pytest.mark.parametrize("platform", ["cuda", "rocm", "tpu"])
-def test_loss_and_derivatives_are_exported_for(platform):
+def test_loss_and_derivatives_are_exported_for_other_platforms():
     from jax import export
 
+    platforms = ("cuda", "rocm", "tpu")
     shapes = [jax.ShapeDtypeStruct(shape, jnp.float32) for shape in ((500, 19), (500, 2), (500,))]
     for function in (mdn_loss, jax.value_and_grad(mdn_loss, (0, 1)), jax.hessian(mdn_loss)):
-        program = export.export(jax.jit(function), platforms=[platform])(*shapes)
-        assert program.platforms == (platform,)
+        program = export.export(jax.jit(function), platforms=platforms)(*shapes)
+        assert program.platforms == platforms
         assert "callback" not in program.mlir_module()
 
 

@@ -8,7 +8,7 @@ import builds
 import numpy as np
 import pytest
 import reference
-from checks import EPS, INF, NAN, PENS, assert_no_nan, assert_same_bits, each_dtype
+from checks import EPS, INF, NAN, PENS, assert_no_nan, assert_same_bits, each_dtype, each_reduction
 from reference import EXTENDED, LONG
 from test_accuracy import BOUND, GROUPS, raw_output
 from test_contract import any_finite
@@ -202,8 +202,30 @@ def weighed_pens(n, pens):
     return raw, x, pen, rng.uniform(1, 2, n), rng.uniform(1, 2, n)
 
 
+each_path = pytest.mark.parametrize("operations", [False, True], ids=["kernels", "operations"])
+
+
 @each_framework
-@pytest.mark.parametrize(("reduction", "pens", "operations"), [("none", 1, True), ("sum", 3, False), ("mean", 3, True)])
+@each_path
+@each_reduction
+@pytest.mark.parametrize("held", [NAN, INF, 1e30])
+def test_a_row_of_weight_0_is_skipped_whatever_it_holds(held, reduction, operations, framework, loss_of):
+    raw, x, pen, _, _ = weighed_pens(6, 1)
+    weight = np.array([1.0, 0.0, 2.0, 0.0, 0.5, 1.0])
+    evaluate = partial(weighed_apart, framework, loss_of(operations), reduction=reduction)
+    expected = evaluate(raw, x, pen, weight, None)
+    raw[1], x[3], pen[1] = held, held, held
+    loss, *gradients = got = evaluate(raw, x, pen, weight, None)
+    for ours, theirs in zip(got, expected, strict=True):
+        np.testing.assert_array_equal(ours, theirs)
+    for array in gradients if reduction != "none" else (loss, *gradients):
+        np.testing.assert_array_equal(array[weight == 0], 0)
+
+
+@each_framework
+@pytest.mark.parametrize(
+    ("reduction", "pens", "operations"), [("none", 1, True), ("sum", 3, False), ("sum", 1, True), ("mean", 3, True)]
+)
 def test_pens_may_have_weights_of_their_own(reduction, pens, operations, framework, loss_of):
     raw, x, pen, w, v = weighed_pens(9, pens)
     w[[0, 1]] = v[[1, 2]] = 0
