@@ -14,16 +14,7 @@ import shutil
 import numpy as np
 import pytest
 from builds import choosing
-from checks import (
-    INF,
-    NAN,
-    REDUCTIONS,
-    assert_same_bits,
-    each_pen,
-    each_pen_or_reduction,
-    each_reduction,
-    run_python,
-)
+from checks import INF, NAN, REDUCTIONS, assert_same_bits, each_pen, each_pen_or_reduction, each_reduction, run_python
 from problems import loss_problem, row_weights
 from test_contract import any_finite
 from test_crosschecks import plain_losses
@@ -803,10 +794,7 @@ ERRORS = {
             r"shape \(\.\.\., P \+ 6 M\), P = 1 pen logits and M >= 1, got \(6, 18\)",
         ),
         "x too wide": ("x", lambda t: torch.cat([t, t], -1), r"shape \(6, 2\), got \(6, 4\)"),
-        "x of fewer rows": (
-            *("x", lambda t: t[:5]),
-            r"shape \(6, 2\), got \(5, 2\)",
-        ),
+        "x of fewer rows": (*("x", lambda t: t[:5]), r"shape \(6, 2\), got \(5, 2\)"),
         "pen of fewer rows": ("pen", lambda t: t[:5], r"shape \(6,\), got \(5,\)"),
         "negative weight": ("sample_weight", lambda t: -t, r"finite numbers >= 0, got -.* at index \(0,\)"),
         "another reduction": ("reduction", lambda name: "median", r"one of 'none', 'sum', 'mean', got 'median'"),

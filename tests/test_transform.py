@@ -288,11 +288,7 @@ def test_joined_batches_broadcast():
         ([mixture(), 3], None, "mixtures: expected BivariateMixture, got int at index 1$"),
         (mixture(), None, "mixtures: expected a sequence of BivariateMixture, got BivariateMixture$"),
         (None, None, "mixtures: expected a sequence of BivariateMixture, got NoneType$"),
-        (
-            [mixture(), mixture()],
-            [0.5, 0.6],
-            r"weights: expected a sum of 1 over the mixtures, got 1.1 at index \(\)$",
-        ),
+        ([mixture(), mixture()], [0.5, 0.6], r"weights: expected a sum of 1 over the mixtures, got 1.1 at index \(\)$"),
         ([mixture(), mixture()], [0.5], r"weights: expected shape \(..., 2\), got \(1,\)$"),
         (
             [mixture(1, (2,)), mixture(1, (3,))],

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 from checks import FALSE_ALARM, FLOATS, assert_same_bits
 from mpmath import mp
-from problems import each_layout, elements, mixture, network_output, parameters
+from problems import elements, mixture, network_output, parameters
 from reference import EXACT, raw_mixture
 from scipy import stats
 
@@ -235,13 +235,6 @@ def test_points_broadcast_with_the_batch_and_dtypes_with_those_of_arguments():
         line, common = mixture(dtype=ours).conditional(0, theirs(0.5)), np.result_type(ours, theirs)
         assert {line.dtype, line.mean().dtype, line.sample(rng=0).dtype, line.weights.dtype} == {common}
         assert mixture(dtype=ours).marginal(0).pdf(theirs(0.5)).dtype == common
-
-
-@each_layout
-def test_layout_does_not_matter(layout):
-    single, values = mixture(3), np.random.default_rng(0).normal(size=(2, 3, 4))
-    assert_same_bits(single.conditional(0, layout(values)).mean(), single.conditional(0, values).mean())
-    assert_same_bits(single.marginal(0).cdf(layout(values)), single.marginal(0).cdf(values))
 
 
 def test_a_value_changed_afterwards_changes_nothing():
