@@ -913,14 +913,6 @@ def test_out_that_overlaps_each_argument_gives_the_same_bits(rows, name):
             assert_filled(given, returned, expected)
 
 
-@each_call
-def test_arguments_are_not_modified(name):
-    call, expected, arguments = called(name)
-    before = [a.copy() for a in arguments]
-    call(nested(expected, outputs_like(expected)))
-    assert_same_bits(arguments, before)
-
-
 class Liar(np.ndarray):
     """Says that it has the shape and the dtype of another array, and shares no memory with it."""
 

@@ -87,7 +87,7 @@ def test_more_points_than_are_held_at_once_give_the_same_fit(monkeypatch):
     assert_same_mixture(BivariateMixture.fit(points, 3, rng=0), whole, rtol=1e-5, atol=1e-5)
 
 
-def expectation_step(single, points, floor=0.0):
+def expectation_step(single, points, floor, covariance_type="full"):
     """A step of expectation-maximisation in plain NumPy, for points with errors of the floor's size.
 
     Returns the mixture after it, and the log-likelihood a point before it, where a component's density is exp of its
@@ -102,8 +102,15 @@ def expectation_step(single, points, floor=0.0):
     mass = shares.sum(axis=0)
     means = shares.T @ points / mass[:, None]
     offset = points[:, None] - means
-    covariances = np.einsum("nj,nja,njb->jab", shares, offset, offset) / mass[:, None, None] + squares
+    scatter = np.einsum("nj,nja,njb->jab", shares, offset, offset)
+    if covariance_type == "tied":
+        scatter = mass[:, None, None] * (scatter.sum(axis=0) / mass.sum())
+    covariances = scatter / mass[:, None, None] + squares
     covariances[:, 1, 0] = covariances[:, 0, 1]
+    if covariance_type in ("diag", "spherical"):
+        covariances *= np.eye(2)
+    if covariance_type == "spherical":
+        covariances = np.trace(covariances, axis1=1, axis2=2)[:, None, None] / 2 * np.eye(2)
     after = BivariateMixture.from_covariances(mass / mass.sum(), means, covariances)
     return after, np.log(density).mean()
 

@@ -223,6 +223,66 @@ def test_a_row_of_weight_0_is_skipped_whatever_it_holds(held, reduction, operati
 
 
 @each_framework
+@each_path
+@each_reduction
+@pytest.mark.parametrize("bad", [-1.0, NAN, INF])
+def test_weights_that_are_none_give_nan_where_values_cannot_be_refused(bad, reduction, operations, framework, loss_of):
+    raw, x, pen, weight, _ = weighed_pens(6, 1)
+    weight[2] = bad
+    evaluate = partial(weighed_apart, framework, loss_of(operations), raw, x, pen, weight, None, reduction=reduction)
+    if framework.__name__ == "torch" and not operations:
+        with pytest.raises(ValueError, match=r"^sample_weight: expected finite numbers >= 0, got"):
+            evaluate()
+        return
+    loss, *gradients = evaluate()
+    spoilt = np.arange(6) == 2 if reduction == "none" else np.full(6, True)
+    np.testing.assert_array_equal(np.isnan(loss), spoilt if reduction == "none" else True)
+    for gradient in gradients:
+        np.testing.assert_array_equal(np.isnan(gradient).any(-1), spoilt)
+
+
+def slopes(framework, function, *of_numpy):
+    """Derivatives of the sum of what a function of arrays returns."""
+    given = arrays(framework, *of_numpy)
+    if framework.__name__ == "torch":
+        tensors = [tensor.requires_grad_() for tensor in given]
+        return [part.numpy() for part in framework.autograd.grad(function(*tensors).sum(), tensors)]
+    return list(map(np.asarray, framework.grad(lambda *given: function(*given).sum(), (0, 1))(*given)))
+
+
+@each_framework
+@each_path
+@each_dtype
+def test_a_row_that_the_caller_masks_has_gradient_0_whatever_it_holds(dtype, operations, framework, loss_of):
+    raw, x, *_ = weighed_pens(4, 3)
+    raw, x, lib = raw[:, 3:].astype(dtype), x.astype(dtype), getattr(framework, "numpy", framework)
+    losses, keep = partial(loss_of(operations), reduction="none"), np.array([True, False, True, False])
+    raw[1], x[3] = NAN, INF
+    for gradient in slopes(framework, losses, raw, x):
+        np.testing.assert_array_equal(np.isnan(gradient), [[row == 1] * gradient.shape[1] for row in range(4)])
+    (mask,) = arrays(framework, keep)
+    for gradient in slopes(framework, lambda *given: lib.where(mask, losses(*given), 0.0), raw, x):
+        np.testing.assert_array_equal(gradient[~keep], 0)
+        assert gradient[keep].any(axis=-1).all()
+
+
+@each_framework
+@each_path
+def test_a_gradient_of_0_stays_0_whatever_follows(operations, framework, loss_of):
+    lib, losses = getattr(framework, "numpy", framework), partial(loss_of(operations), reduction="none")
+    raw, x = np.zeros((2, 6), np.float32), np.array([[1e30, 0.0], [1.0, 0.0]], np.float32)
+    # the loss of row 0 is inf, and so is the derivative of its square
+    gradient, _ = slopes(framework, lambda *given: lib.square(losses(*given)), raw, x)
+    np.testing.assert_array_equal(gradient[0], 0)
+    assert np.isfinite(gradient).all()
+    assert gradient[1].any()
+    x[0, 0] = 20.0  # the loss is finite, and exp of it is not
+    steep, _ = slopes(framework, lambda *given: lib.exp(losses(*given)), raw, x)
+    np.testing.assert_array_equal(steep[0, [0, 2]], 0)  # logit and mean 1, whose own derivatives are 0
+    assert np.isinf(steep[0, 1])
+
+
+@each_framework
 @pytest.mark.parametrize(
     ("reduction", "pens", "operations"), [("none", 1, True), ("sum", 3, False), ("sum", 1, True), ("mean", 3, True)]
 )
