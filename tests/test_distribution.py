@@ -163,6 +163,9 @@ def test_a_weight_of_0_takes_no_part():
 # dtypes
 
 
+LIMITS = np.array([[-1, -2], [1, 2]], np.float32)
+
+
 @each_kind
 @pytest.mark.parametrize(
     "ask",
@@ -184,6 +187,10 @@ def test_a_weight_of_0_takes_no_part():
         lambda m: m.conditional(0, np.float32(0.5)).mean(),
         lambda m: m.conditional(1, np.float32(0.5)).stddevs,
         lambda m: m.conditional(1, np.float32(0.5)).logpdf(np.float32(-1.5)),
+        lambda m: m.probability(*LIMITS),
+        lambda m: m.log_probability(*LIMITS),
+        lambda m: m.marginal(0).probability(*LIMITS[:, :1]),
+        lambda m: m.marginal(0).ppf(np.float32(0.25)),
     ],
 )
 def test_float32_answers_are_those_of_float64_rounded_once(ask, kind):

@@ -315,20 +315,15 @@ def test_there_is_no_mean_over_weights_of_0_but_of_another_element():
     np.testing.assert_array_equal(np.isnan(loss), [False, True, False])
 
 
-def test_draws_are_traced_and_have_the_gradient_of_the_drawn_component():
+def test_draws_are_traced():
     raw, _, _, _ = problem((4,), 2)
 
-    def draw(raw, **keywords):
-        return mdn_sample(jax.random.key(7), raw, pen=1, bias=0.3, temperature=0.8, **keywords)
+    def draw(raw):
+        return mdn_sample(jax.random.key(7), raw, pen=1)
 
-    drawn = jax.jit(draw)(raw)
+    assert jax.jit(draw)(raw).x.shape == (4, 2)
     assert jax.eval_shape(draw, jnp.asarray(raw, jnp.bfloat16)).x.dtype == jnp.float32
-    assert not jax.jit(jax.grad(lambda raw: draw(raw).x.sum()))(raw).any()
-    gradient = jax.jit(jax.grad(lambda raw: draw(raw, reparameterized=True).x.sum()))(raw)
-    assert not gradient[:, :3].any()  # pen and logits
-    one_hot = np.eye(2, dtype=np.float32)[drawn.component]
-    np.testing.assert_array_equal(gradient[:, 3:7], np.concatenate([one_hot, one_hot], -1))
-    np.testing.assert_array_equal(gradient[:, 7:].reshape(4, 3, 2).any(1), one_hot)
+    assert not jax.jit(jax.grad(lambda raw: draw(raw).x.sum()))(raw).any()  # without reparameterized=True
 
 
 # Errors, raised when a function is traced

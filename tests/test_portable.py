@@ -247,7 +247,9 @@ def slopes(framework, function, *of_numpy):
     if framework.__name__ == "torch":
         tensors = [tensor.requires_grad_() for tensor in given]
         return [part.numpy() for part in framework.autograd.grad(function(*tensors).sum(), tensors)]
-    return list(map(np.asarray, framework.grad(lambda *given: function(*given).sum(), (0, 1))(*given)))
+    return list(
+        map(np.asarray, framework.grad(lambda *given: function(*given).sum(), tuple(range(len(given))))(*given))
+    )
 
 
 @each_framework
@@ -390,6 +392,30 @@ def test_greedy_draw_is_the_mean_of_the_heaviest_component_and_the_likeliest_pen
     assert_same_bits(x, np.stack([raw[rows, 6 + heaviest], raw[rows, 9 + heaviest]], -1))
     assert_same_bits(pen, np.eye(3, dtype=dtype)[raw[:, :3].argmax(-1)])
     assert_same_bits(draw(raw[:, 2:], pen=1, temperature=0.0).pen, (raw[:, 2] > 0).astype(dtype))
+
+
+@each_framework
+def test_reparameterised_draws_have_the_gradient_of_the_drawn_component(framework):
+    module, raw = importlib.import_module(f"cymdn.{framework.__name__}"), raw_rows(4, 13, np.float64)
+
+    def draw(raw):
+        if framework.__name__ == "torch":
+            chance = {"generator": framework.Generator().manual_seed(7)}
+        else:
+            chance = {"key": framework.random.key(7)}
+        return module.mdn_sample(raw=raw, **chance, pen=1, bias=0.3, temperature=0.8, reparameterized=True)
+
+    def difference(step):
+        above, below = (np.asarray(draw(*arrays(framework, raw + sign * step)).x) for sign in (1, -1))
+        return (above - below).sum(axis=-1) / 2e-6
+
+    (gradient,) = slopes(framework, lambda raw: draw(raw).x, raw)
+    assert not gradient[:, :3].any()  # pen and logits
+    drawn = np.eye(2)[np.asarray(draw(*arrays(framework, raw)).component)]
+    np.testing.assert_array_equal(gradient[:, 3:7], np.tile(drawn, 2))
+    # differences of numbers of size 1, which are rounded, over the step
+    differences = np.transpose([difference(step) for step in 1e-6 * np.eye(13)])
+    np.testing.assert_allclose(gradient, differences, rtol=0, atol=1e-8)
 
 
 @each_framework
