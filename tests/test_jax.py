@@ -16,6 +16,7 @@ jax = pytest.importorskip("jax", reason="the extra `jax` is not installed")
 import jax.numpy as jnp  # noqa: E402
 from builds import jax_module  # noqa: E402
 from checks import (  # noqa: E402
+    COMPILE_QUICKLY,
     EPS,
     INF,
     assert_same_bits,
@@ -466,8 +467,7 @@ def derivative_by(loss, name, reduction):
     with jax.enable_x64(True):
         arrays = [array.astype(np.float64) for array in problem((3,), 2)]
         on_the_means = [0 * array for array in arrays[:3]] + [arrays[3]]
-        # each is compiled for two calls: optimising would take most of the time
-        function = jax.jit(derivatives(loss, reduction)[name], compiler_options={"xla_backend_optimization_level": 0})
+        function = jax.jit(derivatives(loss, reduction)[name], compiler_options=COMPILE_QUICKLY)
         return [list(map(np.asarray, jax.tree.leaves(function(*given)))) for given in (arrays, on_the_means)]
 
 

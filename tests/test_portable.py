@@ -8,7 +8,7 @@ import builds
 import numpy as np
 import pytest
 import reference
-from checks import EPS, INF, NAN, PENS, assert_no_nan, assert_same_bits, each_dtype, each_reduction
+from checks import COMPILE_QUICKLY, EPS, INF, NAN, PENS, assert_no_nan, assert_same_bits, each_dtype, each_reduction
 from reference import EXTENDED, LONG
 from test_accuracy import BOUND, GROUPS, raw_output
 from test_contract import any_finite
@@ -78,6 +78,17 @@ def allowed(way, number, dtype, floor=None):
 # The loss
 
 
+@cache  # the same for both frameworks
+def rows_and_exact(group, pen, floor, dtype, eps):
+    """Raw output, points and pens of a group; their losses and gradients, exact."""
+    p = {name: array.astype(dtype) for name, array in GROUPS[group](np.random.default_rng(0), 300, 3).items()}
+    raw, x, target = raw_output(p, pen)
+    targets = None if target is None else target.reshape(len(x), -1)
+    mixed = reference.raw_mixture(LONG, x, raw, PENS[pen], eps, floor)
+    exact = *reference.loss(LONG, raw, x, targets, mixed, eps), reference.negative(reference.score(mixed))
+    return raw, x, target, exact
+
+
 @pytest.mark.skipif(not EXTENDED, reason="long double is double here")
 @each_framework
 @each_dtype
@@ -93,12 +104,8 @@ def allowed(way, number, dtype, floor=None):
 )
 @pytest.mark.parametrize("group", GROUPS)
 def test_errors_are_within_8_eps_of_the_terms(way, group, pen, floor, dtype, framework):
-    p = {name: array.astype(dtype) for name, array in GROUPS[group](np.random.default_rng(0), 300, 3).items()}
-    raw, x, target = raw_output(p, pen)
-    targets, eps = None if target is None else target.reshape(len(x), -1), eps_of(way, dtype)
-    mixed = reference.raw_mixture(LONG, x, raw, PENS[pen], eps, floor)
-    expected = *reference.loss(LONG, raw, x, targets, mixed, eps), reference.negative(reference.score(mixed))
-    for got, number in zip(way(framework, raw, x, target, floor), expected, strict=True):
+    raw, x, target, exact = rows_and_exact(group, pen, floor, dtype, eps_of(way, dtype))
+    for got, number in zip(way(framework, raw, x, target, floor), exact, strict=True):
         assert (abs(got - number.exact) <= allowed(way, number, dtype, floor)).all()
 
 
@@ -114,7 +121,7 @@ def test_errors_are_within_8_eps_of_the_terms(way, group, pen, floor, dtype, fra
     ids=str,
 )
 def test_finite_rows_give_no_nan_and_an_infinite_loss_gradient_0(m, pen, floor, dtype, framework):
-    rng, n = np.random.default_rng(m), 10_000
+    rng, n = np.random.default_rng(m), 5000
     raw, x = any_finite(rng, (n, PENS[pen] + 6 * m), dtype), any_finite(rng, (n, 2), dtype)
     raw[::2, PENS[pen] :][:, : m * int(rng.integers(1, 6))] = 0.5  # so that not all losses are infinite
     x[::7] = raw[::7, PENS[pen] + m : PENS[pen] + 3 * m : m]  # on a mean
@@ -127,20 +134,26 @@ def test_finite_rows_give_no_nan_and_an_infinite_loss_gradient_0(m, pen, floor, 
         assert not gradient[loss == INF].any()
 
 
+@cache  # the same for both frameworks
+def rows_far_from_means(m, dtype, log_stddev, eps):
+    """Raw output, points, and the exact gradient to the points."""
+    # means 40 sigma away, whose derivatives may be 40 / sigma: beyond float32 at -88. In half of the rows components
+    # tie and derivatives cancel; in the others, correlated, a few components have all of the density
+    rng, sigma, n = np.random.default_rng(m), np.exp(log_stddev), 200 if m < 1000 else 40
+    means = 40 * sigma * rng.choice([-1.0, 1.0], (n, 2 * m))
+    a = 0.01 * rng.normal(size=(n, m)) * (np.arange(n) % 2)[:, None]
+    raw = np.hstack([rng.normal(size=(n, m)), means, np.full((n, 2 * m), log_stddev), a]).astype(dtype)
+    x = np.zeros((n, 2), dtype)
+    return raw, x, reference.negative(reference.score(reference.raw_mixture(LONG, x, raw, eps=eps)))
+
+
 @pytest.mark.skipif(not EXTENDED, reason="long double is double here")
 @each_framework
 @pytest.mark.parametrize(("dtype", "log_stddev"), [(np.float32, -88.0), (np.float64, -88.0), (np.float64, -707.0)])
 @pytest.mark.parametrize("m", [1, 4, 30, 1000])
 @each_way
 def test_gradient_to_x_is_minus_the_sum_of_those_to_the_means_which_may_overflow(way, m, dtype, log_stddev, framework):
-    # means 40 sigma away, whose derivatives may be 40 / sigma: beyond float32 at -88. In half of the rows components
-    # tie and derivatives cancel; in the others, correlated, a few components have all of the density
-    rng, sigma = np.random.default_rng(m), np.exp(log_stddev)
-    means = 40 * sigma * rng.choice([-1.0, 1.0], (200, 2 * m))
-    a = 0.01 * rng.normal(size=(200, m)) * (np.arange(200) % 2)[:, None]
-    raw = np.hstack([rng.normal(size=(200, m)), means, np.full((200, 2 * m), log_stddev), a]).astype(dtype)
-    x = np.zeros((200, 2), dtype)
-    number = reference.negative(reference.score(reference.raw_mixture(LONG, x, raw, eps=eps_of(way, dtype))))
+    raw, x, number = rows_far_from_means(m, dtype, log_stddev, eps_of(way, dtype))
     got, error, largest = way(framework, raw, x)[2], allowed(way, number, dtype), LONG.real(np.finfo(dtype).max)
     assert not np.isnan(got).any()
     if way is by_kernels and log_stddev < -700:
@@ -177,7 +190,7 @@ def derivatives_in_jax(mdn_loss, reduction, second):
         turn = jax.grad(lambda *given: sum(part.sum() for part in slope(*given)), (0, 1))
         return loss(*given), *slope(*given), *(turn(*given) if second else ())
 
-    return jax.jit(derivatives)
+    return jax.jit(derivatives, compiler_options=COMPILE_QUICKLY)
 
 
 @pytest.fixture
@@ -337,7 +350,7 @@ def draw(framework):
 def drawing_in_jax(mdn_sample, **keywords):
     import jax
 
-    return jax.jit(partial(mdn_sample, **keywords))
+    return jax.jit(partial(mdn_sample, **keywords), compiler_options=COMPILE_QUICKLY)
 
 
 def raw_rows(n, width, dtype=np.float32, seed=0):
@@ -348,7 +361,7 @@ def raw_rows(n, width, dtype=np.float32, seed=0):
 @pytest.mark.parametrize(("bias", "temperature"), [(0.0, 1.0), (0.5, 0.7)])
 @pytest.mark.parametrize("pens", [0, 1, 3])
 def test_draws_are_those_of_numpy(pens, bias, temperature, draw):
-    n, raw = 100_000, raw_rows(2, pens + 18)
+    n, raw = 50_000, raw_rows(2, pens + 18)
     keywords = {"pen": pens, "bias": bias, "temperature": temperature, "size": n}
     ours, theirs = draw(raw, 1, **keywords), cymdn.mdn_sample(raw, rng=1, **keywords)
     assert type(ours) is type(theirs)
