@@ -706,8 +706,10 @@ def test_head_takes_units_from_finite_points_and_at_least_one():
 TENSOR, FLOAT = r"a torch.Tensor, got ", r"dtype float32, float64, float16 or bfloat16, got torch."
 ELSEWHERE, REAL = "a tensor on cpu, where raw is, got one on meta", "a dtype of real numbers, got torch."
 LIKE_RAW = r"dtype torch.float64, as raw has, got torch.float32; pass x\.to\(raw\.dtype\)"
+SPARSE = r"a strided tensor, got layout torch.sparse_coo; pass raw\.to_dense\(\)"
 NO_GRAD = r"a tensor that does not require grad, got one that does: .*; pass "
-ERRORS = {
+NARROW = r"shape \(\.\.\., P \+ 6 M\), P = 1 pen logits and M >= 1, got \(6, 18\)"
+ERRORS = {  # of what is expected
     TypeError: {
         "raw an array": ("raw", lambda t: array(t), TENSOR + "ndarray"),
         "x an array": ("x", lambda t: array(t), TENSOR + "ndarray"),
@@ -721,38 +723,24 @@ ERRORS = {
         "raw complex": ("raw", lambda t: t.to(torch.complex128), FLOAT + "complex128"),
         "x of another dtype": ("x", lambda t: t.float(), LIKE_RAW),
         "x half of a float64 raw": ("x", lambda t: t.half(), LIKE_RAW),
-        "raw sparse": (
-            *("raw", lambda t: t.detach().to_sparse()),
-            r"a strided tensor, got layout torch.sparse_coo; pass raw\.to_dense\(\)",
-        ),
+        "raw sparse": ("raw", lambda t: t.detach().to_sparse(), SPARSE),
         "weight complex": ("sample_weight", lambda t: t.to(torch.complex64), REAL + "complex64"),
     },
     ValueError: {
         "pen requires grad": ("pen", lambda t: t.clone().requires_grad_(), NO_GRAD + r"pen\.detach\(\)"),
-        "weight requires grad": (
-            *("sample_weight", lambda t: t.clone().requires_grad_()),
-            NO_GRAD + r"sample_weight\.detach\(\)",
-        ),
-        "raw too narrow": (
-            *("raw", lambda t: t[:, :-1]),
-            r"shape \(\.\.\., P \+ 6 M\), P = 1 pen logits and M >= 1, got \(6, 18\)",
-        ),
+        "weight requires grad": ("sample_weight", lambda t: t.clone().requires_grad_(), NO_GRAD + r"sample_weight.*"),
+        "raw too narrow": ("raw", lambda t: t[:, :-1], NARROW),
         "x too wide": ("x", lambda t: torch.cat([t, t], -1), r"shape \(6, 2\), got \(6, 4\)"),
-        "x of fewer rows": (*("x", lambda t: t[:5]), r"shape \(6, 2\), got \(5, 2\)"),
+        "x of fewer rows": ("x", lambda t: t[:5], r"shape \(6, 2\), got \(5, 2\)"),
         "pen of fewer rows": ("pen", lambda t: t[:5], r"shape \(6,\), got \(5,\)"),
         "negative weight": ("sample_weight", lambda t: -t, r"finite numbers >= 0, got -.* at index \(0,\)"),
         "another reduction": ("reduction", lambda name: "median", r"one of 'none', 'sum', 'mean', got 'median'"),
     },
 }
-CASES = {what: (error, *case) for error, cases in ERRORS.items() for what, case in cases.items()}
-CASES = {
-    what: (error, name, spoil, f"{name}: expected {rest}") for what, (error, name, spoil, rest) in CASES.items()
-} | {
-    "weights all 0": (
-        *(ValueError, "sample_weight", lambda t: 0 * t),
-        'reduction: the "mean" over rows of total weight 0 is undefined; use "sum" or "none"',
-    )
-}
+NO_MEAN = 'reduction: the "mean" over rows of total weight 0 is undefined; use "sum" or "none"'
+CASES = {"weights all 0": (ValueError, "sample_weight", lambda t: 0 * t, NO_MEAN)}
+for error, cases in ERRORS.items():
+    CASES |= {what: (error, name, spoil, f"{name}: expected {rest}") for what, (name, spoil, rest) in cases.items()}
 
 
 def spoilt_arguments(what):
