@@ -139,7 +139,7 @@ def rows_far_from_means(m, dtype, log_stddev, eps):
     """Raw output, points, and the exact gradient to the points."""
     # means 40 sigma away, whose derivatives may be 40 / sigma: beyond float32 at -88. In half of the rows components
     # tie and derivatives cancel; in the others, correlated, a few components have all of the density
-    rng, sigma, n = np.random.default_rng(m), np.exp(log_stddev), 200 if m < 1000 else 40
+    rng, sigma, n = np.random.default_rng(m), np.exp(log_stddev), 200
     means = 40 * sigma * rng.choice([-1.0, 1.0], (n, 2 * m))
     a = 0.01 * rng.normal(size=(n, m)) * (np.arange(n) % 2)[:, None]
     raw = np.hstack([rng.normal(size=(n, m)), means, np.full((n, 2 * m), log_stddev), a]).astype(dtype)
