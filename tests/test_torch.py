@@ -289,6 +289,15 @@ def test_vmap_over_another_axis_and_over_one_argument_only_is_one_call(losses_ca
     assert_same_tensors(mapped, expected)
 
 
+def test_vectorised_jacobian_holds_the_gradients_of_the_rows():
+    raw, x, pen = network_output()
+    jacobian = torch.autograd.functional.jacobian(
+        lambda raw: mdn_loss(raw, x.detach(), pen, reduction="none"), raw.detach(), vectorize=True
+    )
+    _, rows = of_numpy(raw, x, pen, reduction="none")
+    np.testing.assert_array_equal(array(jacobian), np.eye(6)[:, :, None] * rows)
+
+
 # Derivatives of any order, against those of the same formulas left to PyTorch
 
 
