@@ -179,9 +179,7 @@ def frameworks(session):
     """4, 15. At home in PyTorch, JAX and Dask, whose gradients are a cross-check; pyright, with the types of these."""
     install_wheel(session, "test", "demo", "dask", "jax", more=[TORCH, "pyright[nodejs]"])
     of_examples = "by_either_loss or two_processes"  # those that need PyTorch
-    # one test compiles C++: to precompile PyTorch's headers takes longer than to include them
-    plain_headers = {"TORCHINDUCTOR_CPP_CACHE_PRECOMPILE_HEADERS": "0"}
-    test(session, "-k", f"torch or jax or dask or crosschecks or {of_examples}", env=plain_headers)
+    test(session, "-k", f"torch or jax or dask or crosschecks or {of_examples}")
     session.run("pyright")
     session.run("pyright", "--verifytypes", "cymdn", "--ignoreexternal")
 
