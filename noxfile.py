@@ -170,7 +170,7 @@ def checked(session):
     session.run("python", "tools/kernels.py", env={"CYMDN_BOUNDS_CHECKS": "1", "CFLAGS": "-O1"})
     program = "import cymdn._kernels as k; assert b'cymdn: numbers' in open(k.__file__, 'rb').read(), 'no checks in it'"
     session.run("python", "-P", "-c", program)
-    of_python = "test_docstrings or test_examples or test_memory or test_package or test_plot"
+    of_python = "test_docstrings or test_examples or test_layout or test_memory or test_package or test_plot"
     test(session, "tests", "-k", f"not ({of_python})", env=BASELINE)
 
 

@@ -13,10 +13,13 @@ PENS = {"none": 0, "bernoulli": 1, "categorical": 3}  # and how many logits each
 REDUCTIONS = ("none", "sum", "mean")
 FALSE_ALARM = 1e-6  # probability that one statistical test fails a right sampler, under another seed
 INF, NAN = np.inf, np.nan
+COMPILE_QUICKLY = {"xla_backend_optimization_level": 0}  # options of jax.jit for what is called only once or twice
 
 each_dtype = pytest.mark.parametrize("dtype", FLOATS)
 each_pen = pytest.mark.parametrize("pen", PENS)
 each_reduction = pytest.mark.parametrize("reduction", REDUCTIONS)
+# Each pen and each reduction once, where a pair takes seconds: neither of them sees the other
+each_pen_or_reduction = pytest.mark.parametrize(("pen", "reduction"), list(zip(PENS, REDUCTIONS, strict=True)))
 
 
 def flat(result):

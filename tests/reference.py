@@ -323,7 +323,7 @@ def density(of, x, mean, stddev, correlation, smooth_eps=1e-10):
 
 def error_in_terms(got, number):
     """Errors of float64 numbers in eps of their terms; inf where one is no finite number."""
-    got = np.asarray(got)
-    error = abs(EXACT.real(got) - number.exact) / EPS
+    got, of = np.asarray(got), EXACT if number.exact.dtype == object else LONG
+    error = abs(of.real(got) - number.exact) / EPS
     eps = np.where(error == 0, 0, error / np.where(number.terms == 0, 2.0**-1000, number.terms))
     return np.where(np.isfinite(got), eps, np.inf).astype(float)

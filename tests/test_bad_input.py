@@ -26,7 +26,6 @@ from problems import (
     mixture_problem,
     network_output,
     parameters,
-    planes,
 )
 from scipy import sparse
 
@@ -347,6 +346,8 @@ def rows_of_shapes():
 
 
 NO_ROWS = shapes(x=(0, 1, 2), mean=(0, 3, 2), stddev=(0, 3, 2), correlation=(0, 3, 1))
+NOT_REAL = (bytearray(b"1"), memoryview(b"1"), [0.1], {"e": 1}, np.datetime64("2020"), np.timedelta64(1, "s"))
+NOT_REAL += (0.1 + 0j, np.complex128(0.1), np.complex64(0.1))
 SMOOTH_EPS = {
     ValueError: {
         **{f"{bad!r}": (bad, f"{bad!r}$") for bad in (-1e-10, -5e-324, -1, NAN, INF, -INF)},
@@ -355,12 +356,7 @@ SMOOTH_EPS = {
     },
     TypeError: {
         **{f"{bad!r}": (bad, re.escape(repr(bad)) + "$") for bad in ("small", "1e-10", b"1e-10")},
-        **{
-            type(bad).__name__: (bad, type(bad).__name__)
-            for bad in (bytearray(b"1"), memoryview(b"1"), [0.1], {"e": 1})
-        },
-        **{type(bad).__name__: (bad, type(bad).__name__) for bad in (0.1 + 0j, np.complex128(0.1), np.complex64(0.1))},
-        **{type(bad).__name__: (bad, type(bad).__name__) for bad in (np.datetime64("2020"), np.timedelta64(1, "s"))},
+        **{type(bad).__name__: (bad, type(bad).__name__) for bad in NOT_REAL},
         "None": (None, "None"),
         "array of a str": (np.array("1e-10"), ""),
         "array of one axis": (np.full(1, 1e-10), "ndarray"),
@@ -473,6 +469,7 @@ FORGED = {
     "a list": (Forged(lambda size: np.zeros(size).tolist()), "expected arrays of float64 .*Forged$"),
     "a number": (Forged(lambda size: 0.5), "expected arrays of float64 .*Forged$"),
 }
+BOOLS = {type(bad).__name__: (bad, f"expected a bool, got {type(bad).__name__}$") for bad in (np.ones(3), 0.1, "no")}
 AXES = {
     repr(bad): (bad, r"expected 0 or 1, got ")
     for bad in (2, -1, None, 0.0, 1.0, "0", [0], np.array([0, 1]), np.float64(1.0))
@@ -543,7 +540,10 @@ BAD = {
     },
     "from_network_output": {
         "raw": {
-            "NaN": (at((1, 2, 7), NAN), FINITE.format(r"nan at index \(1, 2, 7\)$")),
+            **{
+                f"NaN in column {k}": (at((1, 2, k), NAN), FINITE.format(rf"nan at index \(1, 2, {k}\)$"))
+                for k in range(12)
+            },
             "inf": (at((1, 2, 7), INF), FINITE.format(r"inf at index \(1, 2, 7\)$")),
             **RAWS,
             "of objects": (np.array([None] * 6), r".*dtype object$"),
@@ -613,14 +613,16 @@ BAD = {
             "of another M": (np.tile(np.eye(2), (3, 1, 1)), r"expected shape .*, got \(3, 2, 2\)$"),
             "indefinite": ([np.eye(2), [[1, 2], [2, 1]]], r"expected symmetric, positive definite .* at index \(1,\)$"),
             "text": ("eye", r"expected an array of real numbers"),
+            "masked": (np.ma.masked_array(np.eye(2), mask=np.eye(2)), r"expected an array of numbers, got a masked"),
+            "tiny": (np.eye(2) * 1e-180, r"expected matrices of the size of the points"),
         },
         "init": {
             "array": (np.ones(12), r"expected a BivariateMixture, got ndarray$"),
             "of another M": (mixture(3), r"expected n_components = 2 components, got 3$"),
             "of a batch": (mixture(2, (3,)), r"expected batch shape \(\) or \(\), that of the points; got \(3,\)$"),
         },
-        "background": {"array": (np.ones(3), r"expected a bool, got ndarray$")},
-        "allow_missing": {"array": (np.ones(3), r"expected a bool, got ndarray$")},
+        "background": BOOLS,
+        "allow_missing": BOOLS,
         "tolerance": {
             "negative": (-1.0, r"expected a finite number >= 0, got -1.0$"),
             "None": (None, r"expected a real number, got NoneType$"),
@@ -823,13 +825,3 @@ def test_points_that_agree_in_a_coordinate_need_a_floor(axis, value):
     fitted = BivariateMixture.fit(points, 1, stddev_floor=0.25)
     assert fitted.means[0, axis] == value
     np.testing.assert_allclose(fitted.stddevs[0, axis], 0.25, rtol=1e-12, atol=0)
-
-
-@pytest.mark.parametrize("plane", range(6))
-def test_a_row_that_no_mixture_can_be_made_of_is_named(plane):
-    raw = network_output(2, (2, 3), 1)
-    planes(raw, 1)[plane][1, 2, 1] = NAN
-    with pytest.raises(
-        ValueError, match=rf"^raw: expected finite numbers, .*, got nan at index \(1, 2, {2 + 2 * plane}\)$"
-    ):
-        BivariateMixture.from_network_output(raw, pen=1)

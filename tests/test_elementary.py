@@ -4,7 +4,6 @@ All of it in every kernel build: those with fused multiply-add have other last b
 """
 
 import math
-import subprocess
 import sys
 from functools import cache, partial
 from pathlib import Path
@@ -77,11 +76,7 @@ REGIONS = {
         "random bits": abs(RANDOM_BITS),
         "reduction boundaries": np.concatenate([POWERS[POWERS > 0.1] - 1, near([-0.5, 1.0, 3.0])]),
     },
-    "mills": {
-        "near 0": magnitudes(-300, 0),
-        "moderate": uniform(0, 40, COUNT),
-        "large": magnitudes(1, 9),
-    },
+    "mills": {"near 0": magnitudes(-300, 0), "moderate": uniform(0, 40, COUNT), "large": magnitudes(1, 9)},
 }
 EXACT = {
     "exp": mpmath.exp,
@@ -198,9 +193,3 @@ def test_log_of_every_power_of_two_is_within_half_a_place(evaluate):
     with mpmath.workprec(180):
         expected = np.array([float(int(p) * mpmath.ln(2)) for p in k])
     np.testing.assert_array_equal(evaluate("log", np.ldexp(1.0, k)), expected)
-
-
-def test_every_constant_is_the_one_its_program_computes():
-    program = ROOT / "tools" / "elementary_coefficients.py"
-    files = [ROOT / "cymdn" / f"_{name}.pxd" for name in ("elementary", "normal", "rectangle")]
-    subprocess.run([sys.executable, program, "--check", *files], check=True)

@@ -70,11 +70,6 @@ def test_one_component_has_the_moments_of_the_points_and_the_floor_in_its_varian
     np.testing.assert_allclose(fitted.covariances[0], covariance, rtol=1e-12, atol=0)
 
 
-def test_one_component_has_the_known_likelihood(eruptions):
-    fitted = BivariateMixture.fit(eruptions, 1, rng=0, stddev_floor=1e-9)
-    assert fitted.logpdf(eruptions).sum() == pytest.approx(-1289.7967450526, abs=1e-9)
-
-
 @pytest.mark.parametrize("m", [2, 3, 5])
 def test_a_known_mixture_is_recovered(m):
     points, true = clusters(20_000, m)
@@ -92,15 +87,7 @@ def test_more_points_than_are_held_at_once_give_the_same_fit(monkeypatch):
     assert_same_mixture(BivariateMixture.fit(points, 3, rng=0), whole, rtol=1e-5, atol=1e-5)
 
 
-@pytest.mark.parametrize("workers", [2, -1])
-def test_any_number_of_workers_gives_the_same_bits(workers):
-    points, _ = clusters(30_000)
-    alone = BivariateMixture.fit(points, 3, rng=0, restarts=1)
-    shared = BivariateMixture.fit(points, 3, rng=0, restarts=1, workers=workers)
-    assert_same_bits(shared._parameters.packed, alone._parameters.packed)
-
-
-def expectation_step(single, points, floor=0.0):
+def expectation_step(single, points, floor, covariance_type="full"):
     """A step of expectation-maximisation in plain NumPy, for points with errors of the floor's size.
 
     Returns the mixture after it, and the log-likelihood a point before it, where a component's density is exp of its
@@ -115,20 +102,17 @@ def expectation_step(single, points, floor=0.0):
     mass = shares.sum(axis=0)
     means = shares.T @ points / mass[:, None]
     offset = points[:, None] - means
-    covariances = np.einsum("nj,nja,njb->jab", shares, offset, offset) / mass[:, None, None] + squares
+    scatter = np.einsum("nj,nja,njb->jab", shares, offset, offset)
+    if covariance_type == "tied":
+        scatter = mass[:, None, None] * (scatter.sum(axis=0) / mass.sum())
+    covariances = scatter / mass[:, None, None] + squares
     covariances[:, 1, 0] = covariances[:, 0, 1]
+    if covariance_type in ("diag", "spherical"):
+        covariances *= np.eye(2)
+    if covariance_type == "spherical":
+        covariances = np.trace(covariances, axis1=1, axis2=2)[:, None, None] / 2 * np.eye(2)
     after = BivariateMixture.from_covariances(mass / mass.sum(), means, covariances)
     return after, np.log(density).mean()
-
-
-def test_the_fit_is_where_expectation_and_maximisation_lead():
-    points, _ = clusters()
-    fitted = fit_mixture(points, 3, rng=0, stddev_floor=1e-6, tolerance=1e-8).mixture
-    after, _ = expectation_step(fitted, points)
-    # the last steps gained less than 1e-10 a point, 1e-5 squared
-    np.testing.assert_allclose(fitted.weights, after.weights, rtol=0, atol=1e-5)
-    np.testing.assert_allclose(fitted.means, after.means, rtol=0, atol=1e-4)
-    np.testing.assert_allclose(fitted.covariances, after.covariances, rtol=0, atol=1e-4)
 
 
 # The floor

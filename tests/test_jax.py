@@ -6,7 +6,7 @@ the fixture `path` on both: they compile functions of their own, for JAX knows t
 
 import re
 import tracemalloc
-from functools import cache, partial
+from functools import cache
 
 import numpy as np
 import pytest
@@ -15,7 +15,16 @@ jax = pytest.importorskip("jax", reason="the extra `jax` is not installed")
 
 import jax.numpy as jnp  # noqa: E402
 from builds import jax_module  # noqa: E402
-from checks import EPS, INF, NAN, assert_same_bits, each_pen, each_reduction, flat, run_python  # noqa: E402
+from checks import (  # noqa: E402
+    COMPILE_QUICKLY,
+    EPS,
+    INF,
+    assert_same_bits,
+    each_pen_or_reduction,
+    each_reduction,
+    flat,
+    run_python,
+)
 from problems import loss_problem  # noqa: E402
 from test_crosschecks import plain_losses  # noqa: E402
 
@@ -73,8 +82,7 @@ def assert_equal(got, expected):
 
 
 @each_mode
-@each_pen
-@each_reduction
+@each_pen_or_reduction
 def test_loss_and_gradient_are_those_of_cymdn(reduction, pen, mode, dtype):
     raw, x, targets, weight = problem(pen=pen, dtype=dtype)
 
@@ -163,7 +171,7 @@ def each(raw, x, pen, weight, reduction):
     return [np.array(parts) for parts in zip(*results, strict=True)]
 
 
-@pytest.mark.parametrize("batch_shape", [(4,), (1,), ()])
+@pytest.mark.parametrize("batch_shape", [(4,), ()])
 @pytest.mark.parametrize("weighted", [False, True])
 @each_reduction
 def test_under_vmap_each_element_has_its_own_reduction(reduction, weighted, batch_shape):
@@ -177,8 +185,9 @@ def test_under_vmap_each_element_has_its_own_reduction(reduction, weighted, batc
     assert_equal(got, each(raw, x, pen, weight, reduction))
 
 
-@pytest.mark.parametrize("mapped", [(0, None, None), (None, 0, None), (None, None, 0)])
-@each_reduction
+@pytest.mark.parametrize(
+    ("mapped", "reduction"), [((0, None, None), "none"), ((None, 0, None), "mean"), ((None, None, 0), "sum")]
+)
 def test_vmap_over_one_argument(reduction, mapped):
     raw, x, pen, _ = problem((3, 4))
     arrays = [array if axis == 0 else array[0] for array, axis in zip((raw, x, pen), mapped, strict=True)]
@@ -259,19 +268,6 @@ def test_a_large_batch_is_read_and_written_where_it_is(argnums):
 # Masks, and rows out of reach
 
 
-def test_a_row_of_weight_0_is_skipped_whatever_it_holds(path):
-    raw, x, pen, _ = problem()
-    mask = np.array([True, False, True, True, False, True])
-    spoilt = np.where(mask[:, None], raw, NAN), np.where(mask[:, None], x, INF), np.where(mask, pen, NAN)
-    function = jax.jit(jax.value_and_grad(mdn_loss, argnums=(0, 1)))
-    loss, gradients = function(*spoilt, sample_weight=mask)
-    expected, of_good = function(raw, x, pen, sample_weight=mask)
-    for ours, theirs in zip((loss, *gradients), (expected, *of_good), strict=True):
-        np.testing.assert_array_equal(ours, theirs)
-    if path == "kernels":
-        assert_equal((loss, gradients[0]), cymdn.mdn_loss_and_gradient(raw, x, pen, sample_weight=mask))
-
-
 @each_reduction
 def test_tiny_and_huge_weights_do_what_they_do_in_cymdn(reduction):
     raw, x = np.zeros((3, 6), np.float32), np.array([[60.0, 0.0], [1.0, 0.0], [0.0, 0.0]], np.float32)
@@ -285,24 +281,6 @@ def test_tiny_and_huge_weights_do_what_they_do_in_cymdn(reduction):
     # a weighted loss that is inf has gradient 0
     got = jax.grad(lambda raw: loss(raw).sum())(jnp.asarray(raw))
     np.testing.assert_allclose(got, gradient, rtol=8 * EPS[np.float32], atol=1e-37)
-
-
-@each_mode
-def test_a_row_that_has_no_part_in_the_result_has_gradient_0_whatever_it_holds(mode, path):
-    raw, x, pen, _ = problem()
-    mask = np.array([True, False, True, True, False, True])
-    spoilt = np.where(mask[:, None], raw, NAN)
-
-    def masked(raw, x):
-        return jnp.where(mask, mdn_loss(raw, x, pen, reduction="none"), 0).sum()
-
-    raw_gradient, x_gradient = MODES[mode](jax.grad(masked, argnums=(0, 1)))(spoilt, x)
-    _, expected = cymdn.mdn_loss_and_gradient(raw, x, pen, sample_weight=mask, reduction="none")
-    if path == "kernels":
-        assert_equal(raw_gradient, expected)
-    for gradient in (raw_gradient, x_gradient):
-        np.testing.assert_array_equal(gradient[~mask], 0)
-        assert gradient[mask].any(-1).all()
 
 
 def far_out(dtype):
@@ -331,48 +309,22 @@ def test_rows_far_out_give_the_numbers_of_cymdn_and_no_nan(dtype):
     assert not np.isnan(x_gradient).any()
 
 
-def test_weights_that_are_none_give_nan(path):
-    raw, x, pen, weight = problem()
-    jitted = jax.jit(partial(loss_and_gradient), static_argnames="reduction")
-    for bad in (-1.0, NAN, INF):
-        weight[2] = bad
-        *reduced, got = (
-            jax.block_until_ready(jitted(raw, x, pen, sample_weight=weight.copy(), reduction=reduction))
-            for reduction in ("sum", "mean", "none")
-        )
-        for loss, gradient in reduced:
-            assert np.isnan(loss)
-            # operations leave 0 what is exactly 0, whatever it is multiplied by
-            assert np.isnan(gradient).all() if path == "kernels" else np.isnan(gradient).any(-1).all()
-        weight[2] = 0
-        expected = cymdn.mdn_loss_and_gradient(raw, x, pen, sample_weight=weight, reduction="none")
-        for array in expected:
-            array[2] = NAN
-        if path == "kernels":
-            assert_equal(got, expected)
-        np.testing.assert_array_equal(np.isnan(got[0]), np.isnan(expected[0]))
-        np.testing.assert_array_equal(np.isnan(got[1]).any(-1), np.isnan(expected[1]).any(-1))
-    # nor is there a mean over weights of 0, but of another element
+def test_there_is_no_mean_over_weights_of_0_but_of_another_element():
     raw, x, pen, weight = problem((3, 4))
     weight[1] = 0
     loss = jax.vmap(lambda r, y, p, w: mdn_loss(r, y, p, sample_weight=w))(raw, x, pen, weight)
     np.testing.assert_array_equal(np.isnan(loss), [False, True, False])
 
 
-def test_draws_are_traced_and_have_the_gradient_of_the_drawn_component():
+def test_draws_are_traced():
     raw, _, _, _ = problem((4,), 2)
 
-    def draw(raw, **keywords):
-        return mdn_sample(jax.random.key(7), raw, pen=1, bias=0.3, temperature=0.8, **keywords)
+    def draw(raw):
+        return mdn_sample(jax.random.key(7), raw, pen=1)
 
-    drawn = jax.jit(draw)(raw)
+    assert jax.jit(draw)(raw).x.shape == (4, 2)
     assert jax.eval_shape(draw, jnp.asarray(raw, jnp.bfloat16)).x.dtype == jnp.float32
-    assert not jax.jit(jax.grad(lambda raw: draw(raw).x.sum()))(raw).any()
-    gradient = jax.jit(jax.grad(lambda raw: draw(raw, reparameterized=True).x.sum()))(raw)
-    assert not gradient[:, :3].any()  # pen and logits
-    one_hot = np.eye(2, dtype=np.float32)[drawn.component]
-    np.testing.assert_array_equal(gradient[:, 3:7], np.concatenate([one_hot, one_hot], -1))
-    np.testing.assert_array_equal(gradient[:, 7:].reshape(4, 3, 2).any(1), one_hot)
+    assert not jax.jit(jax.grad(lambda raw: draw(raw).x.sum()))(raw).any()  # without reparameterized=True
 
 
 # Errors, raised when a function is traced
@@ -499,20 +451,14 @@ def derivatives(loss, reduction):
         "hessian": jax.hessian(total, (0, 1)),
         "grad of grad": jax.grad(slope, (0, 1)),
         "jvp of grad": along,
-        "vjp of value and grad": lambda raw, *others: jax.vjp(lambda raw: jax.value_and_grad(total)(raw, *others), raw)[
-            1
-        ]((1.0, jnp.sin(raw))),
         "third": jax.grad(lambda raw, *others: (turn(raw, *others) ** 2).sum()),
         "vmap of hessian": jax.vmap(jax.hessian(of_each)),
         "grad of vmap of grad": jax.grad(lambda *arrays: (jax.vmap(jax.grad(of_each))(*arrays) ** 2).sum()),
     }
 
 
-DERIVATIVES = [(name, "mean") for name in derivatives(ours, "mean")] + [
-    ("grad of grad", "none"),
-    ("grad of grad", "sum"),
-]
-OF_KERNELS = [("hessian", "mean"), ("grad of grad", "none"), ("vmap of hessian", "mean")]
+DERIVATIVES = [("grad of grad", "none"), *((name, "mean") for name in derivatives(ours, "mean"))]
+OF_KERNELS = [("grad of grad", "none"), ("vmap of hessian", "mean")]
 
 
 @cache
@@ -521,7 +467,7 @@ def derivative_by(loss, name, reduction):
     with jax.enable_x64(True):
         arrays = [array.astype(np.float64) for array in problem((3,), 2)]
         on_the_means = [0 * array for array in arrays[:3]] + [arrays[3]]
-        function = jax.jit(derivatives(loss, reduction)[name])
+        function = jax.jit(derivatives(loss, reduction)[name], compiler_options=COMPILE_QUICKLY)
         return [list(map(np.asarray, jax.tree.leaves(function(*given)))) for given in (arrays, on_the_means)]
 
 
@@ -542,25 +488,14 @@ def test_derivative_is_that_of_the_formulas(name, reduction, path):
             np.testing.assert_allclose(one, other, rtol=1e-10, atol=1e-10 * abs(other).max() + 1e-14 * largest)
 
 
-def test_a_gradient_of_0_stays_0_whatever_follows(path):
-    raw, x = jnp.zeros((2, 6)), jnp.array([[1e30, 0.0], [1.0, 0.0]])
-    # the loss of row 0 is inf, and so is the derivative of its square
-    gradient = jax.grad(lambda raw: (mdn_loss(raw, x, reduction="none") ** 2).sum())(raw)
-    np.testing.assert_array_equal(gradient[0], 0)
-    assert np.isfinite(gradient).all()
-    steep = np.asarray(jax.grad(lambda raw: jnp.exp(mdn_loss(raw, jnp.array([[20.0, 0.0]]))))(raw[:1])[0])
-    np.testing.assert_array_equal(steep[[0, 2]], 0)  # logit and mean 1, whose own derivatives are 0
-    assert np.isinf(steep[1])
-
-
-@pytest.mark.parametrize("platform", ["cuda", "rocm", "tpu"])
-def test_loss_and_derivatives_are_exported_for(platform):
+def test_loss_and_derivatives_are_exported_for_other_platforms():
     from jax import export
 
+    platforms = ("cuda", "rocm", "tpu")
     shapes = [jax.ShapeDtypeStruct(shape, jnp.float32) for shape in ((500, 19), (500, 2), (500,))]
     for function in (mdn_loss, jax.value_and_grad(mdn_loss, (0, 1)), jax.hessian(mdn_loss)):
-        program = export.export(jax.jit(function), platforms=[platform])(*shapes)
-        assert program.platforms == (platform,)
+        program = export.export(jax.jit(function), platforms=platforms)(*shapes)
+        assert program.platforms == platforms
         assert "callback" not in program.mlir_module()
 
 

@@ -251,10 +251,3 @@ def test_modes_of_raw_output_are_those_of_its_natural_parameters():
     natural = BivariateMixture(network.weights, network.means, network.stddevs, network.correlations)
     # parameters rounded by some eps move a maximum of curvature 1 by as much
     np.testing.assert_allclose(network.mode(), natural.mode(), rtol=0, atol=1e-12)
-
-
-def test_the_order_of_components_does_not_matter():
-    for seed in range(5):
-        arrays, order = parameters(5, seed=seed), np.random.default_rng(seed).permutation(5)
-        shuffled = BivariateMixture(*(array[order] for array in arrays))
-        np.testing.assert_allclose(shuffled.mode(), BivariateMixture(*arrays).mode(), rtol=0, atol=1e-12)

@@ -8,7 +8,7 @@ import builds
 import numpy as np
 import pytest
 import reference
-from checks import EPS, INF, NAN, PENS, assert_no_nan, assert_same_bits, each_dtype
+from checks import COMPILE_QUICKLY, EPS, INF, NAN, PENS, assert_no_nan, assert_same_bits, each_dtype, each_reduction
 from reference import EXTENDED, LONG
 from test_accuracy import BOUND, GROUPS, raw_output
 from test_contract import any_finite
@@ -78,6 +78,17 @@ def allowed(way, number, dtype, floor=None):
 # The loss
 
 
+@cache  # the same for both frameworks
+def rows_and_exact(group, pen, floor, dtype, eps):
+    """Raw output, points and pens of a group; their losses and gradients, exact."""
+    p = {name: array.astype(dtype) for name, array in GROUPS[group](np.random.default_rng(0), 300, 3).items()}
+    raw, x, target = raw_output(p, pen)
+    targets = None if target is None else target.reshape(len(x), -1)
+    mixed = reference.raw_mixture(LONG, x, raw, PENS[pen], eps, floor)
+    exact = *reference.loss(LONG, raw, x, targets, mixed, eps), reference.negative(reference.score(mixed))
+    return raw, x, target, exact
+
+
 @pytest.mark.skipif(not EXTENDED, reason="long double is double here")
 @each_framework
 @each_dtype
@@ -93,12 +104,8 @@ def allowed(way, number, dtype, floor=None):
 )
 @pytest.mark.parametrize("group", GROUPS)
 def test_errors_are_within_8_eps_of_the_terms(way, group, pen, floor, dtype, framework):
-    p = {name: array.astype(dtype) for name, array in GROUPS[group](np.random.default_rng(0), 300, 3).items()}
-    raw, x, target = raw_output(p, pen)
-    targets, eps = None if target is None else target.reshape(len(x), -1), eps_of(way, dtype)
-    mixed = reference.raw_mixture(LONG, x, raw, PENS[pen], eps, floor)
-    expected = *reference.loss(LONG, raw, x, targets, mixed, eps), reference.negative(reference.score(mixed))
-    for got, number in zip(way(framework, raw, x, target, floor), expected, strict=True):
+    raw, x, target, exact = rows_and_exact(group, pen, floor, dtype, eps_of(way, dtype))
+    for got, number in zip(way(framework, raw, x, target, floor), exact, strict=True):
         assert (abs(got - number.exact) <= allowed(way, number, dtype, floor)).all()
 
 
@@ -114,7 +121,7 @@ def test_errors_are_within_8_eps_of_the_terms(way, group, pen, floor, dtype, fra
     ids=str,
 )
 def test_finite_rows_give_no_nan_and_an_infinite_loss_gradient_0(m, pen, floor, dtype, framework):
-    rng, n = np.random.default_rng(m), 10_000
+    rng, n = np.random.default_rng(m), 5000
     raw, x = any_finite(rng, (n, PENS[pen] + 6 * m), dtype), any_finite(rng, (n, 2), dtype)
     raw[::2, PENS[pen] :][:, : m * int(rng.integers(1, 6))] = 0.5  # so that not all losses are infinite
     x[::7] = raw[::7, PENS[pen] + m : PENS[pen] + 3 * m : m]  # on a mean
@@ -127,20 +134,26 @@ def test_finite_rows_give_no_nan_and_an_infinite_loss_gradient_0(m, pen, floor, 
         assert not gradient[loss == INF].any()
 
 
+@cache  # the same for both frameworks
+def rows_far_from_means(m, dtype, log_stddev, eps):
+    """Raw output, points, and the exact gradient to the points."""
+    # means 40 sigma away, whose derivatives may be 40 / sigma: beyond float32 at -88. In half of the rows components
+    # tie and derivatives cancel; in the others, correlated, a few components have all of the density
+    rng, sigma, n = np.random.default_rng(m), np.exp(log_stddev), 200
+    means = 40 * sigma * rng.choice([-1.0, 1.0], (n, 2 * m))
+    a = 0.01 * rng.normal(size=(n, m)) * (np.arange(n) % 2)[:, None]
+    raw = np.hstack([rng.normal(size=(n, m)), means, np.full((n, 2 * m), log_stddev), a]).astype(dtype)
+    x = np.zeros((n, 2), dtype)
+    return raw, x, reference.negative(reference.score(reference.raw_mixture(LONG, x, raw, eps=eps)))
+
+
 @pytest.mark.skipif(not EXTENDED, reason="long double is double here")
 @each_framework
 @pytest.mark.parametrize(("dtype", "log_stddev"), [(np.float32, -88.0), (np.float64, -88.0), (np.float64, -707.0)])
 @pytest.mark.parametrize("m", [1, 4, 30, 1000])
 @each_way
 def test_gradient_to_x_is_minus_the_sum_of_those_to_the_means_which_may_overflow(way, m, dtype, log_stddev, framework):
-    # means 40 sigma away, whose derivatives may be 40 / sigma: beyond float32 at -88. In half of the rows components
-    # tie and derivatives cancel; in the others, correlated, a few components have all of the density
-    rng, sigma = np.random.default_rng(m), np.exp(log_stddev)
-    means = 40 * sigma * rng.choice([-1.0, 1.0], (200, 2 * m))
-    a = 0.01 * rng.normal(size=(200, m)) * (np.arange(200) % 2)[:, None]
-    raw = np.hstack([rng.normal(size=(200, m)), means, np.full((200, 2 * m), log_stddev), a]).astype(dtype)
-    x = np.zeros((200, 2), dtype)
-    number = reference.negative(reference.score(reference.raw_mixture(LONG, x, raw, eps=eps_of(way, dtype))))
+    raw, x, number = rows_far_from_means(m, dtype, log_stddev, eps_of(way, dtype))
     got, error, largest = way(framework, raw, x)[2], allowed(way, number, dtype), LONG.real(np.finfo(dtype).max)
     assert not np.isnan(got).any()
     if way is by_kernels and log_stddev < -700:
@@ -177,7 +190,7 @@ def derivatives_in_jax(mdn_loss, reduction, second):
         turn = jax.grad(lambda *given: sum(part.sum() for part in slope(*given)), (0, 1))
         return loss(*given), *slope(*given), *(turn(*given) if second else ())
 
-    return jax.jit(derivatives)
+    return jax.jit(derivatives, compiler_options=COMPILE_QUICKLY)
 
 
 @pytest.fixture
@@ -202,8 +215,92 @@ def weighed_pens(n, pens):
     return raw, x, pen, rng.uniform(1, 2, n), rng.uniform(1, 2, n)
 
 
+each_path = pytest.mark.parametrize("operations", [False, True], ids=["kernels", "operations"])
+
+
 @each_framework
-@pytest.mark.parametrize(("reduction", "pens", "operations"), [("none", 1, True), ("sum", 3, False), ("mean", 3, True)])
+@each_path
+@each_reduction
+@pytest.mark.parametrize(("held", "dtype"), [(NAN, np.float32), (INF, np.float64), (1e30, np.float32)])
+def test_a_row_of_weight_0_is_skipped_whatever_it_holds(held, dtype, reduction, operations, framework, loss_of):
+    raw, x, pen = (array.astype(dtype) for array in weighed_pens(6, 1)[:3])
+    weight = np.array([1.0, 0.0, 2.0, 0.0, 0.5, 1.0])
+    evaluate = partial(weighed_apart, framework, loss_of(operations), reduction=reduction)
+    expected = evaluate(raw, x, pen, weight, None)
+    raw[1], x[3], pen[1] = held, held, held
+    loss, *gradients = got = evaluate(raw, x, pen, weight, None)
+    for ours, theirs in zip(got, expected, strict=True):
+        np.testing.assert_array_equal(ours, theirs)
+    for array in gradients if reduction != "none" else (loss, *gradients):
+        np.testing.assert_array_equal(array[weight == 0], 0)
+
+
+@each_framework
+@each_path
+@each_reduction
+@pytest.mark.parametrize("bad", [-1.0, NAN, INF])
+def test_weights_that_are_none_give_nan_where_values_cannot_be_refused(bad, reduction, operations, framework, loss_of):
+    raw, x, pen, weight, _ = weighed_pens(6, 1)
+    weight[2] = bad
+    evaluate = partial(weighed_apart, framework, loss_of(operations), raw, x, pen, weight, None, reduction=reduction)
+    if framework.__name__ == "torch" and not operations:
+        with pytest.raises(ValueError, match=r"^sample_weight: expected finite numbers >= 0, got"):
+            evaluate()
+        return
+    loss, *gradients = evaluate()
+    spoilt = np.arange(6) == 2 if reduction == "none" else np.full(6, True)
+    np.testing.assert_array_equal(np.isnan(loss), spoilt if reduction == "none" else True)
+    for gradient in gradients:
+        np.testing.assert_array_equal(np.isnan(gradient).any(-1), spoilt)
+
+
+def slopes(framework, function, *of_numpy):
+    """Derivatives of the sum of what a function of arrays returns."""
+    given = arrays(framework, *of_numpy)
+    if framework.__name__ == "torch":
+        tensors = [tensor.requires_grad_() for tensor in given]
+        return [part.numpy() for part in framework.autograd.grad(function(*tensors).sum(), tensors)]
+    return list(
+        map(np.asarray, framework.grad(lambda *given: function(*given).sum(), tuple(range(len(given))))(*given))
+    )
+
+
+@each_framework
+@each_path
+@each_dtype
+def test_a_row_that_the_caller_masks_has_gradient_0_whatever_it_holds(dtype, operations, framework, loss_of):
+    raw, x, *_ = weighed_pens(4, 3)
+    raw, x, lib = raw[:, 3:].astype(dtype), x.astype(dtype), getattr(framework, "numpy", framework)
+    losses, keep = partial(loss_of(operations), reduction="none"), np.array([True, False, True, False])
+    raw[1], x[3] = NAN, INF
+    for gradient in slopes(framework, losses, raw, x):
+        np.testing.assert_array_equal(np.isnan(gradient), [[row == 1] * gradient.shape[1] for row in range(4)])
+    (mask,) = arrays(framework, keep)
+    for gradient in slopes(framework, lambda *given: lib.where(mask, losses(*given), 0.0), raw, x):
+        np.testing.assert_array_equal(gradient[~keep], 0)
+        assert gradient[keep].any(axis=-1).all()
+
+
+@each_framework
+@each_path
+def test_a_gradient_of_0_stays_0_whatever_follows(operations, framework, loss_of):
+    lib, losses = getattr(framework, "numpy", framework), partial(loss_of(operations), reduction="none")
+    raw, x = np.zeros((2, 6), np.float32), np.array([[1e30, 0.0], [1.0, 0.0]], np.float32)
+    # the loss of row 0 is inf, and so is the derivative of its square
+    gradient, _ = slopes(framework, lambda *given: lib.square(losses(*given)), raw, x)
+    np.testing.assert_array_equal(gradient[0], 0)
+    assert np.isfinite(gradient).all()
+    assert gradient[1].any()
+    x[0, 0] = 20.0  # the loss is finite, and exp of it is not
+    steep, _ = slopes(framework, lambda *given: lib.exp(losses(*given)), raw, x)
+    np.testing.assert_array_equal(steep[0, [0, 2]], 0)  # logit and mean 1, whose own derivatives are 0
+    assert np.isinf(steep[0, 1])
+
+
+@each_framework
+@pytest.mark.parametrize(
+    ("reduction", "pens", "operations"), [("none", 1, True), ("sum", 3, False), ("sum", 1, True), ("mean", 3, True)]
+)
 def test_pens_may_have_weights_of_their_own(reduction, pens, operations, framework, loss_of):
     raw, x, pen, w, v = weighed_pens(9, pens)
     w[[0, 1]] = v[[1, 2]] = 0
@@ -253,7 +350,7 @@ def draw(framework):
 def drawing_in_jax(mdn_sample, **keywords):
     import jax
 
-    return jax.jit(partial(mdn_sample, **keywords))
+    return jax.jit(partial(mdn_sample, **keywords), compiler_options=COMPILE_QUICKLY)
 
 
 def raw_rows(n, width, dtype=np.float32, seed=0):
@@ -264,7 +361,7 @@ def raw_rows(n, width, dtype=np.float32, seed=0):
 @pytest.mark.parametrize(("bias", "temperature"), [(0.0, 1.0), (0.5, 0.7)])
 @pytest.mark.parametrize("pens", [0, 1, 3])
 def test_draws_are_those_of_numpy(pens, bias, temperature, draw):
-    n, raw = 100_000, raw_rows(2, pens + 18)
+    n, raw = 50_000, raw_rows(2, pens + 18)
     keywords = {"pen": pens, "bias": bias, "temperature": temperature, "size": n}
     ours, theirs = draw(raw, 1, **keywords), cymdn.mdn_sample(raw, rng=1, **keywords)
     assert type(ours) is type(theirs)
@@ -308,6 +405,30 @@ def test_greedy_draw_is_the_mean_of_the_heaviest_component_and_the_likeliest_pen
     assert_same_bits(x, np.stack([raw[rows, 6 + heaviest], raw[rows, 9 + heaviest]], -1))
     assert_same_bits(pen, np.eye(3, dtype=dtype)[raw[:, :3].argmax(-1)])
     assert_same_bits(draw(raw[:, 2:], pen=1, temperature=0.0).pen, (raw[:, 2] > 0).astype(dtype))
+
+
+@each_framework
+def test_reparameterised_draws_have_the_gradient_of_the_drawn_component(framework):
+    module, raw = importlib.import_module(f"cymdn.{framework.__name__}"), raw_rows(4, 13, np.float64)
+
+    def draw(raw):
+        if framework.__name__ == "torch":
+            chance = {"generator": framework.Generator().manual_seed(7)}
+        else:
+            chance = {"key": framework.random.key(7)}
+        return module.mdn_sample(raw=raw, **chance, pen=1, bias=0.3, temperature=0.8, reparameterized=True)
+
+    def difference(step):
+        above, below = (np.asarray(draw(*arrays(framework, raw + sign * step)).x) for sign in (1, -1))
+        return (above - below).sum(axis=-1) / 2e-6
+
+    (gradient,) = slopes(framework, lambda raw: draw(raw).x, raw)
+    assert not gradient[:, :3].any()  # pen and logits
+    drawn = np.eye(2)[np.asarray(draw(*arrays(framework, raw)).component)]
+    np.testing.assert_array_equal(gradient[:, 3:7], np.tile(drawn, 2))
+    # differences of numbers of size 1, which are rounded, over the step
+    differences = np.transpose([difference(step) for step in 1e-6 * np.eye(13)])
+    np.testing.assert_allclose(gradient, differences, rtol=0, atol=1e-8)
 
 
 @each_framework

