@@ -50,7 +50,7 @@ def measure(summary: Summary, sample: Doubles, options: Options, which: str) -> 
             center[axis] = values[0]
             if options.floor is None and options.known is None:
                 raise ValueError(
-                    f"stddev_floor: expected one, because all points agree in coordinate {axis}; got None{which}"
+                    f"stddev_floor: expected a value, because all points agree in coordinate {axis}; got None{which}"
                 )
         else:
             center[axis] = share @ values / share.sum()

@@ -216,7 +216,10 @@ LIES = {
     "pens equal to 0, 1 and 3": (lambda: sample(pen=attack.Number(6)), "pen: .* got 6"),
     "axis equal to 0 and 1": (lambda: mixtures(1).marginal(attack.Number(-1)), "axis: expected 0 or 1, got -1"),
     "draws of another order": (lambda: sample(rng=attack.Miser("other order")), "rng: .* C-contiguous"),
-    "output with one number for all": (lambda: loss(out=TWICE(np.zeros(1), (5,), (0,))), r"out \(loss\): .* do not overlap"),
+    "output with one number for all": (
+        lambda: loss(out=TWICE(np.zeros(1), (5,), (0,))),
+        r"out \(loss\): .* do not overlap",
+    ),
     "output over itself": (lambda: loss(out=TWICE(np.zeros(9), (5,), (4,))), r"out \(loss\): .* do not overlap"),
     "output that says it is an array": (lambda: loss(out=Pretender()), r"out \(loss\): .* got Pretender"),
     "components equal to those of init": (

@@ -140,8 +140,8 @@ def by_recipe(*arguments):
 
 def by_recipe_in_torch(*arguments):
     torch = pytest.importorskip("torch")
-    (source,) = re.findall(r"```python\n(from cymdn.torch .*?)```", PAGE, re.DOTALL)
-    names = {"torch": torch}
+    (source,) = re.findall(r"```python\n(import torch.*?)```", PAGE, re.DOTALL)
+    names = {}
     exec(source, names)
     logits, raw, *others = map(torch.from_numpy, arguments)
     loss = names["trajectory_loss"](logits.requires_grad_(), raw.requires_grad_(), *others)

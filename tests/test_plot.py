@@ -107,7 +107,7 @@ BETWEEN = r"mass: expected numbers between 0 and 1, got "
 REFUSED = [
     ((0.5, 0.0), BETWEEN + r"0.0 at index \(1,\)$"),
     ((0.5, 1.5), BETWEEN + r"1.5 at index \(1,\)$"),
-    (np.nan, BETWEEN + r"nan at index \(\)$"),
+    (np.nan, BETWEEN + r"nan$"),
     ("half", r"mass: expected an array of real numbers"),
     (None, r"mass: expected an array of real numbers"),
     ([[0.5, 0.9]], r"mass: expected shape \(\) or \(n,\) with n >= 1, got \(1, 2\)$"),

@@ -721,7 +721,7 @@ ELSEWHERE, REAL = "a tensor on cpu, where raw is, got one on meta", "a dtype of 
 LIKE_RAW = r"dtype torch.float64, as raw has, got torch.float32; pass x\.to\(raw\.dtype\)"
 SPARSE = r"a strided tensor, got layout torch.sparse_coo; pass raw\.to_dense\(\)"
 NO_GRAD = r"a tensor that does not require grad, got one that does: .*; pass "
-NARROW = r"shape \(\.\.\., P \+ 6 M\), P = 1 pen logits and M >= 1, got \(6, 18\)"
+NARROW = r"shape \(\.\.\., P \+ 6 M\), P = 1 pen logits and M >= 1, got \(6, 18\); P = 0 would fit"
 ERRORS = {  # of what is expected
     TypeError: {
         "raw an array": ("raw", lambda t: array(t), TENSOR + "ndarray"),
@@ -833,5 +833,7 @@ def test_workers_of_a_data_loader_give_the_same_bits(tmp_path):
 
 def test_a_tensor_that_numpy_cannot_take_is_sent_to_the_module_for_it():
     raw = torch.zeros(4, 6, requires_grad=True)
-    with pytest.raises(TypeError, match=r"^raw: expected an array of numbers, got Tensor; cymdn.torch takes these$"):
+    with pytest.raises(
+        TypeError, match=r"^raw: expected an array of numbers, got Tensor; convert it to NumPy, or use cymdn.torch$"
+    ):
         cymdn.mdn_loss(raw, torch.zeros(4, 2))

@@ -167,7 +167,7 @@ def test_an_absent_component_stays_absent():
     [
         (
             ([[1.0, 2.0], [2.0, 4.0]],),
-            r"matrix: expected an invertible matrix, got \[\[1. 2.\]\n \[2. 4.\]\] at index \(\)$",
+            r"matrix: expected an invertible matrix, got \[\[1. 2.\]\n \[2. 4.\]\]$",
         ),
         (
             ([np.eye(2), np.zeros((2, 2)), np.eye(2)],),
@@ -288,7 +288,7 @@ def test_joined_batches_broadcast():
         ([mixture(), 3], None, "mixtures: expected BivariateMixture, got int at index 1$"),
         (mixture(), None, "mixtures: expected a sequence of BivariateMixture, got BivariateMixture$"),
         (None, None, "mixtures: expected a sequence of BivariateMixture, got NoneType$"),
-        ([mixture(), mixture()], [0.5, 0.6], r"weights: expected a sum of 1 over the mixtures, got 1.1 at index \(\)$"),
+        ([mixture(), mixture()], [0.5, 0.6], r"weights: expected a sum of 1 over the mixtures, got 1.1$"),
         ([mixture(), mixture()], [0.5], r"weights: expected shape \(..., 2\), got \(1,\)$"),
         (
             [mixture(1, (2,)), mixture(1, (3,))],
