@@ -405,7 +405,7 @@ RAWS = {
 PENLESS = {
     "raw without its pen": (
         {"raw": np.zeros((4, 12)), "pen": 1},
-        r"raw: .*P = 1 pen.*, got \(4, 12\); P = 0 would fit$",
+        r"raw: .*P = 1 .*, got \(4, 12\); P = 0 would fit$",
     ),
     "raw of pens only": ({"raw": np.zeros(3), "pen": 3}, r"raw: .*M >= 1, got \(3,\)$"),
 }
@@ -705,7 +705,7 @@ OTHER_CASES = {
         ),
         "one pen for three logits": (
             shapes(pen=(4, 3)),
-            rf"raw: expected {RAW}, P = 1 .*got \(4, 3, 15\); P = 3 would fit$",
+            r"raw: .*P = 1 .*got \(4, 3, 15\); P = 3 would fit$",
         ),
         "no pen for three logits": ({"pen": None}, rf"raw: expected {RAW}, P = 0 .*"),
         **{
@@ -722,7 +722,7 @@ OTHER_CASES = {
     },
     "mdn_sample": {**PENLESS, "pen None": ({"pen": None}, "pen: " + PEN)},
     "mdn_loss of rows": {
-        "no pen for a logit": ({"pen": None}, rf"raw: expected {RAW}, P = 0 .*got \(6, 19\); P = 1 would fit$")
+        "no pen for a logit": ({"pen": None}, r"raw: .*P = 0 .*got \(6, 19\); P = 1 would fit$")
     },
     "from_network_output": PENLESS
     | {  # a greedy draw has no density
