@@ -3,7 +3,7 @@
 import math
 import threading
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
 from itertools import pairwise
 from operator import index
@@ -115,12 +115,12 @@ def run(
             done = call(first, min(first + piece, stop), memory)
             check_done(done)
 
-    shared = len(parts) > 1
-    if shared:
+    if len(parts) > 1:
+        futures: list[Future[None]] = []
         with ThreadPoolExecutor(len(parts) - 1) as pool:
             try:
-                futures = [pool.submit(work, *part) for part in parts[1:]]
-            except RuntimeError:  # no thread can be started: too many of them, or an interpreter that ends
+                futures.extend(pool.submit(work, *part) for part in parts[1:])
+            except RuntimeError:  # no thread can be started: there are too many, or the interpreter is shutting down
                 ended.append(True)
             try:
                 if not ended:

@@ -34,7 +34,7 @@ Array_co = TypeVar("Array_co", covariant=True)  # of NumPy, PyTorch or JAX
 
 
 class MdnSample(NamedTuple, Generic[Array_co]):
-    """What `mdn_sample` returns; for annotations, `MdnSample[torch.Tensor]` for example.
+    """What `cymdn.mdn_sample` returns; for annotations, ``MdnSample[torch.Tensor]`` for example.
 
     Attributes
     ----------

@@ -721,9 +721,7 @@ OTHER_CASES = {
         ),
     },
     "mdn_sample": {**PENLESS, "pen None": ({"pen": None}, "pen: " + PEN)},
-    "mdn_loss of rows": {
-        "no pen for a logit": ({"pen": None}, r"raw: .*P = 0 .*got \(6, 19\); P = 1 would fit$")
-    },
+    "mdn_loss of rows": {"no pen for a logit": ({"pen": None}, r"raw: .*P = 0 .*got \(6, 19\); P = 1 would fit$")},
     "from_network_output": PENLESS
     | {  # a greedy draw has no density
         "bias inf": ({"bias": INF}, "bias: expected finite numbers, .*, got inf$"),
