@@ -319,9 +319,9 @@ def _mean_of_plain_arrays(
 
 def _reduced(sums: NDArray[np.float64], divisor: float, dtype: np.dtype[Any]) -> Any:
     """Return the sum of sums over a divisor, as a scalar; inf if it is too large for the dtype."""
-    value = sums[0] / divisor if len(sums) == 1 else np.float64(_total(sums)) / divisor
-    # NumPy's conversion would warn of an overflow
-    return value if dtype.char == "d" else dtype.type(copysign(inf, value) if abs(value) > FLOAT32_MAX else value)
+    # Python's floats: NumPy's would warn of overflow, and of underflow if it is asked to
+    value = (float(sums[0]) if len(sums) == 1 else _total(sums)) / divisor
+    return dtype.type(copysign(inf, value) if dtype.char == "f" and abs(value) > FLOAT32_MAX else value)
 
 
 def _total(sums: NDArray[np.float64]) -> float:
