@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from cymdn._arrays import FloatArray, check_count, check_numbers, in_ieee_arithmetic
+from cymdn._arrays import FloatArray, check_count, check_numbers, without_underflow
 from cymdn._distribution import BivariateMixture
 from cymdn._estimation import Estimate, estimate, is_chunked
 from cymdn._parameters import Parameters
@@ -103,7 +103,7 @@ class MixtureFit(Fields):
         return self.n_parameters * np.log(self.n_points) - 2.0 * self.log_likelihood
 
 
-@in_ieee_arithmetic
+@without_underflow
 def fit_mixture(
     points: ArrayLike,
     n_components: int,

@@ -331,7 +331,8 @@ def _total(sums: NDArray[np.float64]) -> float:
     try:
         return fsum(sums)
     except OverflowError:  # of the sum or a partial sum; scaling by a power of two is exact except for denormals
-        return fsum(sums * 2.0**-32) * 2.0**32
+        with np.errstate(under="ignore"):
+            return fsum(sums * 2.0**-32) * 2.0**32
 
 
 def _check_problem(asked: _Asked) -> _Problem:
@@ -410,12 +411,12 @@ def factor_and_divisor(rows: int, weight: NDArray[Any] | None) -> tuple[float, f
     """Return a factor for the weights, and the divisor of the "mean": their total times that factor."""
     factor, total = 1.0, float(rows)
     if weight is not None:
-        with np.errstate(over="ignore"):
+        with np.errstate(over="ignore", under="ignore"):
             total = float(weight.sum(dtype=np.float64))
-        if not 2.0**-400 < total < 2.0**400 and total > 0.0:
-            # weighted losses could overflow although the mean does not; weights close to 1 prevent that
-            factor = ldexp(1.0, -max(frexp(float(weight.max()))[1], -1022))
-            total = float((weight * factor).sum(dtype=np.float64))
+            if not 2.0**-400 < total < 2.0**400 and total > 0.0:
+                # weighted losses could overflow although the mean does not; weights close to 1 prevent that
+                factor = ldexp(1.0, -max(frexp(float(weight.max()))[1], -1022))
+                total = float((weight * factor).sum(dtype=np.float64))
     if total == 0.0:
         what = "of no rows" if rows == 0 else "over rows of total weight 0"
         raise ValueError(f'reduction: the "mean" {what} is undefined; use "sum" or "none"')
@@ -425,7 +426,10 @@ def factor_and_divisor(rows: int, weight: NDArray[Any] | None) -> tuple[float, f
 def _weights(weight: NDArray[Any] | None, rows: slice, factor: float) -> NDArray[np.float64] | None:
     if weight is None:
         return None
-    return doubles(weight[rows]) if factor == 1.0 else doubles(weight[rows]) * factor
+    if factor == 1.0:
+        return doubles(weight[rows])
+    with np.errstate(under="ignore"):
+        return doubles(weight[rows]) * factor
 
 
 def _allocate(problem: _Problem, reduction: Reduction, out: Out, *, gradient: bool) -> list[Output]:

@@ -244,7 +244,7 @@ def _draw_piece(
             f"{type(rng).__name__}"
         )
     for numbers in noise:
-        with np.errstate(over="ignore"):
+        with np.errstate(over="ignore", under="ignore"):
             x += np.exp(sharpening.log_stddev) * np.multiply(floor, numbers)
 
 
