@@ -28,6 +28,7 @@ three temperatures.
 from __future__ import annotations
 
 import argparse
+import math
 import os
 import string
 import time
@@ -402,16 +403,26 @@ class Adam:
     """Kingma & Ba 2015, arXiv:1412.6980."""
 
     def __init__(self, parameters: Array):
-        self.parameters = parameters
+        self.parameters, self.change = parameters, np.empty_like(parameters)
         self.mean, self.square = np.zeros_like(parameters), np.zeros_like(parameters)
         self.n_steps = 0
 
     def step(self, gradient: Array, rate: float) -> None:
         self.n_steps += 1
-        self.mean += 0.1 * (gradient - self.mean)
-        self.square += 0.001 * (gradient * gradient - self.square)
-        rate *= np.sqrt(1 - 0.999**self.n_steps) / (1 - 0.9**self.n_steps)
-        self.parameters -= rate * self.mean / (np.sqrt(self.square) + 1e-8)
+        rate *= math.sqrt(1 - 0.999**self.n_steps) / (1 - 0.9**self.n_steps)
+        change = self.change  # new arrays of this size would take longer than the arithmetic
+        np.subtract(gradient, self.mean, out=change)
+        change *= 0.1
+        self.mean += change
+        np.multiply(gradient, gradient, out=change)
+        change -= self.square
+        change *= 0.001
+        self.square += change
+        np.sqrt(self.square, out=change)
+        change += 1e-8
+        np.divide(self.mean, change, out=change)
+        change *= rate
+        self.parameters -= change
 
 
 # ------------------------------------------------------------------------------------- training
@@ -477,7 +488,7 @@ def train(training: Training, n_epochs: int) -> Iterator[float]:
             order = training.rng.permutation(data.rows)[: n_batches * BATCH]
             losses = []
             for rows in order.reshape(n_batches, BATCH):
-                rate = LEARNING_RATE * (1 + np.cos(np.pi * next(steps) / n_steps)) / 2
+                rate = LEARNING_RATE * (1 + math.cos(math.pi * next(steps) / n_steps)) / 2
                 losses.append(train_on(training, data, rows, adam, rate))
                 progress.update()
             training.losses.append(float(np.mean(losses)))

@@ -5,6 +5,7 @@ import importlib.util
 import os
 import pickle
 import tracemalloc
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -162,6 +163,14 @@ def cloud(n=9000, seed=0):
     return points, rng.random(n), gone
 
 
+@cache  # the same for all chunks
+def fits_of_all_points(**options):
+    """Arrays, more options, the fit: of points, with weights, with missing coordinates."""
+    points, weight, gone = cloud()
+    cases = (points, {}), (points, {"sample_weight": weight}), (gone, {"allow_missing": True})
+    return [(array, more, cymdn.fit_mixture(array, 3, rng=0, **options, **more)) for array, more in cases]
+
+
 def assert_same_fit(chunked, single, n):
     """Assert the same answer, but for the order in which the sums of chunks round."""
     assert abs(chunked.log_likelihood - single.log_likelihood) <= 1e-12 * n
@@ -173,15 +182,13 @@ def assert_same_fit(chunked, single, n):
     assert chunked.background == pytest.approx(single.background, abs=1e-6)
 
 
-@pytest.mark.parametrize("chunks", [9000, 1000, ((1, 4096, 4903),)])
+@pytest.mark.parametrize("chunks", [9000, 1000, (1, 4096, 4903)])
 @pytest.mark.parametrize("options", [{}, {"covariance_type": "tied"}, {"background": True}, {"stddev_floor": 0.1}])
 def test_a_fit_to_chunks_is_that_of_all_points(options, chunks):
-    points, weight, gone = cloud()
-    chunks = chunks if isinstance(chunks, int) else chunks[0]
     with dask.config.set(scheduler="synchronous"):
-        for array, more in ((points, {}), (points, {"sample_weight": weight}), (gone, {"allow_missing": True})):
+        for array, more, single in fits_of_all_points(**options):
             chunked = cymdn.fit_mixture(da.from_array(array, chunks=(chunks, 2)), 3, rng=0, **options, **more)
-            assert_same_fit(chunked, cymdn.fit_mixture(array, 3, rng=0, **options, **more), len(array))
+            assert_same_fit(chunked, single, len(array))
 
 
 def test_a_fit_on_a_cluster_with_weights_and_missing_coordinates(client):
