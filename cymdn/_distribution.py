@@ -921,8 +921,8 @@ class BivariateMixture(Batch):
         -------
         PlotArtists, or a list of them for a batch
             Named tuple `(contours, components)`: matplotlib's ContourSet, of log-densities, and an EllipseCollection of
-            the components' ellipses of one standard deviation, whose opacity is the weight. The legend, on the first
-            panel, names the masses.
+            the components' ellipses of one standard deviation, whose opacity is the weight. A legend, below the panels
+            of a new figure, else on the first axes, names the masses.
 
         Raises
         ------

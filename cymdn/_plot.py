@@ -36,7 +36,9 @@ def plot(mixture: Mixture, ax: Axes | None, mass: ArrayLike) -> PlotArtists | li
     except ImportError as error:
         raise ImportError("plot: needs matplotlib, which is not installed: python -m pip install matplotlib") from error
     if not mixture.batch_shape:
-        return _draw(mixture, _current() if ax is None else ax, mass, legend=True)
+        artists, legend = _draw(mixture, _current() if ax is None else ax, mass)
+        artists.contours.axes.legend(*legend, fontsize="small")
+        return artists
     indices = list(np.ndindex(*mixture.batch_shape))
     if not 0 < len(indices) <= MOST_PANELS:
         raise ValueError(
@@ -46,11 +48,14 @@ def plot(mixture: Mixture, ax: Axes | None, mass: ArrayLike) -> PlotArtists | li
     panels = _panels(len(indices)) if ax is None else list(np.ravel(np.asarray(ax, object)))
     if len(panels) != len(indices):
         raise ValueError(f"ax: expected {len(indices)} axes, one for each mixture, got {len(panels)}")
-    artists: list[PlotArtists] = []
+    drawn, legends = zip(*(_draw(mixture[i], panel, mass) for panel, i in zip(panels, indices, strict=True)), strict=True)
     for panel, index in zip(panels, indices, strict=True):
-        artists.append(_draw(mixture[index], panel, mass, legend=not artists))
         panel.set_title(str(index[0] if len(index) == 1 else index))
-    return artists
+    if ax is None:
+        panels[0].figure.legend(*legends[0], fontsize="small", loc="outside lower center", ncols=2)
+    else:
+        panels[0].legend(*legends[0], fontsize="small")
+    return list(drawn)
 
 
 def _current() -> Axes:
@@ -71,7 +76,8 @@ def _panels(count: int) -> Sequence[Axes]:
     return panels
 
 
-def _draw(mixture: Mixture, axes: Axes, mass: ArrayLike, *, legend: bool) -> PlotArtists:
+def _draw(mixture: Mixture, axes: Axes, mass: ArrayLike) -> tuple[PlotArtists, tuple[list[Any], list[str]]]:
+    """Draw a mixture; return its artists, and handles and labels of its legend."""
     from matplotlib.collections import EllipseCollection
     from matplotlib.colors import to_rgb
     from matplotlib.patches import Patch
@@ -104,11 +110,9 @@ def _draw(mixture: Mixture, axes: Axes, mass: ArrayLike, *, legend: bool) -> Plo
         alpha=np.clip(mixture.weights / mixture.weights.max(), 0.1, 1.0),
     )
     axes.add_collection(components)
-    if legend:
-        lines, _ = contours.legend_elements()
-        ellipse = Patch(facecolor="none", edgecolor="C3")
-        axes.legend([*lines[::-1], ellipse], [*list(labels.values())[::-1], "components, one stddev"], fontsize="small")
-    return PlotArtists(contours, components)
+    lines, _ = contours.legend_elements()
+    handles = [*lines[::-1], Patch(facecolor="none", edgecolor="C3")]
+    return PlotArtists(contours, components), (handles, [*list(labels.values())[::-1], "components, one stddev"])
 
 
 def _labels(mixture: Mixture, mass: ArrayLike) -> dict[float, str]:

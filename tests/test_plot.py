@@ -138,12 +138,14 @@ def test_a_batch_is_drawn_as_panels(pyplot):
     axes = pyplot.gcf().axes
     assert [panel.contours.axes for panel in panels] == axes[:5]
     assert [ax.get_title() for ax in axes] == ["0", "1", "2", "3", "4", ""]
-    assert [ax.get_legend() is not None for ax in axes] == [True] + 5 * [False]
     assert not axes[5].axison
+    (legend,) = pyplot.gcf().legends
+    assert len(legend.get_texts()) == 4
     _, given = pyplot.subplots(2, 1)
     panels = mixture(2, (2, 1)).plot(given)
     assert [panel.contours.axes for panel in panels] == list(given)
     assert given[1].get_title() == "(1, 0)"
+    assert [ax.get_legend() is not None for ax in (*axes, *given)] == [False] * 6 + [True, False]
 
 
 def test_without_matplotlib_the_error_says_what_to_do(monkeypatch):
