@@ -149,7 +149,7 @@ def site(session):
     install_wheel(session, "test", more=["-r", "docs/requirements.txt"])
     session.run("sphinx-build", "-W", "-n", "-q", "-b", "html", "docs", str(folder_for(session, "site")))
     session.run("python", "-P", "tools/where_others_break.py", "--check", "docs/where-others-break.md")
-    numbered = [f"cymdn/_{name}.pxd" for name in ("elementary", "normal", "rectangle")]
+    numbered = [f"cymdn/_{name}.pxd" for name in ("elementary", "legendre")]
     session.run("python", "-P", "tools/elementary_coefficients.py", "--check", *numbered)
 
 

@@ -10,6 +10,7 @@ from libc.math cimport INFINITY, NAN, fabs
 
 from cymdn cimport _bivariate as bivariate
 from cymdn cimport _elementary as elementary
+from cymdn._legendre cimport RULE_7
 
 cdef extern from *:
     """
@@ -19,35 +20,11 @@ cdef extern from *:
     #define CYMDN_QUANTILE_REACH 39.0               /* standard deviations beyond which a tail is below the numbers */
     #define CYMDN_QUANTILE_STEPS 1200               /* more than bisection of any interval takes */
     #define CYMDN_QUANTILE_DONE 2e-16               /* error of a logarithm */
-    /* computed by elementary_coefficients.py */
-    #define CYMDN_NODE_7_0 0.025446043828620736
-    #define CYMDN_WEIGHT_7_0 0.06474248308443485
-    #define CYMDN_NODE_7_1 0.12923440720030277
-    #define CYMDN_WEIGHT_7_1 0.13985269574463832
-    #define CYMDN_NODE_7_2 0.2970774243113014
-    #define CYMDN_WEIGHT_7_2 0.19091502525255946
-    #define CYMDN_NODE_7_3 0.5
-    #define CYMDN_WEIGHT_7_3 0.2089795918367347
-    #define CYMDN_NODE_7_4 0.7029225756886985
-    #define CYMDN_WEIGHT_7_4 0.19091502525255946
-    #define CYMDN_NODE_7_5 0.8707655927996972
-    #define CYMDN_WEIGHT_7_5 0.13985269574463832
-    #define CYMDN_NODE_7_6 0.9745539561713793
-    #define CYMDN_WEIGHT_7_6 0.06474248308443485
-    static const double cymdn_node7[7] = {
-        CYMDN_NODE_7_0, CYMDN_NODE_7_1, CYMDN_NODE_7_2, CYMDN_NODE_7_3, CYMDN_NODE_7_4, CYMDN_NODE_7_5, CYMDN_NODE_7_6
-    };
-    static const double cymdn_weight7[7] = {
-        CYMDN_WEIGHT_7_0, CYMDN_WEIGHT_7_1, CYMDN_WEIGHT_7_2, CYMDN_WEIGHT_7_3, CYMDN_WEIGHT_7_4, CYMDN_WEIGHT_7_5,
-        CYMDN_WEIGHT_7_6
-    };
     """
     const double SQRT_TWO_PI "CYMDN_SQRT_TWO_PI"
     const double FARTHEST "CYMDN_FARTHEST", LOWEST "CYMDN_LOWEST"
     const double QUANTILE_REACH "CYMDN_QUANTILE_REACH", QUANTILE_DONE "CYMDN_QUANTILE_DONE"
     const int QUANTILE_STEPS "CYMDN_QUANTILE_STEPS"
-    const double *NODE "cymdn_node7"
-    const double *WEIGHT "cymdn_weight7"
 
 
 # Sums of exp(exponent) factor, whose exponents may be far beyond the range of exp
@@ -122,8 +99,8 @@ cdef inline double between(double low, double low_tail, double high_tail) noexce
 cdef inline double short_term(double low, double width, int k) noexcept nogil:
     # one of seven terms
     cdef double c = larger(low, 0.0)
-    cdef double y = (low - c) + width * NODE[k]  # beyond c
-    return (width * WEIGHT[k]) * elementary.exp_nonpositive(-0.5 * (y * (2.0 * c + y)))
+    cdef double y = (low - c) + width * RULE_7[k].at  # beyond c
+    return (width * RULE_7[k].weight) * elementary.exp_nonpositive(-0.5 * (y * (2.0 * c + y)))
 
 
 cdef inline double interval_factor(double a, double b, double width) noexcept nogil:

@@ -16,8 +16,10 @@ from libc.math cimport INFINITY, NAN, fabs, sqrt
 from cymdn cimport _bivariate as bivariate
 from cymdn cimport _elementary as elementary
 from cymdn._component cimport Component, component
+from cymdn._legendre cimport RULE_12, RULE_16, RULE_28, Point
 from cymdn._normal cimport (
-    FARTHEST, Sum, add, between, fall_to_high, fall_to_low, is_short, larger, nearest, probability_of, short_term,
+    FARTHEST, Sum, add, between, fall_to_high, fall_to_low, is_short, larger, log_of, nearest, probability_of,
+    short_term,
 )
 
 cdef extern from *:
@@ -25,125 +27,22 @@ cdef extern from *:
     #define CYMDN_FALL 37.0 /* exp of its negative is negligible in a sum of doubles */
     #define CYMDN_LOST 1e-12 /* largest relative error of squares of distances */
     #define CYMDN_LONG 1e3 /* lengths above which differences of positions are as exact */
-    #define CYMDN_BRIEF 1.2 /* length of a piece, and change of its exponent, below which few points are enough */
+    /* Length of a piece, and change of exponents in it, below which 12 and 16 points are enough */
+    #define CYMDN_FEW_LENGTH 2.0
+    #define CYMDN_FEW_FALL 8.0
+    #define CYMDN_SOME_LENGTH 3.5
+    #define CYMDN_SOME_FALL 18.0
     #define CYMDN_MOST_ABOVE 1.0 /* excess of an exponent over that of a piece's near end: more is a rounding error */
+    #define CYMDN_NEGLIGIBLE 46.0 /* a component whose logarithm is smaller by so much changes no digit, nor do many */
     #define CYMDN_AFAR 1e290 /* square of a distance beyond which nothing is computed: no number has such a logarithm */
-    /* computed by elementary_coefficients.py */
-    #define CYMDN_NODE_28_0 0.001778751213022775
-    #define CYMDN_WEIGHT_28_0 0.0045621412965472586
-    #define CYMDN_NODE_28_1 0.009348417314563623
-    #define CYMDN_WEIGHT_28_1 0.01056605629638563
-    #define CYMDN_NODE_28_2 0.022870359685530903
-    #define CYMDN_WEIGHT_28_2 0.01645071389115219
-    #define CYMDN_NODE_28_3 0.04218348680393396
-    #define CYMDN_WEIGHT_28_3 0.022136467379502114
-    #define CYMDN_NODE_28_4 0.06705373871280247
-    #define CYMDN_WEIGHT_28_4 0.027553672837858374
-    #define CYMDN_NODE_28_5 0.09717931454141042
-    #define CYMDN_WEIGHT_28_5 0.0326364619834998
-    #define CYMDN_NODE_28_6 0.1321945609931841
-    #define CYMDN_WEIGHT_28_6 0.03732310711728439
-    #define CYMDN_NODE_28_7 0.17167445298056752
-    #define CYMDN_WEIGHT_28_7 0.041556708614450606
-    #define CYMDN_NODE_28_8 0.21513976409429914
-    #define CYMDN_WEIGHT_28_8 0.04528587219651642
-    #define CYMDN_NODE_28_9 0.2620628875224409
-    #define CYMDN_WEIGHT_28_9 0.04846532899896496
-    #define CYMDN_NODE_28_10 0.31187424195546065
-    #define CYMDN_WEIGHT_28_10 0.05105648378903038
-    #define CYMDN_NODE_28_11 0.363969186182411
-    #define CYMDN_WEIGHT_28_11 0.05302788296142321
-    #define CYMDN_NODE_28_12 0.41771535893330963
-    #define CYMDN_WEIGHT_28_12 0.05435559612914707
-    #define CYMDN_NODE_28_13 0.47246035505798284
-    #define CYMDN_WEIGHT_28_13 0.0550235065082376
-    #define CYMDN_NODE_28_14 0.5275396449420171
-    #define CYMDN_WEIGHT_28_14 0.0550235065082376
-    #define CYMDN_NODE_28_15 0.5822846410666904
-    #define CYMDN_WEIGHT_28_15 0.05435559612914707
-    #define CYMDN_NODE_28_16 0.6360308138175891
-    #define CYMDN_WEIGHT_28_16 0.05302788296142321
-    #define CYMDN_NODE_28_17 0.6881257580445393
-    #define CYMDN_WEIGHT_28_17 0.05105648378903038
-    #define CYMDN_NODE_28_18 0.7379371124775591
-    #define CYMDN_WEIGHT_28_18 0.04846532899896496
-    #define CYMDN_NODE_28_19 0.7848602359057009
-    #define CYMDN_WEIGHT_28_19 0.04528587219651642
-    #define CYMDN_NODE_28_20 0.8283255470194325
-    #define CYMDN_WEIGHT_28_20 0.041556708614450606
-    #define CYMDN_NODE_28_21 0.8678054390068158
-    #define CYMDN_WEIGHT_28_21 0.03732310711728439
-    #define CYMDN_NODE_28_22 0.9028206854585896
-    #define CYMDN_WEIGHT_28_22 0.0326364619834998
-    #define CYMDN_NODE_28_23 0.9329462612871975
-    #define CYMDN_WEIGHT_28_23 0.027553672837858374
-    #define CYMDN_NODE_28_24 0.9578165131960661
-    #define CYMDN_WEIGHT_28_24 0.022136467379502114
-    #define CYMDN_NODE_28_25 0.9771296403144691
-    #define CYMDN_WEIGHT_28_25 0.01645071389115219
-    #define CYMDN_NODE_28_26 0.9906515826854364
-    #define CYMDN_WEIGHT_28_26 0.01056605629638563
-    #define CYMDN_NODE_28_27 0.9982212487869773
-    #define CYMDN_WEIGHT_28_27 0.0045621412965472586
-    #define CYMDN_NODE_12_0 0.009219682876640375
-    #define CYMDN_WEIGHT_12_0 0.023587668193255914
-    #define CYMDN_NODE_12_1 0.04794137181476257
-    #define CYMDN_WEIGHT_12_1 0.05346966299765921
-    #define CYMDN_NODE_12_2 0.11504866290284765
-    #define CYMDN_WEIGHT_12_2 0.08003916427167311
-    #define CYMDN_NODE_12_3 0.2063410228566913
-    #define CYMDN_WEIGHT_12_3 0.10158371336153296
-    #define CYMDN_NODE_12_4 0.3160842505009099
-    #define CYMDN_WEIGHT_12_4 0.1167462682691774
-    #define CYMDN_NODE_12_5 0.43738329574426554
-    #define CYMDN_WEIGHT_12_5 0.12457352290670139
-    #define CYMDN_NODE_12_6 0.5626167042557345
-    #define CYMDN_WEIGHT_12_6 0.12457352290670139
-    #define CYMDN_NODE_12_7 0.6839157494990901
-    #define CYMDN_WEIGHT_12_7 0.1167462682691774
-    #define CYMDN_NODE_12_8 0.7936589771433087
-    #define CYMDN_WEIGHT_12_8 0.10158371336153296
-    #define CYMDN_NODE_12_9 0.8849513370971523
-    #define CYMDN_WEIGHT_12_9 0.08003916427167311
-    #define CYMDN_NODE_12_10 0.9520586281852375
-    #define CYMDN_WEIGHT_12_10 0.05346966299765921
-    #define CYMDN_NODE_12_11 0.9907803171233597
-    #define CYMDN_WEIGHT_12_11 0.023587668193255914
-    static const double cymdn_node12[12] = {
-        CYMDN_NODE_12_0, CYMDN_NODE_12_1, CYMDN_NODE_12_2, CYMDN_NODE_12_3, CYMDN_NODE_12_4, CYMDN_NODE_12_5,
-        CYMDN_NODE_12_6, CYMDN_NODE_12_7, CYMDN_NODE_12_8, CYMDN_NODE_12_9, CYMDN_NODE_12_10, CYMDN_NODE_12_11
-    };
-    static const double cymdn_weight12[12] = {
-        CYMDN_WEIGHT_12_0, CYMDN_WEIGHT_12_1, CYMDN_WEIGHT_12_2, CYMDN_WEIGHT_12_3, CYMDN_WEIGHT_12_4,
-        CYMDN_WEIGHT_12_5, CYMDN_WEIGHT_12_6, CYMDN_WEIGHT_12_7, CYMDN_WEIGHT_12_8, CYMDN_WEIGHT_12_9,
-        CYMDN_WEIGHT_12_10, CYMDN_WEIGHT_12_11
-    };
-    static const double cymdn_node28[28] = {
-        CYMDN_NODE_28_0, CYMDN_NODE_28_1, CYMDN_NODE_28_2, CYMDN_NODE_28_3, CYMDN_NODE_28_4, CYMDN_NODE_28_5,
-        CYMDN_NODE_28_6, CYMDN_NODE_28_7, CYMDN_NODE_28_8, CYMDN_NODE_28_9, CYMDN_NODE_28_10, CYMDN_NODE_28_11,
-        CYMDN_NODE_28_12, CYMDN_NODE_28_13, CYMDN_NODE_28_14, CYMDN_NODE_28_15, CYMDN_NODE_28_16, CYMDN_NODE_28_17,
-        CYMDN_NODE_28_18, CYMDN_NODE_28_19, CYMDN_NODE_28_20, CYMDN_NODE_28_21, CYMDN_NODE_28_22, CYMDN_NODE_28_23,
-        CYMDN_NODE_28_24, CYMDN_NODE_28_25, CYMDN_NODE_28_26, CYMDN_NODE_28_27
-    };
-    static const double cymdn_weight28[28] = {
-        CYMDN_WEIGHT_28_0, CYMDN_WEIGHT_28_1, CYMDN_WEIGHT_28_2, CYMDN_WEIGHT_28_3, CYMDN_WEIGHT_28_4,
-        CYMDN_WEIGHT_28_5, CYMDN_WEIGHT_28_6, CYMDN_WEIGHT_28_7, CYMDN_WEIGHT_28_8, CYMDN_WEIGHT_28_9,
-        CYMDN_WEIGHT_28_10, CYMDN_WEIGHT_28_11, CYMDN_WEIGHT_28_12, CYMDN_WEIGHT_28_13, CYMDN_WEIGHT_28_14,
-        CYMDN_WEIGHT_28_15, CYMDN_WEIGHT_28_16, CYMDN_WEIGHT_28_17, CYMDN_WEIGHT_28_18, CYMDN_WEIGHT_28_19,
-        CYMDN_WEIGHT_28_20, CYMDN_WEIGHT_28_21, CYMDN_WEIGHT_28_22, CYMDN_WEIGHT_28_23, CYMDN_WEIGHT_28_24,
-        CYMDN_WEIGHT_28_25, CYMDN_WEIGHT_28_26, CYMDN_WEIGHT_28_27
-    };
     """
     const double FALL "CYMDN_FALL", LOST "CYMDN_LOST", LONG "CYMDN_LONG", AFAR "CYMDN_AFAR"
-    const double BRIEF "CYMDN_BRIEF", MOST_ABOVE "CYMDN_MOST_ABOVE"
-    const double *FEW_NODES "cymdn_node12"
-    const double *FEW_WEIGHTS "cymdn_weight12"
-    const double *MANY_NODES "cymdn_node28"
-    const double *MANY_WEIGHTS "cymdn_weight28"
+    const double MOST_ABOVE "CYMDN_MOST_ABOVE", NEGLIGIBLE "CYMDN_NEGLIGIBLE"
+    const double FEW_LENGTH "CYMDN_FEW_LENGTH", FEW_FALL "CYMDN_FEW_FALL"
+    const double SOME_LENGTH "CYMDN_SOME_LENGTH", SOME_FALL "CYMDN_SOME_FALL"
 
 cdef enum:
-    FEW = 12
-    MANY = 28
+    MOST_POINTS = 28
 
 cdef struct Rectangle:
     # in standard deviations of a component, from its mean
@@ -270,16 +169,16 @@ cdef inline double change(double a0, double a, double da, double b0, double b, d
 
 
 cdef inline double sum_of_slices(
-    const Slice *start, double step, double da, double db, const double *nodes, const double *weights, int count
+    const Slice *start, double step, double da, double db, const Point *rule, int count
 ) noexcept nogil:
     """The integral over a step from the start to either side, in units of exp of the start's exponent."""
     # each slice is mirrored if necessary, so that its high end is farther from 0
-    cdef double[MANY] low, high, width, tail, factor, term
+    cdef double[MOST_POINTS] low, high, width, tail, factor, term
     cdef double c = nearest(start.a, start.b), total = 0.0, at, a, b, moved
     cdef bint mirrored, short = False
     cdef int i, k
     for i in range(count):
-        at = step * nodes[i]
+        at = step * rule[i].at
         a = start.a + da * at
         b = start.b + db * at
         moved = change(start.a, a, da * at, start.b, b, db * at)
@@ -298,7 +197,7 @@ cdef inline double sum_of_slices(
         factor[i] *= elementary.exp_nonpositive(fall_to_high(low[i], high[i], width[i]))
     for i in range(count):
         factor[i] = between(low[i], tail[i], factor[i])
-        term[i] = weights[i] * elementary.exp_nonpositive(term[i])
+        term[i] = rule[i].weight * elementary.exp_nonpositive(term[i])
     for i in range(count):
         short = short or is_short(high[i], width[i])
     if short:
@@ -314,22 +213,53 @@ cdef inline double sum_of_slices(
     return fabs(step) * total
 
 
-cdef inline void add_piece(
-    const Slice *start, double sign, double length, double da, double db, double square, double log_weight, Sum *sum
+cdef inline void add_smooth_piece(
+    const Slice *start, double sign, double length, double da, double db, double rate, double square,
+    double log_weight, Sum *sum
 ) noexcept nogil:
-    """Add the integral over a length from a slice on, to the right or left; ends move by da and db for each unit."""
-    cdef double c = nearest(start.a, start.b), fall, slope, total
+    """Add the integral over a length in which exponents that count change at this rate, besides the near end's."""
+    cdef double c = nearest(start.a, start.b), fall, slope, steepness, total
     cdef double height = start.at * start.at + c * c
     if 0.5 * (height - square) > FALL + LOST * square:
         return
     slope = larger(sign * (start.at + c * (da if c > 0.0 else db)), 0.0)
     fall = 2.0 * FALL / (slope + sqrt(slope * slope + 2.0 * FALL))
-    length = fall if length > fall else length
-    if length < BRIEF and length * slope < BRIEF:
-        total = sum_of_slices(start, sign * length, da, db, FEW_NODES, FEW_WEIGHTS, FEW)
+    length = smaller(length, fall)
+    steepness = length * (slope + rate)
+    if length < FEW_LENGTH and steepness < FEW_FALL:
+        total = sum_of_slices(start, sign * length, da, db, RULE_12, 12)
+    elif length < SOME_LENGTH and steepness < SOME_FALL:
+        total = sum_of_slices(start, sign * length, da, db, RULE_16, 16)
     else:
-        total = sum_of_slices(start, sign * length, da, db, MANY_NODES, MANY_WEIGHTS, MANY)
+        total = sum_of_slices(start, sign * length, da, db, RULE_28, MOST_POINTS)
     add(sum, log_weight - 0.5 * height, total)
+
+
+cdef inline void add_piece(
+    const Slice *start, double sign, double length, double da, double db, double square, double log_weight, Sum *sum
+) noexcept nogil:
+    """Add the integral over a length from a slice on, to the right or left; ends move by da and db for each unit.
+
+    At a corner far from 0 the width begins at 0, and with it the slice's interval, which grows to that of an infinite
+    one: where the far end's exponent is larger by FALL. The integrand is smooth on either side of that point.
+    """
+    cdef double more = 0.5 * start.width * fabs(start.a + start.b), cut
+    cdef double rate = sign * (db - da) * larger(fabs(start.a), fabs(start.b))
+    cdef Slice q
+    if start.a <= 0.0 <= start.b or rate == 0.0:
+        add_smooth_piece(start, sign, length, da, db, 0.0, square, log_weight, sum)
+        return
+    cut = (FALL - more) / rate
+    if not 0.0 < cut < length:
+        rate = fabs(rate) if more < FALL else 0.0
+        add_smooth_piece(start, sign, length, da, db, rate, square, log_weight, sum)
+        return
+    q = made(
+        start.at + sign * cut, start.a + da * sign * cut, start.b + db * sign * cut,
+        larger(start.width + (db - da) * sign * cut, 0.0), NAN
+    )
+    add_smooth_piece(start, sign, cut, da, db, larger(rate, 0.0), square, log_weight, sum)
+    add_smooth_piece(&q, sign, length - cut, da, db, larger(-rate, 0.0), square, log_weight, sum)
 
 
 cdef inline bint is_before(const Slice *q, const Slice *other) noexcept nogil:
@@ -387,7 +317,8 @@ cdef inline void add_rectangle(
     cdef Slice[5] cuts
     cdef Slice q
     cdef int count, i, middle = -1
-    if not square < AFAR:
+    # at most pi exp(-square / 2) lies beyond a line at this distance
+    if not square < AFAR or log_weight - 0.5 * square < log_of(sum) - NEGLIGIBLE:
         return
     count = cut_at_corners(&p, cuts)
     for i in range(count):

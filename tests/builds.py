@@ -59,6 +59,7 @@ def misfits():
             2, 1, np.zeros((2, 2)), np.ones((2, 2)), np.zeros((2, 6)), None, three, True, True
         ),
         "modes": lambda: _distribution_kernels.modes(parameters, True, 0, 2, scratch, three, two),
+        "maximise_moments": lambda: _distribution_kernels.maximise_moments(np.zeros(7), 0, np.zeros(5), np.zeros(7)),
         "apply_elementary": lambda: _kernels.apply_elementary("exp", numbers, three),
     }
 

@@ -51,10 +51,10 @@ responsibilities of a raw mixture          3df49c4fac9a8cb4  3df49c4fac9a8cb4  a
 score of a raw mixture                     ec82707713332293  ec82707713332293  af73e06b5fd84c48  798de3cbf537f3f4
 mode of a raw mixture                      31fde4aea43a2e42  31fde4aea43a2e42  2de8262c96a15531  2de8262c96a15531
 sample of a raw mixture                    1749f10fd814f1e8  1749f10fd814f1e8  b4ea42ba7f63f89d  b4ea42ba7f63f89d
-log_probability of a natural mixture       79688c03318c167d  79688c03318c167d  e6b39e146f12ede9  cf9a981efaa265e9
-cdf of a natural mixture                   d873912e9983bb56  d873912e9983bb56  9952dcba8d1b3eca  74ef3d1697b6f5c0
-log_probability of a raw mixture           38e3680246a5cd35  38e3680246a5cd35  29ec6bd24e8ae45e  d0051c818c01e6ba
-cdf of a raw mixture                       cfa1d0d7dfb6d0a0  cfa1d0d7dfb6d0a0  75eee10bb8799143  dc117c3b35065fc7
+log_probability of a natural mixture       79688c03318c167d  79688c03318c167d  4fdd46e59fb3a7ef  305425328fc74c40
+cdf of a natural mixture                   d873912e9983bb56  d873912e9983bb56  856a3bd375f8d4c0  d082db729f322905
+log_probability of a raw mixture           38e3680246a5cd35  38e3680246a5cd35  4365a9715a57e2e5  f955c110a210d515
+cdf of a raw mixture                       cfa1d0d7dfb6d0a0  cfa1d0d7dfb6d0a0  038fadae53dbe219  346a3f1675732308
 ppf of a line                              cb988662f65f0a7f  cb988662f65f0a7f  67ccc2a99d630f79  67ccc2a99d630f79
 log_probability of a line                  190e29bc9930912a  190e29bc9930912a  da106808067d24f2  da106808067d24f2
 mdn_sample                                 9b44c5967badd037  9b44c5967badd037  5893b555a2d08be1  5893b555a2d08be1

@@ -1,4 +1,4 @@
-"""Compute the coefficients in _elementary.pxd, _normal.pxd and _rectangle.pxd.
+"""Compute the coefficients in _elementary.pxd and _legendre.pxd.
 
     python tools/elementary_coefficients.py                print the constants and their errors
     python tools/elementary_coefficients.py --check FILES  exit with 1 if one is in none of these files
@@ -105,9 +105,6 @@ def constants():
     numbers |= {f"MILLS_{i}": c for i, c in enumerate(powers)}
     errors["mills"] = error_in_ulp(powers, *problem)
 
-    for count in (7, 12, 28):
-        for i, (node, weight) in enumerate(gauss_legendre(count)):
-            numbers |= {f"NODE_{count}_{i}": node, f"WEIGHT_{count}_{i}": weight}
     return numbers, errors
 
 
@@ -123,6 +120,7 @@ def main():
     paths = parser.parse_args().check
     numbers, errors = constants()
     lines = [f"#define CYMDN_{name} {number!r}" for name, number in numbers.items()]
+    lines += [f"{{{at!r}, {weight!r}}}," for count in (7, 12, 16, 28) for at, weight in gauss_legendre(count)]
     if paths is None:
         print(*lines, sep="\n")
         for name, error in errors.items():
