@@ -36,9 +36,9 @@ def plot(mixture: Mixture, ax: Axes | None, mass: ArrayLike) -> PlotArtists | li
     except ImportError as error:
         raise ImportError("plot: needs matplotlib, which is not installed: python -m pip install matplotlib") from error
     if not mixture.batch_shape:
-        artists, legend = _draw(mixture, _current() if ax is None else ax, mass)
-        artists.contours.axes.legend(*legend, fontsize="small")
-        return artists
+        drawn, legend = _draw(mixture, _current() if ax is None else ax, mass)
+        drawn.contours.axes.legend(*legend, fontsize="small")
+        return drawn
     indices = list(np.ndindex(*mixture.batch_shape))
     if not 0 < len(indices) <= MOST_PANELS:
         raise ValueError(
@@ -48,14 +48,16 @@ def plot(mixture: Mixture, ax: Axes | None, mass: ArrayLike) -> PlotArtists | li
     panels = _panels(len(indices)) if ax is None else list(np.ravel(np.asarray(ax, object)))
     if len(panels) != len(indices):
         raise ValueError(f"ax: expected {len(indices)} axes, one for each mixture, got {len(panels)}")
-    drawn, legends = zip(*(_draw(mixture[i], panel, mass) for panel, i in zip(panels, indices, strict=True)), strict=True)
+    artists: list[PlotArtists] = []
     for panel, index in zip(panels, indices, strict=True):
+        drawn, legend = _draw(mixture[index], panel, mass)
+        artists.append(drawn)
         panel.set_title(str(index[0] if len(index) == 1 else index))
     if ax is None:
-        panels[0].figure.legend(*legends[0], fontsize="small", loc="outside lower center", ncols=2)
+        panels[0].figure.legend(*legend, fontsize="small", loc="outside lower center", ncols=2)
     else:
-        panels[0].legend(*legends[0], fontsize="small")
-    return list(drawn)
+        panels[0].legend(*legend, fontsize="small")
+    return artists
 
 
 def _current() -> Axes:
