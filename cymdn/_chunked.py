@@ -96,7 +96,7 @@ def _arrays_of(points: Any, weight: Any) -> tuple[Doubles, Doubles]:
 
 def _summarise_chunk(points: Any, weight: Any, start: int, missing: bool, key: int) -> Summary:
     array, weights = _arrays_of(points, weight)
-    check_values(array, missing, start)
+    check_values(array, weights, missing, start)
     check_weights(weights, start)
     return summarise(array, weights, start, key)
 

@@ -146,8 +146,8 @@ def fit_mixture(
         Whether a NaN means that a coordinate of a point is missing (at random); otherwise it is an error. Points that
         lack both coordinates are ignored.
     sample_weight : array_like, shape (..., n) or (n,), optional
-        Weights of the points, finite and >= 0, not all 0. A point of weight 0 is skipped, and one of weight 2 counts as
-        two points.
+        Weights of the points, finite and >= 0, not all 0. A point of weight 0 is skipped, whatever it holds, and one of
+        weight 2 counts as two points.
     rng : numpy.random.Generator or seed, optional
         For the search, as in `mdn_sample`. The same seed gives the same fit, for any number of workers.
     stddev_floor : float or array_like of shape (2,), optional

@@ -109,9 +109,9 @@ class Summary(NamedTuple):
         )
 
 
-def check_values(array: Doubles, missing: bool, start: int = 0) -> None:
-    """Check the coordinates of points; the first one has the index `start`."""
-    good = np.isfinite(array) | (np.isnan(array) & missing)
+def check_values(array: Doubles, weight: Doubles, missing: bool, start: int = 0) -> None:
+    """Check the coordinates of points, except where the weight is 0; the first one has the index `start`."""
+    good = np.isfinite(array) | (np.isnan(array) & missing) | (weight == 0)[..., None]
     expected = "finite numbers, or NaN for a coordinate that is missing" if missing else "finite numbers"
     hint = "" if missing or not np.isnan(array).any() else " (allow_missing=True takes NaN as missing)"
     check_each("points", array, good, expected + hint, start)
