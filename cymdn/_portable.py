@@ -219,7 +219,7 @@ def row_factors(xp: Any, sample_weight: Any, reduction: str) -> Any:
         return weight
     if reduction == "sum":  # for all rows, if one has an invalid weight
         return xp.where(xp.isnan(weight).any(), math.nan, weight)
-    weight = weight / xp.amax(weight)  # otherwise their sum may overflow
+    weight = _over_largest(xp, weight, weight)  # otherwise their sum may overflow
     return weight / xp.sum(weight)
 
 
@@ -228,8 +228,14 @@ def factors_apart(xp: Any, sample_weight: Any, pen_weight: Any, reduction: str) 
     factors, own = row_factors(xp, sample_weight, reduction), row_factors(xp, pen_weight, "none")
     if reduction != "mean":
         return factors, own
-    largest = xp.amax(sample_weight)
-    return factors, own / largest / xp.sum(sample_weight / largest)
+    return factors, _over_largest(xp, own, sample_weight) / xp.sum(_over_largest(xp, sample_weight, sample_weight))
+
+
+def _over_largest(xp: Any, numbers: Any, weight: Any) -> Any:
+    """Return numbers over the largest weight. XLA multiplies by its reciprocal, which must not be denormal."""
+    largest = xp.amax(weight)
+    shrink = xp.where(largest > 1, 0.125, 1.0)
+    return numbers * shrink / (largest * shrink)
 
 
 def live_factors(xp: Any, factors: Any, losses: Any) -> Any:

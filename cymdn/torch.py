@@ -598,7 +598,7 @@ class _Loss(torch.autograd.Function):
         raw, x, gradient, x_gradient = ctx.saved_tensors
         there = gradient.shape == raw.shape, x_gradient.shape == x.shape
         if torch.is_grad_enabled() or any(need > have for need, have in zip(needs, there, strict=True)):
-            gradient, x_gradient = _differentiable_gradients(ctx)
+            gradient, x_gradient = _differentiable_gradients(ctx, needs)
         scaled = (
             _scale(of_rows, upstream) if need else None
             for need, of_rows in zip(needs, (gradient, x_gradient), strict=True)
@@ -616,7 +616,7 @@ class _Loss(torch.autograd.Function):
                 "outer derivative through a torch.autograd.Function; use reverse mode for one of the two, as "
                 "torch.func.hessian does"
             )
-        gradients = _differentiable_gradients(ctx)
+        gradients = _differentiable_gradients(ctx, (raw_tangent is not None, x_tangent is not None))
         tangent: Any = sum(
             _portable.product(torch, gradient, direction).sum(-1)
             for gradient, direction in zip(gradients, (raw_tangent, x_tangent), strict=True)
@@ -642,7 +642,10 @@ class _EagerLoss(_Loss):
 
 
 class _Gradients(torch.autograd.Function):
-    """The gradients with respect to raw and x (the kept ones, if any), with derivatives of their own."""
+    """The gradients with respect to raw and x (the kept ones, if any), with derivatives of their own.
+
+    One that is not needed may be 0.
+    """
 
     @staticmethod
     def forward(
@@ -654,16 +657,16 @@ class _Gradients(torch.autograd.Function):
         gradient: Tensor,
         x_gradient: Tensor,
         floor: tuple[float, float],
+        needs: tuple[bool, bool],
     ) -> tuple[Tensor, Tensor]:
         there = gradient.shape == raw.shape, x_gradient.shape == x.shape
         computed: list[Tensor] = []
-        if not all(there):
+        if any(need > have for need, have in zip(needs, there, strict=True)):
             of_rows = _gradients_of_rows(raw, x, pen, factors, pen_factors, floor)
             computed = _scaled_together(of_rows, factors, pen_factors)
-        return (
-            gradient.clone() if there[0] else computed[0],
-            x_gradient.clone() if there[1] else computed[1],
-        )
+        first = gradient.clone() if there[0] else computed[0] if computed else torch.zeros_like(raw)
+        second = x_gradient.clone() if there[1] else computed[1] if computed else torch.zeros_like(x)
+        return first, second
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
@@ -674,7 +677,7 @@ class _Gradients(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *upstream: Tensor | None) -> tuple[Tensor | None, ...]:
-        return *_hessian_times(ctx.floor, *ctx.saved_tensors, *upstream), *[None] * 6
+        return *_hessian_times(ctx.floor, *ctx.saved_tensors, *upstream), *[None] * 7
 
     @staticmethod
     def jvp(ctx: Any, *tangents: Tensor | None) -> tuple[Tensor, Tensor]:
@@ -682,8 +685,8 @@ class _Gradients(torch.autograd.Function):
 
     @staticmethod
     def vmap(info: Any, in_dims: tuple[int | None, ...], *arguments: Any) -> tuple[Any, Any]:
-        *tensors, floor = arguments
-        return _Gradients.apply(*_to_front(tensors, in_dims, info.batch_size), floor), (0, 0)
+        *tensors, floor, needs = arguments
+        return _Gradients.apply(*_to_front(tensors, in_dims, info.batch_size), floor, needs), (0, 0)
 
 
 def _gradients_of_rows(
@@ -702,7 +705,7 @@ def _scaled_together(gradients: Sequence[Tensor], factors: Tensor, pen_factors: 
     return [_portable.scale(torch, rows, factors) for rows in gradients]
 
 
-def _differentiable_gradients(ctx: Any) -> tuple[Tensor, Tensor]:
+def _differentiable_gradients(ctx: Any, needs: tuple[bool, bool]) -> tuple[Tensor, Tensor]:
     raw, x, *gradients = ctx.saved_tensors
     pen, weight, pen_weight = ctx.targets
     if ctx.versions != list(map(_version, ctx.targets)):
@@ -712,7 +715,7 @@ def _differentiable_gradients(ctx: Any) -> tuple[Tensor, Tensor]:
         factors = _portable.row_factors(torch, weight, ctx.call.reduction), None
     else:
         factors = _portable.factors_apart(torch, weight, pen_weight.to(raw.dtype), ctx.call.reduction)
-    return _Gradients.apply(raw, x, pen, *factors, *gradients, ctx.call.floor)
+    return _Gradients.apply(raw, x, pen, *factors, *gradients, ctx.call.floor, needs)
 
 
 def _version(tensor: Tensor | None) -> int | None:
@@ -765,7 +768,9 @@ def _mapped(function: Any, info: Any, in_dims: tuple[Any, ...], *arguments: Any)
     """Treat a mapped axis as one more axis of rows; if each slice is reduced, call slice by slice."""
     *tensors, weight, pen_weight = _to_front(arguments[:5], in_dims, info.batch_size)
     call, size = arguments[5], info.batch_size
-    wanted = _wants_gradients(*tensors[:2])  # known for the tensors behind mapped ones, not for these
+    # in grad of vmap it is the tensors behind the mapped ones that know, in vmap of grad the caller
+    raw_wanted, x_wanted = _wants_gradients(*tensors[:2])
+    wanted = raw_wanted or call.raw_wanted, x_wanted or call.x_wanted
     one_row = math.prod(tensors[0].shape[1:-1]) == 1 and (weight is None or call.reduction != "mean")
     if call.reduction == "none" or one_row:
         calls = [_Call("none", call.floor, *wanted)]
