@@ -140,21 +140,38 @@ def softmax(logits):
     return shares / shares.sum(axis=-1, keepdims=True)
 
 
-class Told(np.random.Generator):
+class Forged(np.random.Generator):
+    """A generator that returns whatever a function of the size does."""
+
+    def __init__(self, returned):
+        super().__init__(np.random.PCG64(0))
+        self.random = self.standard_normal = returned
+
+
+class Told(Forged):
     """A generator of the numbers that it is told; arrays, or functions of the size."""
 
     def __init__(self, uniform, normal=0.0):
-        super().__init__(np.random.PCG64(0))
-        self.uniform, self.normal = uniform, normal
-
-    def random(self, size):
-        return self._told(self.uniform, size)
-
-    def standard_normal(self, size):
-        return self._told(self.normal, size)
+        super().__init__(None)
+        self.random, self.standard_normal = partial(self._told, uniform), partial(self._told, normal)
 
     def _told(self, numbers, size):
         return np.broadcast_to(np.asarray(numbers(size) if callable(numbers) else numbers, float), size).copy()
+
+
+class Liar(np.ndarray):
+    """Says that it has the shape and the dtype of another array, and shares no memory with it."""
+
+    shape, dtype = property(lambda self: self.told.shape), property(lambda self: self.told.dtype)
+    ndim, size = property(lambda self: self.told.ndim), property(lambda self: self.told.size)
+    nbytes = property(lambda self: self.told.nbytes)
+    view = __array__ = __array_function__ = reshape = None
+
+
+def lie(array, told):
+    array = np.ndarray.view(array, Liar)
+    array.told = told
+    return array
 
 
 def plain(array, dtype=None):

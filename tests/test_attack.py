@@ -8,6 +8,7 @@ import climb
 import numpy as np
 import pytest
 from checks import assert_same_bits, flat
+from problems import Forged
 
 import cymdn
 
@@ -78,20 +79,6 @@ def leave_the_first_unwritten(out, held):
     out[(0,) * out.ndim] = held[(0,) * out.ndim]
 
 
-def refusing(error):
-    """Return what refuses as it should, but with another error, or with none."""
-
-    def flawed(function, **arguments):
-        try:
-            return function(**arguments)
-        except (TypeError, ValueError):
-            if error is None:
-                return np.float64(0)
-            raise error from None
-
-    return flawed
-
-
 def warning(function, **arguments):
     np.log(-np.ones(1))
     return function(**arguments)
@@ -112,8 +99,6 @@ FLAWS = {
     "writing beside outputs": (spoiling(write_beside), "written beside an output"),
     "leaving outputs unwritten": (spoiling(leave_the_first_unwritten), OTHER_BITS),
     "returning another array": (lambda f, **given: np.array(f(**given))[()], "not the array given as out"),
-    "refusing without a name": (refusing(ValueError("invalid input")), "not by the name of"),
-    "refusing nothing": (refusing(None), "not refused"),
     "warning": (warning, "invalid value encountered in log"),
 }
 
@@ -215,7 +200,7 @@ LIES = {
     "temperature of none": (lambda: sample(temperature=Pair()), "temperature: .* got 0 numbers"),
     "pens equal to 0, 1 and 3": (lambda: sample(pen=attack.Number(6)), "pen: .* got 6"),
     "axis equal to 0 and 1": (lambda: mixtures(1).marginal(attack.Number(-1)), "axis: expected 0 or 1, got -1"),
-    "draws of another order": (lambda: sample(rng=attack.Miser("other order")), "rng: .* C-contiguous"),
+    "draws of another order": (lambda: sample(rng=Forged(attack.MISERS["other order"])), "rng: .* C-contiguous"),
     "output with one number for all": (
         lambda: loss(out=TWICE(np.zeros(1), (5,), (0,))),
         r"out \(loss\): .* do not overlap",

@@ -19,6 +19,7 @@ import numpy as np
 import pytest
 from checks import INF, NAN
 from problems import (
+    Forged,
     component_problem,
     density_problem,
     loss_problem,
@@ -66,7 +67,8 @@ def of(name):
     return lambda **keywords: getattr(mixture(2, (3,)), name)(**keywords)
 
 
-POINT = {"x": np.zeros(2)}
+POINT = {"x": np.zeros((3, 2))}
+OF_POINTS = ("pdf", "logpdf", "component_logpdf", "responsibilities", "score", "predict", "cdf")
 GOOD_CALLS = {  # the function, and its arguments by name
     "gaussian_density_batch": (cymdn.gaussian_density_batch, density_problem),  # n = 4, m = 3
     **{
@@ -88,18 +90,17 @@ GOOD_CALLS = {  # the function, and its arguments by name
     "from_covariances": (BivariateMixture.from_covariances, covariances_call),
     "fit": (BivariateMixture.fit, fit_call),
     "fit_mixture": (cymdn.fit_mixture, fit_call),
-    **{
-        name: (of(name), lambda: dict(POINT))
-        for name in ("pdf", "logpdf", "component_logpdf", "responsibilities", "score", "predict", "cdf")
-    },
+    **{name: (of(name), lambda: dict(POINT)) for name in OF_POINTS},
     **{
         name: (of(name), lambda: {"lower": -np.ones(2), "upper": np.ones(2)})
         for name in ("probability", "log_probability")
     },
     "transform": (of("transform"), lambda: {"matrix": np.eye(2), "offset": np.zeros(2)}),
+    "concatenate": (BivariateMixture.concatenate, lambda: {"mixtures": [mixture(), mixture()]}),
+    "kl_divergence": (of("kl_divergence"), lambda: {"other": mixture()}),
     "sample": (of("sample"), lambda: {"size": 1, "rng": 0}),
     "marginal": (of("marginal"), lambda: {"axis": 0}),
-    "conditional": (of("conditional"), lambda: {"axis": 0, "value": 0.5}),
+    "conditional": (of("conditional"), lambda: {"axis": 0, "value": np.zeros(3)}),
     "credible_level": (of("credible_level"), lambda: {"mass": 0.5}),
     "marginal().cdf": (lambda **k: mixture(2, (3,)).marginal(0).cdf(**k), lambda: {"x": 0.5}),
     "marginal().ppf": (lambda **k: mixture(2, (3,)).marginal(0).ppf(**k), lambda: {"p": np.full(3, 0.5)}),
@@ -111,11 +112,16 @@ GOOD_CALLS = {  # the function, and its arguments by name
 }
 ARRAYS = {
     "gaussian_density_batch": ("x", "mean", "stddev", "correlation"),
+    "gaussian_logpdf": ("x",),
+    "mixture_logpdf": ("x", "weights", "mean", "stddev", "correlation"),
     "mdn_loss": ("raw", "x", "pen", "sample_weight"),
     "mdn_loss of rows": ("raw", "x", "pen"),
     "mdn_sample": ("raw",),
     "BivariateMixture": ("weights", "means", "stddevs", "correlations"),
+    "logpdf": ("x",),
+    "conditional": ("value",),
     "probability": ("lower", "upper"),
+    "transform": ("matrix", "offset"),
     "marginal().ppf": ("p",),
     "marginal().probability": ("lower", "upper"),
 }
@@ -264,6 +270,7 @@ NOT_NUMBERS = {
 
 
 MAY_BE_NONE = {("mdn_loss", "pen"), ("mdn_loss", "sample_weight"), ("mdn_loss of rows", "pen")}
+MAY_BE_NONE |= {("transform", "matrix"), ("transform", "offset")}
 
 
 def rows_of_not_numbers():
@@ -286,6 +293,7 @@ X, PAIR, SINGLE = r"shape \(n, 1, 2\)", r"shape \(n, m, 2\)", r"shape \(n, m, 1\
 PAIR_3, SINGLE_3 = f"{PAIR} with m = 3", f"{SINGLE} with m = 3"
 PAIR_43, SINGLE_43 = (f"{shape} with n = 4, m = 3 \\(or n = 1\\)" for shape in (PAIR, SINGLE))
 RAW, POINTS = r"shape \(\.\.\., P \+ 6 M\)", r"shape \(4, 3, 2\)"
+OF_PARAMETERS = ("gaussian_logpdf", "mixture_logpdf")
 SHAPES = [
     # wrong number of axes, wrong size of the last axis, of the middle axis
     ("gaussian_density_batch", "x", X, [(), (2,), (4, 2), (1, 4, 1, 2)]),
@@ -299,6 +307,13 @@ SHAPES = [
     ("gaussian_density_batch", "mean", PAIR_43, [(3, 3, 2), (8, 3, 2), (0, 3, 2)]),
     ("gaussian_density_batch", "stddev", PAIR_43, [(2, 3, 2), (0, 3, 2)]),
     ("gaussian_density_batch", "correlation", SINGLE_43, [(3, 3, 1), (0, 3, 1)]),
+    *((f, "x", r"shape \(\.\.\., 2\)", [(), (4, 3)]) for f in ("gaussian_logpdf", "mixture_logpdf", "logpdf", "cdf")),
+    ("gaussian_logpdf", "mean", r"shape \(\.\.\., M, 2\)", [(3,), (4, 3, 3)]),
+    ("mixture_logpdf", "weights", r"shape \(\.\.\., M\)", [()]),
+    ("mixture_logpdf", "mean", r"shape \(\.\.\., M, 2\) with M = 3", [(3,), (4, 3, 3), (4, 2, 2)]),
+    *((f, "stddev", r"shape \(\.\.\., M, 2\) with M = 3", [(4, 3, 1), (4, 2, 2)]) for f in OF_PARAMETERS),
+    *((f, "stddev", r"leading axes that broadcast with \(4,\) .*", [(5, 3, 2)]) for f in OF_PARAMETERS),
+    *((f, "correlation", r"shape \(\.\.\., M\) with M = 3", [(), (4, 2)]) for f in OF_PARAMETERS),
     ("mdn_loss", "raw", RAW, [()]),
     ("mdn_loss", "raw", f"{RAW}, P = 3 pen logits and M >= 1", [(4, 3, 3)]),
     ("mdn_loss", "raw", f"{RAW}, P = 3 .*", [(4, 3, 14)]),
@@ -418,6 +433,7 @@ SHARPENING = {
         "an array": (np.zeros(2), r"expected a real number, got ndarray$"),
     },
     "temperature": {
+        "negative": (-1.0, r"expected a finite number >= 0, got -1.0$"),
         "three": ((1.0, 1.0, 1.0), r"expected a number or a pair, got 3 numbers$"),
         "one of a pair negative": ((1.0, -1.0), r"expected a finite number >= 0, got -1.0$"),
         "inf": (INF, r"expected a finite number >= 0, got inf$"),
@@ -454,14 +470,6 @@ RNGS = {
     "fractional": (1.5, RNG.format("float$")),
     "a module": (np.random, RNG.format("module$")),
 }
-
-
-class Forged(np.random.Generator):
-    """Returns whatever it is made with."""
-
-    def __init__(self, returned):
-        super().__init__(np.random.PCG64(0))
-        self.random = self.standard_normal = lambda size: returned(size)
 
 
 FORGED = {
@@ -634,22 +642,20 @@ BAD = {
         "callback": {"number": (3, r"expected a callable or None, got int$")},
         "rng": RNGS,
     },
-    "pdf": {"x": {"of 3 coordinates": (np.zeros(3), r"expected shape \(\.\.\., 2\), got \(3,\)$")}},
-    "logpdf": {"x": {"a number": (1.0, r"expected shape \(\.\.\., 2\), got \(\)$")}},
-    "score": {"x": {"of another batch": (np.zeros((4, 2)), r".*broadcast with \(3,\) .*got shape \(4, 2\)$")}},
-    "responsibilities": {"x": {"of text": ("ab", r"expected an array of real numbers")}},
-    "component_logpdf": {"x": {"masked": (np.ma.masked_array(np.zeros((3, 2))), r".*masked")}},
+    **{
+        name: {
+            "x": {
+                "of text": ("ab", r"expected an array of real numbers"),
+                "of another batch": (np.zeros((4, 2)), r".*broadcast with \(3,\) .*got shape \(4, 2\)$"),
+            }
+        }
+        for name in OF_POINTS
+    },
     "sample": {"size": SIZES, "rng": RNGS | FORGED},
     "marginal": {"axis": AXES},
     "conditional": {
         "axis": AXES,
-        "value": {
-            "of another batch": (
-                np.zeros(4),
-                r"expected a shape that broadcasts with \(3,\) of the mixtures, got \(4,\)$",
-            ),
-            "of text": ("x", r"expected an array of real numbers"),
-        },
+        "value": {"of another batch": (np.zeros(4), r"expected a shape that broadcasts with \(3,\) .*, got \(4,\)$")},
     },
     "credible_level": {
         "mass": {
@@ -665,6 +671,43 @@ BAD = {
         "upper": {"of another batch": (np.zeros((4, 2)), r".*that broadcast with \(3,\).*got shape \(4, 2\)$")}
     },
     "marginal().sample": {"size": SIZES, "rng": RNGS | FORGED},
+    "transform": {
+        "matrix": {
+            "singular": ([[1.0, 2.0], [2.0, 4.0]], r"expected an invertible matrix, got \[\[1. 2.\]\n \[2. 4.\]\]$"),
+            "singular in a batch": (
+                [np.eye(2), np.zeros((2, 2)), np.eye(2)],
+                r"expected an invertible matrix, got .* at index \(1,\)$",
+            ),
+            "NaN": ([[1.0, NAN], [2.0, 4.0]], FINITE.format(r"nan at index \(0, 1\)$")),
+            "of another batch": (np.ones((5, 2, 2)), r".*with \(3,\) of the mixtures, got shape \(5, 2, 2\)$"),
+        },
+        "offset": {"inf": ([0.0, INF], FINITE.format(r"inf at index \(1,\)$"))},
+    },
+    "concatenate": {
+        "mixtures": {
+            "none": ([], r"expected at least one mixture, got none$"),
+            "one of them a number": ([mixture(), 3], r"expected BivariateMixture, got int at index 1$"),
+            "a mixture": (mixture(), r"expected a sequence of BivariateMixture, got BivariateMixture$"),
+            "None": (None, r"expected a sequence of BivariateMixture, got NoneType$"),
+            "of other batches": (
+                [mixture(1, (2,)), mixture(1, (3,))],
+                r"expected batch shapes that broadcast, with \(\) of the",
+            ),
+        },
+        "weights": {
+            "of sum 1.1": ([0.5, 0.6], r"expected a sum of 1 over the mixtures, got 1.1$"),
+            "of another number": ([0.5], r"expected shape \(..., 2\), got \(1,\)$"),
+        },
+    },
+    "kl_divergence": {
+        "other": {
+            "a number": (1.0, r"expected a BivariateMixture, got float$"),
+            "of another batch": (
+                mixture(2, (2,)),
+                r"expected a batch shape that broadcasts with \(3,\), got \(2,\)$",
+            ),
+        }
+    },
 }
 NO_MEAN = r'reduction: the "mean" {} is undefined; use "sum" or "none"$'
 # Where another argument is blamed than the one that differs, or there is more to it; Python's own messages
@@ -731,6 +774,12 @@ OTHER_CASES = {
         "no components": (
             shapes(weights=0, means=(0, 2), stddevs=(0, 2), correlations=0),
             r"weights: expected at least one component, got M = 0$",
+        )
+    },
+    "transform": {
+        "means beyond the numbers": (
+            {"matrix": np.diag([1e308, 1.0])},
+            r"offset: expected means within the range of numbers, got -?inf",
         )
     },
     "fit": {"weights all 0": ({"sample_weight": np.zeros(20)}, r"points: .*with a weight > 0, got 0$")},

@@ -23,7 +23,7 @@ from checks import (
     rows_of,
     without_row,
 )
-from problems import LAYOUTS, component_problem, loss_problem, mixture_problem
+from problems import LAYOUTS, component_problem, lie, loss_problem, mixture_problem
 
 import cymdn
 from cymdn import gaussian_logpdf_and_gradient, mdn_loss, mdn_loss_and_gradient, mixture_logpdf_and_gradient
@@ -911,20 +911,6 @@ def test_out_that_overlaps_each_argument_gives_the_same_bits(rows, name):
             with_held = [held if i == k else a for i, a in enumerate(arguments)]
             returned = function(*with_held, **keywords, out=nested(expected, given))
             assert_filled(given, returned, expected)
-
-
-class Liar(np.ndarray):
-    """Says that it has the shape and the dtype of another array, and shares no memory with it."""
-
-    shape, dtype = property(lambda self: self.told.shape), property(lambda self: self.told.dtype)
-    ndim, size = property(lambda self: self.told.ndim), property(lambda self: self.told.size)
-    view = __array__ = __array_function__ = reshape = None
-
-
-def lie(array, told):
-    array = np.ndarray.view(array, Liar)
-    array.told = told
-    return array
 
 
 # How an output is spoilt, and what the message says of it
