@@ -1,6 +1,5 @@
 """A short run of the attack (attack.py has the long one), and proof that it finds what it is there to find."""
 
-import pickle
 from functools import partial
 
 import attack
@@ -286,14 +285,3 @@ def test_each_spoilt_state_is_refused_or_a_good_one(kind, spoil, monkeypatch):
         attack.check_state(
             np.random.default_rng(seed), mixture if kind is cymdn.BivariateMixture else mixture.marginal(1)
         )
-
-
-def test_copies_of_lines_fits_and_layouts_are_whole():
-    line, fit, layout = mixtures(3).marginal(0), fitted(), cymdn.Layout("(xy)(st)w", 2)
-    again = [pickle.loads(pickle.dumps(thing)) for thing in (line, fit, layout)]
-    assert again[:2] == [line, fit]
-    assert repr(again[2]) == repr(layout)
-    replaced = fit.__replace__(steps=7)  # what copy.replace calls
-    assert (replaced.steps, replaced.bic) == (7, fit.bic)
-    nan = mixtures(1).conditional(0, np.nan)
-    assert np.isnan(pickle.loads(pickle.dumps(nan)).weights).all()

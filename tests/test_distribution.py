@@ -17,7 +17,15 @@ from reference import EXACT, Number, error_in_terms, score
 from test_accuracy import BOUND, GROUPS, natural, raw_output
 from test_contract import any_finite
 
-from cymdn import BivariateMixture, gaussian_logpdf, mdn_loss, mdn_sample, mixture_logpdf_and_gradient
+from cymdn import (
+    BivariateMixture,
+    Layout,
+    fit_mixture,
+    gaussian_logpdf,
+    mdn_loss,
+    mdn_sample,
+    mixture_logpdf_and_gradient,
+)
 
 EPS = 2.0**-52
 EVALUATIONS = ("pdf", "logpdf", "component_logpdf", "responsibilities", "score")
@@ -145,19 +153,46 @@ def test_a_nan_in_a_point_touches_no_other(kind):
         np.testing.assert_array_equal(got[[0, 1, 3, 4]], good[name][[0, 1, 3, 4]])
 
 
-def test_a_weight_of_0_takes_no_part():
-    w, means, stddevs, correlations = parameters(2)
-    far, tiny = [[1e200, -1e200]], [[1e-200, 1e200]]
-    more = BivariateMixture(
-        [*w, 0.0], np.concatenate([means, far]), np.concatenate([stddevs, tiny]), [*correlations, 0.9]
-    )
-    plain, x = BivariateMixture(w, means, stddevs, correlations), points((20,))
+def with_an_absent_component(kind):
+    """A batch of mixtures of which one component has weight 0, its place, and the mixtures without it."""
+    if kind == "natural":
+        arrays, absent = parameters(2, (5,)), (0.0, [1e200, -1e200], [1e-200, 1e200], 0.9)
+        return (
+            BivariateMixture(*(np.insert(a, 2, held, axis=1) for a, held in zip(arrays, absent, strict=True))),
+            2,
+            (BivariateMixture(*arrays)),
+        )
+    raw = network_output(3, (5,))
+    columns = np.arange(18).reshape(6, 3)[:, 1]
+    without = BivariateMixture.from_network_output(np.delete(raw, columns, axis=-1))
+    raw[:, columns] = np.nan
+    raw[:, 1] = -np.inf
+    return BivariateMixture.from_network_output(raw, temperature=1.0), 1, without
+
+
+@each_kind
+def test_an_absent_component_takes_no_part_whatever_it_holds(kind):
+    mixtures, absent, without = with_an_absent_component(kind)
+    x, exact = points((20, 1)), kind == "natural"
     for name in ("pdf", "logpdf", "score"):
-        np.testing.assert_array_equal(getattr(more, name)(x), getattr(plain, name)(x))
-    np.testing.assert_array_equal(more.responsibilities(x)[:, 2], 0.0)
-    np.testing.assert_array_equal(more.responsibilities(x)[:, :2], plain.responsibilities(x))
-    np.testing.assert_array_equal(more.mean(), plain.mean())
-    np.testing.assert_array_equal(more.covariance(), plain.covariance())
+        got, expected = (getattr(m, name)(x) for m in (mixtures, without))
+        np.testing.assert_allclose(got, expected, rtol=0 if exact else 4 * EPS, atol=0, err_msg=name)
+    for name in ("mean", "covariance", "mode"):
+        got, expected = (getattr(m, name)() for m in (mixtures, without))
+        size = {"natural": 0 if name != "mode" else 1e-13, "network": 1e-12}[kind]
+        np.testing.assert_allclose(got, expected, rtol=size if not exact else 0, atol=size, err_msg=name)
+    for weights, expected in (
+        (mixtures.responsibilities(x), without.responsibilities(x)),
+        (mixtures.weights, without.weights),
+    ):
+        np.testing.assert_array_equal(weights[..., absent], 0.0)
+        np.testing.assert_array_equal(np.delete(weights, absent, axis=-1), expected)
+    limits = [-1.0, 0.0], [2.0, 2.0]
+    np.testing.assert_array_equal(mixtures.probability(*limits), without.probability(*limits))
+    turned = [[0.6, -0.8], [0.8, 0.6]]
+    assert_same_bits(mixtures.transform(turned).weights[..., absent], np.zeros(5))
+    assert np.isfinite(mixtures.transform(turned).logpdf([0.0, 0.0])).all()
+    assert pickle.loads(pickle.dumps(mixtures)) == mixtures
 
 
 # dtypes
@@ -330,26 +365,32 @@ def test_the_level_of_one_component_is_the_known_one(kind):
     np.testing.assert_allclose(held, mass, rtol=0, atol=2e-4)
 
 
-@pytest.mark.parametrize("seed", range(6))
-def test_the_region_of_a_level_holds_its_mass(seed):
+def mixture_of_any_width(seed):
     rng = np.random.default_rng(seed)
     m = int(rng.choice([2, 3, 10]))
     weights, means, stddevs, _ = parameters(m, seed=seed)
-    single = BivariateMixture(weights, means, stddevs * 10.0 ** rng.uniform(-1, 1), np.tanh(2 * rng.normal(size=m)))
-    mass, n = np.array([0.05, 0.5, 0.9, 0.99]), 200_000
-    held = (single.pdf(single.sample(n, rng=seed))[:, None] >= single.credible_level(mass)).mean(axis=0)
-    # 0.002 as documented, and 5 standard errors: a false alarm among 24 comparisons has probability 1e-5
-    assert (abs(held - mass) <= 0.002 + 5 * np.sqrt(mass * (1 - mass) / n)).all()
+    return BivariateMixture(weights, means, stddevs * 10.0 ** rng.uniform(-1, 1), np.tanh(2 * rng.normal(size=m)))
 
 
-def test_narrow_components_on_the_points_of_a_plain_spiral_do_not_mislead_the_level():
-    k, m, n = np.linspace(2048, 4095, 100).astype(int), 101, 100_000
+def narrow_components_on_the_points_of_a_plain_spiral(seed):
+    # did all points lie there, the mass of 0.9 would be 0.024 off
+    k, m = np.linspace(2048, 4095, 100).astype(int), 101
     radius, angle = np.sqrt(-2.0 * np.log1p(-(k + 0.5) / 4096)), np.pi * (3.0 - np.sqrt(5.0)) * k
     means, stddevs = np.zeros((m, 2)), np.full((m, 2), 1e-4)
     means[1:], stddevs[0] = np.stack([radius * np.cos(angle), radius * np.sin(angle)], axis=-1), 1.0
-    single = BivariateMixture([1 - 1e-4, *[1e-6] * 100], means, stddevs, np.zeros(m))
-    held = (single.pdf(single.sample(n, rng=0)) >= single.credible_level(0.9)).mean()
-    assert abs(held - 0.9) <= 0.002 + 5 * np.sqrt(0.9 * 0.1 / n)  # 0.024 off, did all points lie there
+    return BivariateMixture([1 - 1e-4, *[1e-6] * 100], means, stddevs, np.zeros(m))
+
+
+@pytest.mark.parametrize(
+    ("make", "seed"),
+    [*((mixture_of_any_width, seed) for seed in range(6)), (narrow_components_on_the_points_of_a_plain_spiral, 0)],
+)
+def test_the_region_of_a_level_holds_its_mass(make, seed):
+    single = make(seed)
+    mass, n = np.array([0.05, 0.5, 0.9, 0.99]), 200_000
+    held = (single.pdf(single.sample(n, rng=seed))[:, None] >= single.credible_level(mass)).mean(axis=0)
+    # 0.002 as documented, and 5 standard errors: a false alarm among 28 comparisons has probability 1e-5
+    assert (abs(held - mass) <= 0.002 + 5 * np.sqrt(mass * (1 - mass) / n)).all()
 
 
 @each_kind
@@ -386,18 +427,18 @@ INDICES += [np.array([[0], [1]]), (np.array([0, 1]), np.array([1, 3])), np.array
 INDICES += [np.arange(12).reshape(3, 4) % 2 == 0]
 
 
-@each_kind
+@pytest.mark.parametrize("kind", [*KINDS, "line"])
 @pytest.mark.parametrize("index", INDICES, ids=repr)
 def test_an_index_takes_the_mixtures_that_it_takes_of_an_array(index, kind):
-    batch = made(kind, 2, (3, 4))
+    batch = made(kind, 2, (3, 4)) if kind != "line" else mixture(2, (3, 4)).marginal(1)
     taken = batch[index]
-    for name in ("weights", "means", "stddevs", "correlations"):
+    for name in ("weights", "means", "stddevs", *(["correlations"] if kind != "line" else [])):
         rest = getattr(batch, name).shape[2:]
         expected = getattr(batch, name).reshape(12, *rest)[np.arange(12).reshape(3, 4)[index]]
         assert_same_bits(getattr(taken, name), expected)
     assert taken.batch_shape == np.zeros((3, 4))[index].shape
     assert (taken.n_components, taken.dtype) == (2, batch.dtype)
-    x = points()
+    x = points() if kind != "line" else 0.5
     np.testing.assert_array_equal(taken.logpdf(x), batch.logpdf(x)[index])
 
 
@@ -407,22 +448,23 @@ def test_an_index_outside_the_batch_is_an_index_error(index):
         mixture(2, (3, 4))[index]
 
 
-def test_a_batch_has_a_length_and_elements_and_its_answers_are_arrays():
-    batch = mixture(2, (3, 4))
+@pytest.mark.parametrize("what", [lambda m: m, lambda m: m.marginal(1)], ids=["mixtures", "lines"])
+def test_a_batch_has_a_length_and_elements_and_its_answers_are_arrays(what):
+    batch = what(mixture(2, (3, 4)))
     assert len(batch) == 3
     assert [element.batch_shape for element in batch] == [(4,)] * 3
     np.testing.assert_array_equal([element.means for element in batch], batch.means)
-    assert len(mixture(2, (0, 4))) == 0
-    assert list(mixture(2, (0, 4))) == []
-    assert repr(batch) == "BivariateMixture(n_components=2, batch_shape=(3, 4), dtype=float64)"
-    assert repr(mixture().marginal(0)) == "UnivariateMixture(n_components=3, batch_shape=(), dtype=float64)"
+    assert len(what(mixture(2, (0, 4)))) == 0
+    assert list(what(mixture(2, (0, 4)))) == []
+    assert repr(batch) == f"{type(batch).__name__}(n_components=2, batch_shape=(3, 4), dtype=float64)"
 
 
 @pytest.mark.parametrize("use", [len, iter, list, lambda single: single[0], lambda single: single[...]])
 def test_a_single_mixture_has_no_length_and_no_elements_and_its_answers_are_scalars(use):
     single = mixture()
-    with pytest.raises(TypeError, match=r"a single BivariateMixture has no .*see batch_shape"):
-        use(single)
+    for one in (single, single.marginal(0)):
+        with pytest.raises(TypeError, match=f"a single {type(one).__name__} has no .*see batch_shape"):
+            use(one)
     for value in (single.pdf([0, 0]), single.logpdf([0, 0]), single.credible_level(0.5), single.marginal(0).mean()):
         assert isinstance(value, np.float64)
 
@@ -448,23 +490,45 @@ COPIES = {
 }
 
 
+def a_fit(dtype):
+    return fit_mixture(np.random.default_rng(0).normal(size=(30, 2)).astype(dtype), 2, rng=0, restarts=1)
+
+
+COPIED = {
+    **{kind: partial(made, kind, 3, (4,)) for kind in KINDS},
+    "slice": lambda dtype: mixture(3, (4, 5), dtype)[1:],
+    "marginal": lambda dtype: mixture(3, (4,), dtype).marginal(0),
+    "conditional": lambda dtype: made("network", dtype=dtype).conditional(1, dtype(0.5)),
+    "conditional of NaN": lambda dtype: mixture(dtype=dtype).conditional(0, dtype(np.nan)),
+    "fit": a_fit,
+    "layout": lambda dtype: Layout("(xy)(st)w", 2),
+}
+
+
+def numbers_of(thing):
+    """All numbers of a thing that is copied, and of what is taken from it."""
+    if isinstance(thing, Layout):
+        return thing.to_cymdn(np.arange(10.0))
+    if hasattr(thing, "bic"):
+        return [*map(np.asarray, thing[1:]), thing.bic, thing.n_points, *numbers_of(thing.mixture)]
+    x = points() if isinstance(thing, BivariateMixture) else 0.5
+    parts = [thing, thing[-1], thing[...]] if thing.batch_shape else [thing]
+    return [a for m in parts for a in (m.weights, m.means, m.stddevs, m.logpdf(x))]
+
+
 @pytest.mark.parametrize("how", COPIES)
 @each_dtype
-@each_kind
-def test_a_copied_or_pickled_mixture_is_the_same(kind, dtype, how):
-    batch = made(kind, 3, (4,), dtype)
-    back = COPIES[how](batch)
-    assert type(back) is BivariateMixture
-    assert_same_bits(state(back), state(batch))
-    with pytest.raises(AttributeError):
-        back.weights = 1.0
-
-
-@pytest.mark.parametrize("index", [0, slice(2), ...], ids=repr)
-def test_a_slice_of_a_pickled_slice_works(index):
-    batch = mixture(3, (4, 5))[1:]
-    back = pickle.loads(pickle.dumps(batch))
-    np.testing.assert_array_equal(back[index].means, batch[index].means)
+@pytest.mark.parametrize("what", COPIED)
+def test_a_copied_or_pickled_thing_is_the_same(what, dtype, how):
+    thing = COPIED[what](dtype=dtype)
+    back = COPIES[how](thing)
+    assert type(back) is type(thing)
+    assert repr(back) == repr(thing)
+    assert back == thing or what in ("conditional of NaN", "layout")
+    assert_same_bits(numbers_of(back), numbers_of(thing))
+    if hasattr(thing, "weights"):
+        with pytest.raises(AttributeError):
+            back.weights = 1.0
 
 
 FORGED_STATES = {
@@ -544,18 +608,20 @@ def test_parameters_are_read_only_and_no_door_to_what_is_inside(kind):
 @each_dtype
 def test_the_callers_arrays_stay_writeable_and_apart(dtype):
     arrays, raw = parameters(3, (4,), dtype), network_output(3, (4,), 0, dtype)
-    covariances = np.array(BivariateMixture(*arrays).covariances)
+    covariances, values = np.array(BivariateMixture(*arrays).covariances), np.ones(4, dtype)
     made_of = {
+        "conditional": (BivariateMixture(*arrays).conditional(0, values), [values]),
         "natural": (BivariateMixture(*arrays), arrays),
         "network": (BivariateMixture.from_network_output(raw), [raw]),
         "covariances": (BivariateMixture.from_covariances(*arrays[:2], covariances), [covariances]),
     }
-    before = {name: batch.logpdf([0.0, 0.0]) for name, (batch, _) in made_of.items()}
+    x = {name: 0.0 if name == "conditional" else [0.0, 0.0] for name in made_of}
+    before = {name: batch.logpdf(x[name]) for name, (batch, _) in made_of.items()}
     for name, (batch, given_arrays) in made_of.items():
         for array in given_arrays:
             assert array.flags.writeable
             array[...] = 0.25
-        np.testing.assert_array_equal(batch.logpdf([0.0, 0.0]), before[name])
+        np.testing.assert_array_equal(batch.logpdf(x[name]), before[name])
 
 
 def test_results_are_the_callers_own_and_points_are_not_modified():
@@ -578,7 +644,8 @@ def assert_all_numbers(single, *points):
     answers = {name: getattr(single, name)() for name in ("mean", "covariance", "mode")}
     parameters_of = ("weights", "means", "stddevs", "correlations", "covariances")
     answers.update({name: getattr(single, name) for name in parameters_of})
-    answers["credible_level"] = single.credible_level([0.1, 0.5, 0.9])
+    answers["credible_level"] = levels = single.credible_level([0.05, 0.1, 0.45, 0.5, 0.55, 0.9, 0.99])
+    assert (levels[1:] <= levels[:-1]).all(), "a larger mass has a higher level"
     answers["sample"] = single.sample(5, rng=0)
     lines = {f"marginal {axis}": single.marginal(axis) for axis in (0, 1)}
     for x in points:
@@ -611,6 +678,8 @@ def extreme_mixtures():
     largest = np.nextafter(1.0, 0.0)
     yield BivariateMixture([0.5, 0.5], np.zeros((2, 2)), np.ones((2, 2)), [largest, -largest])
     yield network([*np.zeros(15), 30.0, -800.0, 1e300])
+    # log stddevs 0, then 1: that of the first component leaves it no width, and levels nowhere to fall
+    yield network([0.0, 0.0, -0.3235, -2.4576, 0.0, 0.5, 344.75, 345.4, -1.7e308, 319.24, -0.6377, -1.0824])
     for seed in range(60):
         rng = np.random.default_rng(seed)
         m = int(rng.integers(1, 5))
@@ -625,14 +694,6 @@ def extreme_mixtures():
 def test_extreme_mixtures_give_no_nan():
     for single in extreme_mixtures():
         assert_all_numbers(single, (0.0, 0.0), (0.5, -0.5), (1.0, -1.0), (1e300, -1e-300))
-
-
-def test_levels_fall_as_masses_grow_beside_a_component_without_width():
-    # log stddevs 0, then 1: that of the first component leaves it no width
-    raw = [0.0, 0.0, -0.3235, -2.4576, 0.0, 0.5, 344.75, 345.4, -1.7e308, 319.24, -0.6377, -1.0824]
-    masses = np.array([0.05, 0.1, 0.45, 0.5, 0.55, 0.9, 0.99])
-    levels = BivariateMixture.from_network_output(raw).credible_level(masses)
-    assert (levels[1:] <= levels[:-1]).all()
 
 
 @pytest.mark.parametrize("x", [(0.0, 0.0), (1.0, -1.0)])
@@ -657,18 +718,3 @@ def test_a_mixture_under_a_floor_has_the_density_of_the_loss():
     # two log stddevs and an atanh correlation are rounded once more: by an eps each, of up to 10 in distances of 1e6
     np.testing.assert_allclose(mixture.logpdf(x), -loss, rtol=1e-14, atol=1e-14)
     assert (mixture.stddevs >= [0.3, 1e-3]).all()
-
-
-def test_a_component_of_logit_minus_infinity_is_absent_whatever_it_holds():
-    raw, x = network_output(3, (5,)), np.random.default_rng(0).normal(size=(5, 2))
-    absent = np.arange(18).reshape(6, 3)[:, 1]
-    expected = BivariateMixture.from_network_output(np.delete(raw, absent, axis=-1))
-    raw[:, absent] = np.nan
-    raw[:, 1] = -np.inf
-    mixture = BivariateMixture.from_network_output(raw, temperature=1.0)
-    np.testing.assert_array_equal(mixture.weights[:, [0, 2]], expected.weights)
-    np.testing.assert_array_equal(mixture.weights[:, 1], 0)
-    np.testing.assert_allclose(mixture.logpdf(x), expected.logpdf(x), rtol=4 * EPS, atol=0)
-    for name in ("mean", "covariance", "mode"):
-        np.testing.assert_allclose(getattr(mixture, name)(), getattr(expected, name)(), rtol=1e-12, atol=1e-12)
-    assert pickle.loads(pickle.dumps(mixture)).n_components == 3

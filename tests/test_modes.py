@@ -228,12 +228,6 @@ def test_sigmas_beyond_all_bounds_have_a_mode(log_sigma):
     np.testing.assert_array_equal(BivariateMixture.from_network_output(raw).mode(), [1.5, -2.5])
 
 
-def test_a_component_of_weight_0_has_no_mode():
-    arrays, excluded = parameters(2), (0.0, [0.5, 0.5], [1e-9, 1e-9], 0.0)
-    more = BivariateMixture(*(np.concatenate([a, [held]]) for a, held in zip(arrays, excluded, strict=True)))
-    np.testing.assert_allclose(more.mode(), BivariateMixture(*arrays).mode(), rtol=0, atol=1e-13)
-
-
 # The batch
 
 

@@ -212,16 +212,6 @@ def test_limits_of_limits(lower, upper, expected):
         np.testing.assert_array_equal(mixture().log_probability(lower, upper), np.log(expected))
 
 
-def test_an_absent_component_holds_nothing():
-    arrays = [0.0, 1.0], [[0.0, 0.0], [1.0, 1.0]], [[1.0, 1.0], [1.0, 1.0]], [0.0, 0.5]
-    alone = BivariateMixture([1.0], *(array[1:] for array in arrays[1:]))
-    limits = [-1.0, 0.0], [2.0, 2.0]
-    assert BivariateMixture(*arrays).probability(*limits) == alone.probability(*limits)
-    raw = [-INF, 0.0, NAN, 1.0, NAN, 1.0, NAN, 0.0, NAN, 0.0, NAN, 0.5]
-    both = BivariateMixture.from_network_output(raw), BivariateMixture.from_network_output(raw[1::2])
-    assert both[0].probability(*limits) == both[1].probability(*limits)
-
-
 def test_shapes_broadcast_and_elements_have_the_bits_of_the_batch():
     m = mixture(2, (3, 1))
     lower, upper = np.random.default_rng(0).normal(size=(4, 2)) - 1.0, np.ones(2)

@@ -157,7 +157,9 @@ def test_size_goes_before_the_batch(size, batch, pens):
     assert np.isfinite(
         mdn_loss(np.broadcast_to(network_output(2, batch, pens), (*shape, pens + 12)), x, pen, reduction="sum")
     )
-    assert BivariateMixture.from_network_output(network_output(2, batch)).sample(size, rng=0).shape == (*shape, 2)
+    mixture = BivariateMixture.from_network_output(network_output(2, batch))
+    assert mixture.sample(size, rng=0).shape == (*shape, 2)
+    assert np.shape(mixture.marginal(0).sample(size, rng=0)) == shape
 
 
 @pytest.mark.parametrize(
@@ -205,6 +207,8 @@ def test_rng_is_what_default_rng_takes(make):
     raw = network_output(3, (4,), 1)
     expected = mdn_sample(raw, pen=1, rng=np.random.default_rng(make()))
     assert_same_bits(mdn_sample(raw, pen=1, rng=make()), expected)
+    line = BivariateMixture.from_network_output(raw, pen=1).marginal(0)
+    assert_same_bits(line.sample(rng=make()), line.sample(rng=np.random.default_rng(make())))
 
 
 def test_a_generator_advances_a_seed_does_not_and_none_draws_anew_and_leaves_the_global_generator_alone():
