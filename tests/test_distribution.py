@@ -29,6 +29,8 @@ from cymdn import (
 
 EPS = 2.0**-52
 EVALUATIONS = ("pdf", "logpdf", "component_logpdf", "responsibilities", "score")
+PARAMETERS = ("weights", "means", "stddevs")  # of lines too
+MASSES = (0.05, 0.1, 0.45, 0.5, 0.55, 0.9, 0.99)
 KINDS = ("natural", "network")
 each_kind = pytest.mark.parametrize("kind", KINDS)
 
@@ -51,6 +53,28 @@ def widened(kind, *arguments, **keywords):
         return BivariateMixture(*(array.astype(np.float64) for array in arrays))
     raw = network_output(*arguments, dtype=np.float32, **keywords)
     return BivariateMixture.from_network_output(raw.astype(np.float64))
+
+
+def answers(batch, x, at=None):
+    """What a batch of mixtures says of points and of itself, and its lines of numbers `at`; else of a coordinate."""
+    at, of_type = x[..., 0] if at is None else at, batch.dtype.type
+    found = {name: getattr(batch, name)(x) for name in (*EVALUATIONS, "predict", "cdf")}
+    found |= {name: getattr(batch, name)() for name in ("mean", "covariance", "mode")}
+    found |= {name: getattr(batch, name) for name in (*PARAMETERS, "correlations", "covariances")}
+    limits = np.array([[-1, -2], [1, 2]], batch.dtype)
+    found |= {name: getattr(batch, name)(*limits) for name in ("probability", "log_probability")}
+    found |= {"credible_level": batch.credible_level(MASSES), "sample": batch.sample(5, rng=0)}
+    for axis, (kind, line) in itertools.product(
+        (0, 1), (("marginal", batch.marginal), ("conditional", lambda axis: batch.conditional(axis, x[..., axis])))
+    ):
+        line = line(axis)
+        of_line = {name: getattr(line, name)(at) for name in ("pdf", "logpdf", "cdf")}
+        of_line |= {name: getattr(line, name)() for name in ("mean", "variance")}
+        of_line |= {name: getattr(line, name) for name in PARAMETERS}
+        of_line |= {"probability": line.probability(of_type(-1), of_type(1)), "ppf": line.ppf(of_type(0.25))}
+        of_line |= {"sample": line.sample(5, rng=0)}
+        found |= {f"{name} of {kind} {axis}": answer for name, answer in of_line.items()}
+    return found
 
 
 @each_dtype
@@ -198,38 +222,12 @@ def test_an_absent_component_takes_no_part_whatever_it_holds(kind):
 # dtypes
 
 
-LIMITS = np.array([[-1, -2], [1, 2]], np.float32)
-
-
 @each_kind
-@pytest.mark.parametrize(
-    "ask",
-    [
-        *(lambda m, name=name: getattr(m, name)(points((50, 1), np.float32).astype(m.dtype)) for name in EVALUATIONS),
-        lambda m: m.mean(),
-        lambda m: m.covariance(),
-        lambda m: m.mode(),
-        lambda m: m.credible_level([0.3, 0.9]),
-        lambda m: m.weights,
-        lambda m: m.means,
-        lambda m: m.stddevs,
-        lambda m: m.correlations,
-        lambda m: m.covariances,
-        lambda m: m.marginal(0).mean(),
-        lambda m: m.marginal(1).variance(),
-        lambda m: m.marginal(1).pdf(np.float32(0.5)),
-        lambda m: m.marginal(1).cdf(np.float32(0.5)),
-        lambda m: m.conditional(0, np.float32(0.5)).mean(),
-        lambda m: m.conditional(1, np.float32(0.5)).stddevs,
-        lambda m: m.conditional(1, np.float32(0.5)).logpdf(np.float32(-1.5)),
-        lambda m: m.probability(*LIMITS),
-        lambda m: m.log_probability(*LIMITS),
-        lambda m: m.marginal(0).probability(*LIMITS[:, :1]),
-        lambda m: m.marginal(0).ppf(np.float32(0.25)),
-    ],
-)
-def test_float32_answers_are_those_of_float64_rounded_once(ask, kind):
-    assert_same_bits(ask(made(kind, 4, (6,), np.float32)), ask(widened(kind, 4, (6,))).astype(np.float32))
+def test_float32_answers_are_those_of_float64_rounded_once(kind):
+    x, expected = points((50, 1), np.float32), answers(widened(kind, 4, (6,)), points((50, 1), np.float32))
+    for name, got in answers(made(kind, 4, (6,), np.float32), x).items():
+        wanted = expected[name]
+        assert_same_bits(got, wanted if name == "predict" else wanted.astype(np.float32))
 
 
 @pytest.mark.parametrize(
@@ -266,6 +264,18 @@ def test_points_and_mixtures_broadcast_to_the_bits_of_single_calls(ours, theirs,
         assert np.shape(got) == (*shape, *core)
         for index in np.ndindex(shape):
             np.testing.assert_array_equal(got[index], getattr(singles[each[index]], name)(x_each[index]))
+
+
+@each_dtype
+@each_kind
+def test_answers_of_a_batch_are_those_of_its_elements(kind, dtype):
+    batch, x = made(kind, 3, (2, 5), dtype), points((), dtype)
+    whole = answers(batch, x, x[0])
+    for index, single in elements(batch).items():
+        for name, answer in answers(single, x, x[0]).items():
+            if not name.startswith("sample"):
+                assert_same_bits(answer, whole[name][index])
+    assert made(kind, 3, (2, 0), dtype).mode().shape == (2, 0, 2)
 
 
 @pytest.mark.parametrize("m", [1, 7, 255, 256, 257, 600])
@@ -335,10 +345,6 @@ def test_mean_and_covariance_are_exact_to_rounding(m):
         # exp(log w), the center, offsets, squares, and sums over up to 20 components
         assert (error_in_terms(got, moments_exact(*arrays)) <= 8).all()
         np.testing.assert_array_equal(single.covariance(), single.covariance().T)
-    batch = mixture(m, (2, 4))
-    for index, single in elements(batch).items():
-        np.testing.assert_array_equal(batch.mean()[index], single.mean())
-        np.testing.assert_array_equal(batch.covariance()[index], single.covariance())
 
 
 def test_moments_of_raw_output_with_huge_correlations_are_those_of_its_parameters():
@@ -399,8 +405,6 @@ def test_levels_have_the_axes_of_the_batch_and_of_the_masses(kind):
     levels = batch.credible_level(mass)
     assert levels.shape == (2, 3, 5, 4)
     assert (np.diff(levels, axis=-1) < 0).all()
-    for index, single in elements(batch).items():
-        np.testing.assert_array_equal(levels[index], single.credible_level(mass))
     assert batch.credible_level(0.5).shape == (2, 3)
     assert batch.credible_level([]).shape == (2, 3, 0)
     assert made(kind, 2, (0,)).credible_level(0.5).shape == (0,)
@@ -568,12 +572,13 @@ def test_what_all_logits_share_changes_no_bit(offset):
     plain, x = BivariateMixture.from_network_output(raw), points()
     raw[:4] += offset
     shifted = BivariateMixture.from_network_output(raw)
-    for ask in (
-        lambda m: state(m)[:4],
-        lambda m: [m.mean(), m.covariance(), m.credible_level(0.5), m.mode()],
-        lambda m: [m.marginal(0).logpdf(x[0]), m.marginal(1).cdf(x[1]), m.conditional(0, x[0]).weights],
-    ):
-        assert_same_bits(ask(shifted), ask(plain))
+    expected, got = answers(plain, x), answers(shifted, x)
+    for name in expected.keys() - {
+        "cdf",
+        "probability",
+        "log_probability",
+    }:  # as exact as the logits are: of rectangles
+        assert_same_bits(got[name], expected[name])
 
 
 # Immutability
@@ -641,28 +646,15 @@ def test_results_are_the_callers_own_and_points_are_not_modified():
 
 def assert_all_numbers(single, *points):
     """No method gives NaN or a warning."""
-    answers = {name: getattr(single, name)() for name in ("mean", "covariance", "mode")}
-    parameters_of = ("weights", "means", "stddevs", "correlations", "covariances")
-    answers.update({name: getattr(single, name) for name in parameters_of})
-    answers["credible_level"] = levels = single.credible_level([0.05, 0.1, 0.45, 0.5, 0.55, 0.9, 0.99])
-    assert (levels[1:] <= levels[:-1]).all(), "a larger mass has a higher level"
-    answers["sample"] = single.sample(5, rng=0)
-    lines = {f"marginal {axis}": single.marginal(axis) for axis in (0, 1)}
     for x in points:
-        answers.update({f"{name} at {x}": getattr(single, name)(x) for name in EVALUATIONS})
-        lines.update({f"conditional {axis} at {x}": single.conditional(axis, x[axis]) for axis in (0, 1)})
-    for name, line in lines.items():
-        for ask in ("mean", "variance"):
-            answers[f"{name} {ask}"] = getattr(line, ask)()
-        for ask in ("pdf", "logpdf", "cdf"):
-            answers[f"{name} {ask}"] = getattr(line, ask)([-1.0, 0.0, 1.0, *line.means[:1]])
-        answers[f"{name} parameters"] = [line.weights, line.means, line.stddevs]
-        answers[f"{name} sample"] = line.sample(5, rng=0)
-    variances = np.diagonal(answers["covariance"])
-    if not np.isfinite(variances).all():  # then so is the covariance, as documented
-        answers["covariance"] = variances
-    for name, answer in answers.items():
-        assert not np.isnan(answer).any(), name
+        found = answers(single, np.array(x), np.array([-1.0, 0.0, 1.0, *single.means[:1, 0]]))
+        levels = found["credible_level"]
+        assert (levels[1:] <= levels[:-1]).all(), "a larger mass has a higher level"
+        variances = np.diagonal(found["covariance"])
+        if not np.isfinite(variances).all():  # then so is the covariance, as documented
+            found["covariance"] = variances
+        for name, answer in found.items():
+            assert not np.isnan(answer).any(), name
 
 
 def extreme_mixtures():

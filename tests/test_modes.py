@@ -3,9 +3,8 @@
 import mpmath
 import numpy as np
 import pytest
-from checks import each_dtype
 from mpmath import mpf
-from problems import elements, mixture, network_output, parameters
+from problems import mixture, network_output, parameters
 from reference import EXACT, natural_mixture, score
 
 from cymdn import BivariateMixture
@@ -226,18 +225,6 @@ def test_sigmas_of_1e_30_and_of_1e30_do_not_meet():
 def test_sigmas_beyond_all_bounds_have_a_mode(log_sigma):
     raw = np.array([0.0, 1.5, -2.5, log_sigma, log_sigma, 0.5])
     np.testing.assert_array_equal(BivariateMixture.from_network_output(raw).mode(), [1.5, -2.5])
-
-
-# The batch
-
-
-@each_dtype
-def test_modes_of_a_batch_are_those_of_its_elements(dtype):
-    assert mixture(3, (2, 0), dtype).mode().shape == (2, 0, 2)
-    for batch in (mixture(3, (2, 5), dtype), BivariateMixture.from_network_output(network_output(3, (2, 5), 0, dtype))):
-        assert batch.mode().dtype == dtype
-        for index, single in elements(batch).items():
-            np.testing.assert_array_equal(batch.mode()[index], single.mode())
 
 
 def test_modes_of_raw_output_are_those_of_its_natural_parameters():

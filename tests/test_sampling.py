@@ -361,39 +361,21 @@ def test_a_logit_of_minus_infinity_excludes_its_component_and_one_of_infinity_is
 
 
 @pytest.mark.parametrize("size", [None, 2, 50])
-@pytest.mark.parametrize("position", [0, 1, 2])
-def test_a_nan_among_the_logits_gives_nan_and_touches_no_other_row(position, size):
-    raw = network_output(3, (4,), 1)
-    good = mdn_sample(raw, pen=1, size=size, rng=67)
-    raw[2, 1 + position] = np.nan
-    x, pen, component = mdn_sample(raw, pen=1, size=size, rng=67)
-    assert np.isnan(x[..., 2, :]).all()
-    assert (component[..., 2] == -1).all()
-    np.testing.assert_array_equal(pen, good.pen)
-    others = [0, 1, 3]
-    np.testing.assert_array_equal(x[..., others, :], good.x[..., others, :])
-    np.testing.assert_array_equal(component[..., others], good.component[..., others])
-
-
-@pytest.mark.parametrize("pens", [1, 3])
-def test_a_nan_among_the_pen_logits_gives_a_nan_pen_and_touches_nothing_else(pens):
+@pytest.mark.parametrize("pens", PENS)
+def test_a_nan_matters_where_it_is_drawn_from_and_touches_nothing_else(pens, size):
     raw = network_output(3, (4,), pens)
-    good = mdn_sample(raw, pen=pens, rng=68)
-    raw[2, pens - 1] = np.nan
-    x, pen, component = mdn_sample(raw, pen=pens, rng=68)
-    assert np.isnan(pen[2]).all()
-    np.testing.assert_array_equal(pen[[0, 1, 3]], good.pen[[0, 1, 3]])
-    assert_same_bits(x, good.x)
-    assert_same_bits(component, good.component)
-
-
-@pytest.mark.parametrize("plane", [1, 2, 3, 4, 5])
-def test_a_nan_in_a_component_matters_where_that_is_drawn(plane):
-    raw = network_output(2, seed=3)
-    planes(raw)[plane][1] = np.nan
-    x, _, component = mdn_sample(raw, size=200, rng=69)
-    assert set(component) == {0, 1}
-    np.testing.assert_array_equal(np.isnan(x).any(axis=-1), component == 1)
+    good = mdn_sample(raw, pen=pens, size=size, rng=67)
+    for column in range(pens + 18):
+        spoilt, plane = raw.copy(), (column - pens) // 3  # pen logits, logits, then parameters of components
+        spoilt[2, column] = np.nan
+        x, pen, component = (None if a is None else a.copy() for a in good)
+        if plane < 0:
+            pen[..., 2, *[slice(None)] * (pens == 3)] = np.nan
+        elif plane == 0:
+            x[..., 2, :], component[..., 2] = np.nan, -1
+        else:  # means 0 and 1, stddevs 0 and 1, and the correlation, which moves the second coordinate
+            x[..., 2, (0, 1, 0, 1, 1)[plane - 1]][component[..., 2] == (column - pens) % 3] = np.nan
+        assert_same_bits(mdn_sample(spoilt, pen=pens, size=size, rng=67), (x, pen, component))
 
 
 @pytest.mark.parametrize("sign", [-1.0, 1.0])
