@@ -13,6 +13,7 @@ The cases run in a process of their own, so that one that ends it, as a sanitize
 """
 
 import argparse
+import copy
 import math
 import multiprocessing
 import time
@@ -626,12 +627,17 @@ SPOILT = (
     lambda a: None,
     lambda a: "text",
     lambda a: object(),
+    lambda a: np.dtype("i8"),
+    lambda a: np.float64(1.0),
+    lambda a: [a, 1.0],
+    lambda a: a - 9.0,
     lambda a: Number(1),
     lambda a: [a],
     np.float32,
     lambda a: np.asarray(a, object),
     lambda a: np.zeros(0),
     lambda a: np.zeros((3, 0, 6)),
+    lambda a: np.asarray(a)[..., :0],
     lambda a: np.zeros(6 * 5),
     *(lambda a, value=value: np.full(np.shape(a), value) for value in (NAN, INF, -INF, 1e300, -1.0)),
     lambda a: np.reshape(a, (1,) * 45 + np.shape(a)),
@@ -650,21 +656,23 @@ QUESTIONS = {
 
 
 def check_state(rng, mixture):
-    """A state with one item spoilt is refused, or all methods can work with it."""
-    state, kind = list(mixture.__getstate__()), type(mixture)
-    k, forged = int(rng.integers(len(state))), kind.__new__(kind)
+    """A state with one item spoilt, or lost, is refused and changes nothing, or all methods can work with it."""
+    state, kind, forged = list(mixture.__getstate__()), type(mixture), copy.copy(mixture)
+    k = int(rng.integers(len(state)))
     try:
-        state[k] = pick(rng, SPOILT)(state[k])
+        state[k : k + 1] = [pick(rng, SPOILT)(state[k])] if chance(rng, 0.9) else []
     except (TypeError, ValueError, IndexError):
         return  # it has no such item
     try:
-        forged.__setstate__(tuple(state))
+        forged.__setstate__(tuple(state) if chance(rng, 0.95) else None)
     except ValueError as error:
         message = str(error)
-        assert message.startswith("state: "), f"refused, but not as a state: {message}"
+        assert message.startswith(f"state: expected that of a {kind.__name__}, got "), f"not refused as it: {message}"
+        assert_same_bits(forged.__getstate__()[0], mixture.__getstate__()[0])
         return
     draws = forged.sample(2, rng=0)
     shape = forged.batch_shape
+    assert kind is not BivariateMixture or not np.isnan(draws).any(), "a state that no mixture has"
     assert draws.shape[1 : 1 + len(shape)] == shape, "draws of another shape"
     assert all(answer.shape[: len(shape)] == shape for answer in QUESTIONS[kind](forged)), "answers of another shape"
     assert forged == forged or np.isnan(draws).any(), "not equal to itself"
