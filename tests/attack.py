@@ -26,7 +26,7 @@ import climb
 import numpy as np
 from builds import running
 from checks import CAN_FLUSH, INF, NAN, assert_same_bits, flat, flushing
-from problems import LAYOUTS, Forged, lie
+from problems import LAYOUTS, OF_POINTS, Forged, lie, mixture, questions, questions_of_points
 from reference import LONG
 
 import cymdn
@@ -226,40 +226,20 @@ def draw_floor(rng):
     return {"stddev_floor": pick(rng, floors)} if chance(rng, 0.25) else {}
 
 
-OF_POINTS = ("logpdf", "pdf", "component_logpdf", "responsibilities", "score", "predict")
-OF_OTHERS = ("line", "rectangle", "turned", "conditional", "marginal", "mean", "covariance", "parts", "sample", "mode")
-PARTS = ("weights", "means", "stddevs", "log_stddevs", "correlations", "atanh_correlations", "covariances")
+OF_NO_POINTS = tuple(questions(mixture()))
+OF_POINTS_TOO = tuple(questions_of_points(mixture(), np.zeros(2)))
+DEAR = {"mode": 30, "credible_level": 4}  # components for which these may be asked
 
 
-def use_mixture(mixture, method, x=None, **options):
-    """What a method of a mixture returns; of one that returns a mixture in one dimension, what this says of itself."""
-    if method in OF_POINTS:
-        return getattr(mixture, method)(x, **options)
-    if method == "parts":
-        return tuple(getattr(mixture, part) for part in PARTS)
-    if method == "line":
-        line, at = mixture.marginal(0), np.asarray(x)[..., 1]
-        return (
-            line.logpdf(at),
-            line.pdf(at),
-            line.cdf(at),
-            line.log_probability(np.float32(-1), at),
-            line.ppf(np.full(np.shape(at), 0.25, np.result_type(at, np.float32))),
-        )
-    if method == "rectangle":
-        probability = mixture.probability(np.float32([-1, -np.inf]), x)
-        assert not (probability > 1).any()
-        return probability, mixture.cdf(x)
-    if method == "turned":
-        return mixture.transform(np.int8([[0, -1], [1, 0]])).logpdf(x)
-    if method in ("marginal", "conditional"):
-        line = mixture.marginal(0) if method == "marginal" else mixture.conditional(1, np.asarray(x)[..., 0])
-        return line.weights, line.means, line.stddevs, line.mean(), line.variance()
+def use_mixture(mixtures, method, x=None, **options):
+    """The answer to a question."""
+    asked = questions(mixtures) if x is None else questions_of_points(mixtures, x)
+    answer = asked[method](**options)
     if method == "credible_level":
-        levels = mixture.credible_level([0.1, 0.5, 0.9])
-        assert (levels[..., 1:] <= levels[..., :-1]).all(), "a larger mass has a higher level"
-        return levels
-    return mixture.sample(3, rng=0) if method == "sample" else getattr(mixture, method)()
+        assert (answer[..., 1:] <= answer[..., :-1]).all(), "a larger mass has a higher level"
+    if method in ("cdf", "probability"):
+        assert not (answer > 1).any(), "a probability above 1"
+    return answer
 
 
 def of_natural(method, weights, means, stddevs, correlations, **given):
@@ -272,12 +252,12 @@ def of_network(method, raw, pen=0, bias=0.0, temperature=1.0, stddev_floor=None,
 
 
 def draw_object(rng):
-    method = "credible_level" if chance(rng, 0.01) else pick(rng, (*OF_POINTS, *OF_POINTS, *OF_OTHERS))
-    (n, m), pens = draw_sizes(rng, {"mode": 30, "credible_level": 4}.get(method, 600)), pick(rng, (0, 1, 3))
+    cheap = [name for name in OF_NO_POINTS if name != "credible_level"]
+    method = "credible_level" if chance(rng, 0.01) else pick(rng, (*OF_POINTS, *OF_POINTS_TOO, *cheap))
+    (n, m), pens = draw_sizes(rng, DEAR.get(method, 600)), pick(rng, (0, 1, 3))
     if method == "credible_level":
         m = min(m, 8)  # it evaluates some 1e5 points, several times
     batch, options = draw_batch(rng, n), {}
-    needs_x = method in (*OF_POINTS, "conditional", "line", "rectangle", "turned")
     if chance(rng, 0.5):
         given = draw_natural(rng, n, m, batch)
         arrays = dict(zip(OBJECT, [given[name] for name in ("weights", "mean", "stddev", "correlation")], strict=True))
@@ -290,7 +270,7 @@ def draw_object(rng):
             partial(of_network, method),
             {"pen": pens, **draw_sharpening(rng)},
         )
-    arrays = in_dtypes(rng, spoilt(rng, arrays | ({"x": x} if needs_x else {}), 0.1))
+    arrays = in_dtypes(rng, spoilt(rng, arrays | ({"x": x} if method in OF_POINTS_TOO else {}), 0.1))
     more = {"by_rows": method != "sample", "workers": method in OF_POINTS, "refuses": True}
     return Call(function, arrays, cores, options, out=False, **more)
 
@@ -673,6 +653,7 @@ def check_state(rng, mixture):
     draws = forged.sample(2, rng=0)
     shape = forged.batch_shape
     assert kind is not BivariateMixture or not np.isnan(draws).any(), "a state that no mixture has"
+    assert forged.dtype in FLOATS, "answers of a dtype that no mixture has"
     assert draws.shape[1 : 1 + len(shape)] == shape, "draws of another shape"
     assert all(answer.shape[: len(shape)] == shape for answer in QUESTIONS[kind](forged)), "answers of another shape"
     assert forged == forged or np.isnan(draws).any(), "not equal to itself"

@@ -39,16 +39,7 @@ def density_outputs(result):
 
 def mixture_problem(batch=(6,), m=3, dtype=np.float64, seed=0):
     """x, weights, mean, stddev, correlation."""
-    rng = np.random.default_rng(seed)
-    weights = rng.exponential(size=(*batch, m))
-    arguments = (
-        rng.normal(size=(*batch, 2)),
-        weights / weights.sum(axis=-1, keepdims=True),
-        rng.normal(size=(*batch, m, 2)),
-        np.exp(rng.normal(size=(*batch, m, 2))),
-        np.tanh(rng.normal(size=(*batch, m))),
-    )
-    return tuple(array.astype(dtype) for array in arguments)
+    return np.random.default_rng(seed).normal(size=(*batch, 2)).astype(dtype), *parameters(m, batch, dtype, seed + 1)
 
 
 def component_problem(*args, **keywords):
@@ -115,6 +106,53 @@ def parameters(m=3, batch=(), dtype=np.float64, seed=0):
 
 def mixture(m=3, batch=(), dtype=np.float64, seed=0):
     return BivariateMixture(*parameters(m, batch, dtype, seed))
+
+
+# What mixtures can be asked, by name: functions that return an array or a tuple of them
+
+OF_POINTS = ("pdf", "logpdf", "component_logpdf", "responsibilities", "score", "predict", "cdf")
+PARTS = ("weights", "means", "stddevs", "log_stddevs", "correlations", "atanh_correlations", "covariances")
+MASSES = (0.05, 0.1, 0.45, 0.5, 0.55, 0.9, 0.99)
+
+
+def parameters_of(line):
+    return line.weights, line.means, line.stddevs, line.mean(), line.variance()
+
+
+def values_of(line, at):
+    quarter = np.full(np.shape(at), 0.25, np.result_type(at, np.float32))
+    values = [getattr(line, name)(at) for name in ("pdf", "logpdf", "cdf")]
+    values += [getattr(line, name)(np.float32(-1), at) for name in ("probability", "log_probability")]
+    return *values, line.ppf(quarter)
+
+
+def questions(mixtures):
+    """What has nothing to do with points."""
+    asked = {name: getattr(mixtures, name) for name in ("mean", "covariance", "mode")}
+    asked |= {"parts": lambda: tuple(getattr(mixtures, name) for name in PARTS)}
+    asked |= {"credible_level": partial(mixtures.credible_level, MASSES), "sample": partial(mixtures.sample, 5, 0)}
+    return asked | {f"marginal {k}": lambda k=k: parameters_of(mixtures.marginal(k)) for k in (0, 1)}
+
+
+def questions_of_points(mixtures, x, at=None):
+    """What has; of lines, the values are at numbers `at`, or at second coordinates."""
+    given = np.asarray(x)
+    at, lower = given[..., 1] if at is None else at, np.array([-1, -np.inf], np.result_type(given, np.float32))
+
+    def conditional(axis):
+        line = mixtures.conditional(axis, given[..., axis])
+        return *parameters_of(line), *values_of(line, at)
+
+    asked = {name: partial(getattr(mixtures, name), x) for name in OF_POINTS}
+    asked |= {name: partial(getattr(mixtures, name), lower, x) for name in ("probability", "log_probability")}
+    asked |= {"turned": lambda: mixtures.transform(np.int8([[0, -1], [1, 0]])).logpdf(x)}
+    asked |= {f"marginal {k} at numbers": lambda k=k: values_of(mixtures.marginal(k), at) for k in (0, 1)}
+    return asked | {f"conditional {k}": partial(conditional, k) for k in (0, 1)}
+
+
+def answers(mixtures, x, at=None):
+    """The answers to all questions."""
+    return {name: ask() for name, ask in (questions(mixtures) | questions_of_points(mixtures, x, at)).items()}
 
 
 def network_output(m=3, batch=(), pens=0, dtype=np.float64, seed=0):

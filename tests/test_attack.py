@@ -54,28 +54,21 @@ def modifying(function, **arguments):
     return value
 
 
-def spoiling(spoil):
-    """Return what spoils `out` after the call, from what it held before."""
-
-    def flawed(function, **arguments):
-        out = arguments.get("out")
-        held = None if out is None else out.copy()
-        value = function(**arguments)
-        if out is not None and out.size:
-            spoil(out, held)
-        return value
-
-    return flawed
+def writing_beside(function, out=None, **arguments):
+    value = function(out=out, **arguments)
+    if out is not None:
+        contents = out.copy()
+        attack.memory_of(out)[...] = 1
+        out[...] = contents
+    return value
 
 
-def write_beside(out, _):
-    contents = out.copy()
-    attack.memory_of(out)[...] = 1
-    out[...] = contents
-
-
-def leave_the_first_unwritten(out, held):
-    out[(0,) * out.ndim] = held[(0,) * out.ndim]
+def leaving_the_first_unwritten(function, out=None, **arguments):
+    held = None if out is None else out.copy()
+    value = function(out=out, **arguments)
+    if out is not None and out.size:
+        out.flat[0] = held.flat[0]
+    return value
 
 
 def warning(function, **arguments):
@@ -95,8 +88,8 @@ FLAWS = {
         f"NaN for finite|{OTHER_BITS}",
     ),
     "modifying an argument": (modifying, "an argument was modified"),
-    "writing beside outputs": (spoiling(write_beside), "written beside an output"),
-    "leaving outputs unwritten": (spoiling(leave_the_first_unwritten), OTHER_BITS),
+    "writing beside outputs": (writing_beside, "written beside an output"),
+    "leaving outputs unwritten": (leaving_the_first_unwritten, OTHER_BITS),
     "returning another array": (lambda f, **given: np.array(f(**given))[()], "not the array given as out"),
     "warning": (warning, "invalid value encountered in log"),
 }

@@ -418,10 +418,7 @@ RAWS = {
     "a number": (1.0, rf"expected {RAW}, got \(\)$"),
 }
 PENLESS = {
-    "raw without its pen": (
-        {"raw": np.zeros((4, 12)), "pen": 1},
-        r"raw: .*P = 1 .*, got \(4, 12\); P = 0 would fit$",
-    ),
+    "raw without its pen": ({"raw": np.zeros((4, 12)), "pen": 1}, r"raw: .*P = 1 .*, got \(4, 12\); P = 0 would fit$"),
     "raw of pens only": ({"raw": np.zeros(3), "pen": 3}, r"raw: .*M >= 1, got \(3,\)$"),
 }
 SHARPENING = {
@@ -530,10 +527,7 @@ BAD = {
         },
         "means": {
             "of another M": (np.zeros((3, 2)), r".*with M = 2, got \(3, 2\)$"),
-            "of another batch": (
-                np.zeros((5, 2, 2)),
-                r"expected leading axes that broadcast with \(3,\).*\(5, 2, 2\)$",
-            ),
+            "of another batch": (np.zeros((5, 2, 2)), r".*axes that broadcast with \(3,\).*\(5, 2, 2\)$"),
             "NaN": (at((0, 1, 1), NAN), FINITE.format(r"nan at index \(0, 1, 1\)$")),
             "inf": (at((0, 1, 1), -INF), FINITE.format(r"-inf at index \(0, 1, 1\)$")),
             "of 3 coordinates": (np.zeros((2, 3)), r"expected shape \(\.\.\., M, 2\)"),
@@ -558,10 +552,7 @@ BAD = {
             "inf": (at((1, 2, 7), INF), FINITE.format(r"inf at index \(1, 2, 7\)$")),
             **RAWS,
             "of objects": (np.array([None] * 6), r".*dtype object$"),
-            "without a component": (
-                at((1, 2, slice(0, 2)), -INF),
-                r"expected a mixture logit above -inf.* at index \(1, 2\)$",
-            ),
+            "without a component": (at((1, 2, slice(0, 2)), -INF), r".*logit above -inf.* at index \(1, 2\)$"),
         },
         **SHARPENING,
         "stddev_floor": FLOORS,
@@ -674,10 +665,7 @@ BAD = {
     "transform": {
         "matrix": {
             "singular": ([[1.0, 2.0], [2.0, 4.0]], r"expected an invertible matrix, got \[\[1. 2.\]\n \[2. 4.\]\]$"),
-            "singular in a batch": (
-                [np.eye(2), np.zeros((2, 2)), np.eye(2)],
-                r"expected an invertible matrix, got .* at index \(1,\)$",
-            ),
+            "singular in a batch": (at(1, 0.0)(np.ones((3, 1, 1)) * np.eye(2)), r".*invertible.* at index \(1,\)$"),
             "NaN": ([[1.0, NAN], [2.0, 4.0]], FINITE.format(r"nan at index \(0, 1\)$")),
             "of another batch": (np.ones((5, 2, 2)), r".*with \(3,\) of the mixtures, got shape \(5, 2, 2\)$"),
         },
@@ -689,10 +677,7 @@ BAD = {
             "one of them a number": ([mixture(), 3], r"expected BivariateMixture, got int at index 1$"),
             "a mixture": (mixture(), r"expected a sequence of BivariateMixture, got BivariateMixture$"),
             "None": (None, r"expected a sequence of BivariateMixture, got NoneType$"),
-            "of other batches": (
-                [mixture(1, (2,)), mixture(1, (3,))],
-                r"expected batch shapes that broadcast, with \(\) of the",
-            ),
+            "of other batches": ([mixture(1, (2,)), mixture(1, (3,))], r".*that broadcast, with \(\) of the"),
         },
         "weights": {
             "of sum 1.1": ([0.5, 0.6], r"expected a sum of 1 over the mixtures, got 1.1$"),
@@ -702,13 +687,14 @@ BAD = {
     "kl_divergence": {
         "other": {
             "a number": (1.0, r"expected a BivariateMixture, got float$"),
-            "of another batch": (
-                mixture(2, (2,)),
-                r"expected a batch shape that broadcasts with \(3,\), got \(2,\)$",
-            ),
+            "of another batch": (mixture(2, (2,)), r".*shape that broadcasts with \(3,\), got \(2,\)$"),
         }
     },
 }
+NO_COMPONENT, MANY_AXES = (
+    "expected at least one component, got M = 0$",
+    r"expected at most 32 batch axes, got shape \(1,.*",
+)
 NO_MEAN = r'reduction: the "mean" {} is undefined; use "sum" or "none"$'
 # Where another argument is blamed than the one that differs, or there is more to it; Python's own messages
 OTHER_CASES = {
@@ -726,17 +712,11 @@ OTHER_CASES = {
         "weights for a bool": (positional(np.ones((4, 3, 1))), "compute_derivatives: expected a bool, got ndarray$"),
     },
     "mixture_logpdf": {
-        "no components": (
-            shapes(weights=0, mean=(0, 2), stddev=(0, 2), correlation=0),
-            r"weights: expected at least one component, got M = 0$",
-        ),
-        "too many axes": (
-            shapes(stddev=(1,) * 33 + (3, 2)),
-            r"stddev: expected at most 32 batch axes, got shape \(1,.*",
-        ),
+        "no components": (shapes(weights=0, mean=(0, 2), stddev=(0, 2), correlation=0), f"weights: {NO_COMPONENT}"),
+        "too many axes": (shapes(stddev=(1,) * 33 + (3, 2)), f"stddev: {MANY_AXES}"),
     },
     "mdn_loss": {
-        "too many axes": (shapes(raw=(1,) * 33 + (6,)), r"raw: expected at most 32 batch axes, got shape \(1,.*"),
+        "too many axes": (shapes(raw=(1,) * 33 + (6,)), f"raw: {MANY_AXES}"),
         "a list that holds itself": (lambda a: a.update(x=holds_itself()), "x: expected an array of numbers, got list"),
         "another n_components": (
             {"n_components": 3},
@@ -746,10 +726,7 @@ OTHER_CASES = {
             shapes(pen=(4, 3, 1)),
             r"pen: expected shape \(4, 3\) or \(4, 3, 3\), got \(4, 3, 1\); pass pen\[\.\.\., 0\]$",
         ),
-        "one pen for three logits": (
-            shapes(pen=(4, 3)),
-            r"raw: .*P = 1 .*got \(4, 3, 15\); P = 3 would fit$",
-        ),
+        "one pen for three logits": (shapes(pen=(4, 3)), r"raw: .*P = 1 .*got \(4, 3, 15\); P = 3 would fit$"),
         "no pen for three logits": ({"pen": None}, rf"raw: expected {RAW}, P = 0 .*"),
         **{
             f"the mean of no rows, {weight}": (
@@ -771,16 +748,10 @@ OTHER_CASES = {
         "temperature 0": ({"temperature": 0.0}, "temperature: expected .* temperatures above 0, got 0.0$"),
     },
     "BivariateMixture": {
-        "no components": (
-            shapes(weights=0, means=(0, 2), stddevs=(0, 2), correlations=0),
-            r"weights: expected at least one component, got M = 0$",
-        )
+        "no components": (shapes(weights=0, means=(0, 2), stddevs=(0, 2), correlations=0), f"weights: {NO_COMPONENT}")
     },
     "transform": {
-        "means beyond the numbers": (
-            {"matrix": np.diag([1e308, 1.0])},
-            r"offset: expected means within the range of numbers, got -?inf",
-        )
+        "means beyond the numbers": ({"matrix": np.diag([1e308, 1.0])}, "offset: .* the range of numbers, got -?inf")
     },
     "fit": {"weights all 0": ({"sample_weight": np.zeros(20)}, r"points: .*with a weight > 0, got 0$")},
     "fit_mixture": {

@@ -2,6 +2,7 @@
 
 import itertools
 import re
+from functools import partial
 
 import builds
 import mpmath
@@ -23,7 +24,7 @@ from checks import (
     rows_of,
     without_row,
 )
-from problems import LAYOUTS, component_problem, lie, loss_problem, mixture_problem
+from problems import LAYOUTS, component_problem, lie, loss_problem, mixture_problem, network_output
 
 import cymdn
 from cymdn import gaussian_logpdf_and_gradient, mdn_loss, mdn_loss_and_gradient, mixture_logpdf_and_gradient
@@ -745,10 +746,15 @@ def test_results_without_batch_axes_are_numpy_scalars(reduction, dtype):
 
 
 DIRECT_CALLS = {
-    "mdn_loss": lambda a: mdn_loss(*a),
-    "mdn_loss_and_gradient": lambda a: mdn_loss_and_gradient(*a),
-    "two workers, who have not enough to do": lambda a: mdn_loss_and_gradient(*a, workers=2),
+    "mdn_loss": mdn_loss,
+    "mdn_loss_and_gradient": mdn_loss_and_gradient,
+    "two workers, who have not enough to do": partial(mdn_loss_and_gradient, workers=2),
 }
+
+
+def loss_arguments(pen, dtype_of_pen, dtype):
+    raw, x, targets = loss_problem((6,), 3, pen, dtype)
+    return raw, x, None if targets is None else targets.astype(dtype_of_pen)
 
 
 def drop_in_arguments(dtype=np.float64):
@@ -756,13 +762,40 @@ def drop_in_arguments(dtype=np.float64):
     return x[:, None], mean, stddev, correlation[..., None]
 
 
+def raw_to_draw_from(dtype):
+    return (network_output(3, (4,), 1, dtype),)
+
+
+LEFT_TO_KERNELS = {
+    **{
+        f"{name}, pen {pen} of {of.__name__}": (call, partial(loss_arguments, pen, of))
+        for name, call in DIRECT_CALLS.items()
+        for pen, of in itertools.product(PENS, (np.float64, np.float32, np.int64, np.bool_))
+    },
+    **{
+        f"densities, derivatives {also}, smooth_eps {eps}": (
+            partial(cymdn.gaussian_density_batch, compute_derivatives=also, smooth_eps=eps),
+            drop_in_arguments,
+        )
+        for also, eps in itertools.product((False, True), (0.0, 1e-10, 1e300))
+    },
+    "draws": (partial(cymdn.mdn_sample, pen=1, rng=0), raw_to_draw_from),
+}
+
+
+@each_dtype
+@pytest.mark.parametrize(("call", "make"), LEFT_TO_KERNELS.values(), ids=LEFT_TO_KERNELS)
+def test_plain_arrays_are_left_to_the_checks_of_the_kernel(call, make, dtype, monkeypatch):
+    first, *others = make(dtype)
+    expected = call(np.asfortranarray(first), *others)  # not plain
+    builds.forbid_checks(monkeypatch)
+    assert_same_bits(call(first, *others), expected)
+
+
 def test_what_no_kernel_computed_is_not_returned(monkeypatch):
     builds.decline(monkeypatch)
-    calls = [
-        *(lambda call=call: call(loss_problem()) for call in DIRECT_CALLS.values()),
-        lambda: cymdn.gaussian_density_batch(*drop_in_arguments()),
-    ]
-    for call in calls:
+    calls = [partial(call, *loss_problem()) for call in DIRECT_CALLS.values()]
+    for call in [*calls, partial(cymdn.gaussian_density_batch, *drop_in_arguments())]:
         with pytest.raises(AssertionError, match=r"^arrays that were checked do not fit each other$"):
             call()
 
@@ -770,28 +803,6 @@ def test_what_no_kernel_computed_is_not_returned(monkeypatch):
 @pytest.mark.parametrize("kernel", builds.misfits())
 def test_kernels_decline_outputs_of_another_size(kernel):
     assert builds.misfits()[kernel]() is False
-
-
-@each_dtype
-@each_pen
-@pytest.mark.parametrize("dtype_of_pen", [np.float64, np.float32, np.int64, np.bool_])
-@pytest.mark.parametrize("name", DIRECT_CALLS)
-def test_the_mean_loss_of_plain_arrays_is_left_to_the_checks_of_the_kernel(name, dtype_of_pen, pen, dtype, monkeypatch):
-    raw, x, targets = loss_problem((6,), 3, pen, dtype)
-    targets = None if targets is None else targets.astype(dtype_of_pen)
-    expected = DIRECT_CALLS[name]((np.asfortranarray(raw), x, targets))  # not plain
-    builds.forbid_checks(monkeypatch)
-    assert_same_bits(DIRECT_CALLS[name]((raw, x, targets)), expected)
-
-
-@each_dtype
-@pytest.mark.parametrize("eps", [0.0, 1e-10, 1e300])
-@pytest.mark.parametrize("derivatives", [False, True])
-def test_densities_of_plain_arrays_are_left_to_the_checks_of_the_kernel(derivatives, eps, dtype, monkeypatch):
-    x, mean, *rest = drop_in_arguments(dtype)
-    expected = cymdn.gaussian_density_batch(x, np.asfortranarray(mean), *rest, derivatives, smooth_eps=eps)
-    builds.forbid_checks(monkeypatch)
-    assert_same_bits(cymdn.gaussian_density_batch(x, mean, *rest, derivatives, smooth_eps=eps), expected)
 
 
 # out=

@@ -6,7 +6,6 @@ another seed with probability 1e-4 at most; a failure here is an error. The dist
 functions that points are compared with are tested against 60-digit arithmetic in test_univariate.py.
 """
 
-import builds
 import numpy as np
 import pytest
 from builds import PIECE
@@ -183,15 +182,6 @@ def test_float32_draws_are_those_of_float64_rounded(pens):
     arrays = parameters(5, (40,), np.float32)
     wide = BivariateMixture(*(array.astype(np.float64) for array in arrays)).sample(9, rng=42)
     assert_same_bits(BivariateMixture(*arrays).sample(9, rng=42), wide.astype(np.float32))
-
-
-@each_dtype
-def test_plain_output_is_drawn_from_as_it_is(dtype, monkeypatch):
-    # the checks that it does not need would take longer than a draw
-    raw = network_output(3, (4,), 1, dtype)
-    expected = mdn_sample(np.asfortranarray(raw), pen=1, rng=0)
-    builds.forbid_checks(monkeypatch)
-    assert_same_bits(mdn_sample(raw, pen=1, rng=0), expected)
 
 
 # Where randomness comes from
