@@ -511,7 +511,9 @@ def test_row_of_weight_0_adds_exactly_0_whatever_it_holds(reduction, held, pen, 
 
 
 @each_dtype
-@pytest.mark.parametrize(("n", "pen"), zip([1, 7, 100, 5000, 10000], [*PENS, *["bernoulli"] * 2], strict=True))
+@pytest.mark.parametrize(
+    ("n", "pen"), [(1, "none"), (7, "bernoulli"), (100, "categorical"), (5000, "bernoulli"), (9999, "none")]
+)
 @pytest.mark.parametrize("weighted", [False, True])
 def test_losses_and_gradients_are_those_of_the_rows_weighted_and_reduced(weighted, n, pen, dtype):
     arguments = raw, x, targets = loss_problem((n,), 2, pen, dtype)
