@@ -312,25 +312,15 @@ def test_component_of_responsibility_0_contributes_exactly_0(mean, log_stddev, a
 @pytest.mark.parametrize("slot", [2, 3, 4], ids=["mean", "stddev", "correlation"])
 @each_dtype
 def test_weight_of_exactly_0_excludes_its_component_whatever_it_holds(held, slot, dtype):
-    arguments = changed(mixture_problem((5,), 4, dtype), 1, (slice(None), 2), 0)
+    arguments = changed(mixture_problem((5,), 3, dtype), 1, (slice(None), 1), 0)
     expected = mixture_logpdf_and_gradient(*arguments)
-    assert_same_bits(mixture_logpdf_and_gradient(*changed(arguments, slot, (slice(None), 2), held)), expected)
-    for array in expected[1][:4]:
-        np.testing.assert_array_equal(array[:, 2], 0)
-
-
-def test_excluded_component_is_as_if_it_were_not_there_and_one_at_infinity_takes_no_part():
-    x, weights, *rest = changed(mixture_problem((20,), 3), 1, (slice(None), 1), 0)
-    kept = [0, 2]
-    value, gradient = mixture_logpdf_and_gradient(x, weights, *rest)
-    fewer, fewer_gradient = mixture_logpdf_and_gradient(x, weights[:, kept], *(a[:, kept] for a in rest))
-    np.testing.assert_array_equal(value, fewer)
-    for array, other in zip(gradient[:4], fewer_gradient[:4], strict=True):
-        np.testing.assert_array_equal(array[:, kept], other)
-    value, gradient = mixture_logpdf_and_gradient(*changed(mixture_problem((1,), 2), 2, (0, 1), INF))
-    assert np.isfinite(value).all()
-    for array in gradient[1:4]:
-        np.testing.assert_array_equal(array[0, 1], 0)
+    assert_same_bits(mixture_logpdf_and_gradient(*changed(arguments, slot, (slice(None), 1), held)), expected)
+    x, *others = arguments
+    value, gradient = mixture_logpdf_and_gradient(x, *(np.delete(a, 1, axis=1) for a in others))
+    assert_same_bits(expected[0], value)
+    for array, fewer in zip(expected[1][:4], gradient[:4], strict=True):
+        np.testing.assert_array_equal(array[:, 1], 0)
+        np.testing.assert_array_equal(np.delete(array, 1, axis=1), fewer)
 
 
 @pytest.mark.parametrize("held", [0.0, NAN])
@@ -344,9 +334,10 @@ def test_all_components_excluded_gives_minus_inf_and_gradient_0(held):
 
 
 @each_dtype
+@pytest.mark.parametrize("slot", [2, 3], ids=["mean", "stddev"])
 @pytest.mark.parametrize("axis", [0, 1])
-def test_an_infinite_stddev_leaves_its_component_no_density(axis, dtype):
-    x, weights, *parameters = changed(mixture_problem((4,), 3, dtype), 3, (slice(None), 2, axis), INF)
+def test_an_infinite_mean_or_stddev_leaves_its_component_no_density(axis, slot, dtype):
+    x, weights, *parameters = changed(mixture_problem((4,), 3, dtype), slot, (slice(None), 2, axis), INF)
     value, gradient = gaussian_logpdf_and_gradient(x, *parameters)
     np.testing.assert_array_equal(value[:, 2], -INF)
     for array in gradient:
@@ -512,7 +503,7 @@ def test_row_of_weight_0_adds_exactly_0_whatever_it_holds(reduction, held, pen, 
 
 @each_dtype
 @pytest.mark.parametrize(
-    ("n", "pen"), [(1, "none"), (7, "bernoulli"), (100, "categorical"), (5000, "bernoulli"), (9999, "none")]
+    ("n", "pen"), [(1, "none"), (7, "bernoulli"), (100, "categorical"), (5000, "bernoulli"), (10000, "none")]
 )
 @pytest.mark.parametrize("weighted", [False, True])
 def test_losses_and_gradients_are_those_of_the_rows_weighted_and_reduced(weighted, n, pen, dtype):

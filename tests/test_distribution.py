@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import reference
 from checks import FLOATS, assert_same_bits, each_dtype, flat
-from problems import answers, elements, mixture, network_output, parameters
+from problems import answers, elements, mixture, network_output, parameters, questions_of_points
 from reference import EXACT, Number, error_in_terms, score
 from test_accuracy import BOUND, GROUPS, natural, raw_output
 from test_contract import any_finite
@@ -230,11 +230,14 @@ def test_points_and_mixtures_broadcast_to_the_bits_of_single_calls(ours, theirs,
     shape = np.broadcast_shapes(ours, theirs)
     each = np.broadcast_to(np.arange(np.prod(ours, dtype=int)).reshape(ours), shape)
     singles, x_each = list(elements(batch).values()), np.broadcast_to(x, (*shape, 2))
-    for name, core in zip(EVALUATIONS, [(), (), (3,), (3,), (2,)], strict=True):
-        got = getattr(batch, name)(x)
-        assert np.shape(got) == (*shape, *core)
-        for index in np.ndindex(shape):
-            np.testing.assert_array_equal(got[index], getattr(singles[each[index]], name)(x_each[index]))
+    got = {name: flat(ask()) for name, ask in questions_of_points(batch, x).items()}
+    for name, arrays in got.items():
+        cores = {"component_logpdf": (3,), "responsibilities": (3,), "score": (2,)}
+        assert np.shape(arrays[-1]) == (*shape, *cores.get(name, ()))  # of lines, the quantiles
+    for index in list(np.ndindex(shape))[:: max(1, np.prod(shape, dtype=int) // 3)]:
+        single = questions_of_points(singles[each[index]], x_each[index])
+        for name, arrays in got.items():
+            assert_same_bits([array[index] for array in arrays], single[name]())
 
 
 @each_dtype

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 from checks import FALSE_ALARM, FLOATS
 from mpmath import mp
-from problems import elements, mixture, network_output, parameters
+from problems import mixture, network_output, parameters
 from reference import EXACT, raw_mixture
 from scipy import stats
 
@@ -198,23 +198,6 @@ def test_each_element_is_sampled_from_its_own_distribution(line):
 
 
 # Shapes, dtypes, layouts
-
-
-@pytest.mark.parametrize(
-    ("batch", "value", "shape"),
-    [((), (5,), (5,)), ((4,), (), (4,)), ((4,), (5, 1), (5, 4)), ((3, 1), (4,), (3, 4)), ((0,), (1,), (0,))],
-)
-def test_values_and_batch_broadcast_to_the_bits_of_single_calls(batch, value, shape):
-    mixtures, values = mixture(2, batch), np.random.default_rng(0).normal(size=value)
-    line = mixtures.conditional(1, values)
-    assert line.batch_shape == shape
-    singles = list(elements(mixtures).values())
-    each = np.broadcast_to(np.arange(len(singles)).reshape(batch), shape)
-    for index in np.ndindex(shape):
-        single = singles[each[index]].conditional(1, np.broadcast_to(values, shape)[index])
-        for ask in ("mean", "variance"):
-            np.testing.assert_array_equal(getattr(line, ask)()[index], getattr(single, ask)())
-        np.testing.assert_array_equal(line.cdf(0.5)[index], single.cdf(0.5))
 
 
 def test_points_broadcast_with_the_batch_and_dtypes_with_those_of_arguments():
