@@ -418,40 +418,30 @@ def test_floors_and_units_of_any_size_give_a_legal_mixture(unit, floor):
         assert not np.isnan(fit.log_likelihood)
 
 
-@pytest.mark.parametrize("argument", ["planes", "settings", "estimate", "scratch", "sums"])
+FITTING = {"planes": (3, 10), "settings": 5, "estimate": 13, "scratch": (kernels.FIT_PLANES, 2), "sums": 14}
+SMALLER = {"planes": (2, 10), "settings": 4, "estimate": 12, "scratch": (kernels.FIT_PLANES, 1), "sums": 13}
+
+
+def taken(both=10, first=10, begin=0, end=10, **shapes):
+    """Which kernels take numbers of points, places among ten of them and arrays of these shapes."""
+    planes, settings, estimate, scratch, sums = map(np.ones, (FITTING | shapes).values())
+    given = planes, both, first, 0, settings, estimate, scratch
+    return [
+        kernels.expect_moments(*given, begin, end, sums),
+        kernels.climb(*given, 2, 0.0, -np.inf, sums),
+        kernels.inspect_components(*given, np.empty((2, 7))),
+    ]
+
+
+@pytest.mark.parametrize("argument", SMALLER)
 def test_kernels_decline_arrays_that_do_not_fit(argument):
-    n, m = 10, 2
-    arrays = {
-        "planes": np.ones((3, n)),
-        "settings": np.zeros(5),
-        "estimate": np.ones(6 * m + 1),
-        "scratch": np.empty((kernels.FIT_PLANES, m)),
-        "sums": np.ones(6 * m + 2),
-    }
-
-    def call(planes, settings, estimate, scratch, sums):
-        model = (0, settings, estimate, scratch)
-        return [
-            kernels.expect_moments(planes, n, n, *model, 0, len(planes[0]), sums),
-            kernels.climb(planes, n, n, *model, 2, 0.0, -np.inf, sums),
-            kernels.inspect_components(planes, n, n, *model, np.empty((m, 7))),
-        ]
-
-    assert call(**arrays) == [True] * 3
-    wrong = dict(arrays)
-    if argument == "planes":
-        wrong["planes"] = np.ones((2, n))
-    else:
-        wrong[argument] = arrays[argument][..., :-1].copy()
-    results = call(**wrong)
-    assert not all(results)
-    assert not results[0]
+    assert taken() == [True] * 3
+    assert not taken(**{argument: SMALLER[argument]})[0]
 
 
-def test_kernels_decline_places_outside_of_the_points():
-    planes, model = np.ones((3, 10)), (0, np.zeros(5), np.ones(7), np.empty((kernels.FIT_PLANES, 1)))
-    for both, first, begin, end in ((11, 11, 0, 10), (5, 4, 0, 10), (-1, 10, 0, 10), (10, 10, 0, 11), (10, 10, -1, 10)):
-        assert not kernels.expect_moments(planes, both, first, *model, begin, end, np.ones(8))
+@pytest.mark.parametrize("places", [(11, 11, 0, 10), (5, 4, 0, 10), (-1, 10, 0, 10), (10, 10, 0, 11), (10, 10, -1, 10)])
+def test_kernels_decline_places_outside_of_the_points(places):
+    assert not taken(*places)[0]
 
 
 def test_fits_of_no_sets_of_points_have_the_dtypes_of_others():

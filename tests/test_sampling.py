@@ -57,21 +57,17 @@ MIXTURES = {
     "twenty": network_output(20, seed=3),
     "correlations of 0.9998 and -0.9998": np.concatenate([network_output(2, seed=4)[:-2], [4.6, -4.6]]),
     "sigmas a thousand apart": np.concatenate([network_output(2, seed=5)[:6], [-3.5, 3.5, 3.5, -3.5, 1.0, -1.0]]),
+    **{f"natural parameters, M = {m}": parameters(m, seed=m) for m in (1, 3, 20)},
 }
 
 
 @pytest.mark.parametrize("first", [0, 1])
-@pytest.mark.parametrize("raw", MIXTURES.values(), ids=MIXTURES)
-def test_points_of_raw_output_follow_its_density(raw, first):
-    x = mdn_sample(raw, size=40_000, rng=11).x
-    assert_uniform(rosenblatt(BivariateMixture.from_network_output(raw), x, first))
-
-
-@pytest.mark.parametrize("first", [0, 1])
-@pytest.mark.parametrize("m", [1, 3, 20])
-def test_points_of_natural_parameters_follow_their_density(m, first):
-    mixture = BivariateMixture(*parameters(m, seed=m))
-    assert_uniform(rosenblatt(mixture, mixture.sample(40_000, rng=12), first))
+@pytest.mark.parametrize("given", MIXTURES.values(), ids=MIXTURES)
+def test_points_follow_their_density(given, first):
+    natural = isinstance(given, tuple)
+    mixture = BivariateMixture(*given) if natural else BivariateMixture.from_network_output(given)
+    x = mixture.sample(40_000, rng=12) if natural else mdn_sample(given, size=40_000, rng=11).x
+    assert_uniform(rosenblatt(mixture, x, first))
 
 
 @pytest.mark.parametrize("weights", [[0.0, 1.0], [1.0, 0.0], [0.0, 0.5, 0.0, 0.0, 0.5, 0.0], [0.0, 0.0, 1.0]])
