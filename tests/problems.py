@@ -265,20 +265,36 @@ def field_of_records(array):
 
 
 class Subclass(np.ndarray):
-    """An array that other libraries could have made; arithmetic with it is an error."""
+    """An array of another library, which takes over NumPy's functions; none may be called with it."""
 
-    __array_ufunc__ = None
+    def __array_ufunc__(self, *arguments, **keywords):
+        raise AssertionError("a ufunc was called with a subclass")
+
+    def __array_function__(self, *arguments, **keywords):
+        raise AssertionError("a function was called with a subclass")
+
+
+class HasArray:
+    """Converts itself to what a function returns; has other attributes at will."""
+
+    def __init__(self, convert, **attributes):
+        self.convert = convert
+        self.__dict__.update(attributes)
+
+    def __array__(self, dtype=None, copy=None):
+        array = self.convert()
+        return array if dtype is None else array.astype(dtype)
 
 
 # Each takes an array to one of the same dtype and values that lies differently in memory
 LAYOUTS = {
-    "contiguous": np.copy,
+    "contiguous": lambda array: array.copy(),
     "strided": strided,
     "columns_of_a_table": columns_of_a_table,
     "reversed_rows": lambda array: array[::-1].copy()[::-1],
     "reversed_everywhere": reversed_everywhere,
     "fortran_ordered": lambda array: array.copy(order="F"),
-    "transposed": lambda array: np.moveaxis(np.moveaxis(array, 1, 0).copy(), 0, 1),  # the middle axis varies slowest
+    "transposed": lambda array: array.swapaxes(0, 1).copy().swapaxes(0, 1),  # the second axis varies slowest
     "read_only": read_only,
     "byte_swapped": byte_swapped,
     "misaligned": partial(at_byte, 1),  # starts one byte after an address that suits the dtype

@@ -7,7 +7,7 @@ import climb
 import numpy as np
 import pytest
 from checks import assert_same_bits, flat
-from problems import Forged, mixture
+from problems import Forged, HasArray, mixture
 
 import cymdn
 
@@ -135,9 +135,12 @@ def test_an_error_beyond_the_promise_is_found(part, monkeypatch):
 # Objects that lie: what each is refused for, by name
 
 
+def normal():
+    return np.random.default_rng(0).normal(size=(30, 2))
+
+
 def fitted(**given):
-    points = np.random.default_rng(0).normal(size=(30, 2))
-    return cymdn.fit_mixture(**{"points": points, "n_components": 2, "rng": 0, "restarts": 1} | given)
+    return cymdn.fit_mixture(**{"points": normal(), "n_components": 2, "rng": 0, "restarts": 1} | given)
 
 
 class Pair(tuple):
@@ -147,15 +150,6 @@ class Pair(tuple):
 
     def __len__(self):
         return 2
-
-
-class Shaped:
-    """Says that it has another shape than the array that it converts to."""
-
-    shape = (3, 30, 2)
-
-    def __array__(self, dtype=None, copy=None):
-        return np.random.default_rng(0).normal(size=(30, 2))
 
 
 class Pretender:
@@ -203,7 +197,10 @@ LIES = {
         lambda: fitted(n_components=attack.Number(3), init=mixtures(1)[0]),
         "init: expected n_components = 3 components, got 2",
     ),
-    "points of another shape": (lambda: fitted(points=Shaped(), init=mixtures(3)), r"init: .* shape \(\) or \(\), "),
+    "points of another shape": (
+        lambda: fitted(points=HasArray(normal, shape=(3, 30, 2)), init=mixtures(3)),
+        r"init: .* shape \(\) or \(\), ",
+    ),
     "layout beyond memory": (lambda: cymdn.Layout("xys", 10**12), "n_components: .* at most 1000000"),
 }
 

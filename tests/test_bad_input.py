@@ -20,6 +20,7 @@ import pytest
 from checks import INF, NAN
 from problems import (
     Forged,
+    HasArray,
     component_problem,
     density_problem,
     loss_problem,
@@ -172,21 +173,13 @@ def call(function, arguments):
 # What is no array of real numbers
 
 
-class Refuses:
+def refuses(error):
     """Has __array__, which raises: as a PyTorch tensor does that requires grad (RuntimeError)."""
 
-    def __init__(self, error):
-        self.error = error
+    def convert():
+        raise error
 
-    def __array__(self, dtype=None, copy=None):
-        raise self.error
-
-
-class Lies:
-    """Has __array__, which does not return an array."""
-
-    def __array__(self, dtype=None, copy=None):
-        return "no array"
+    return HasArray(convert)
 
 
 def holds_itself():
@@ -235,10 +228,10 @@ NOT_NUMBERS = {
     "namespace": (lambda good: SimpleNamespace(shape=good.shape), "(SimpleNamespace|dtype object)"),
     "sparse matrix": (lambda good: sparse.csr_array(good.reshape(len(good), -1)), "(csr_array|dtype object)"),
     "sparse-like object": (lambda good: SparseLike(), "(SparseLike|dtype object)"),
-    "__array__ that raises RuntimeError": (lambda good: Refuses(RuntimeError("use detach")), "Refuses .*use detach"),
-    "__array__ that raises TypeError": (lambda good: Refuses(TypeError("use get")), "Refuses .*use get"),
-    "__array__ that raises ValueError": (lambda good: Refuses(ValueError("no")), "Refuses .*no"),
-    "__array__ that returns no array": (lambda good: Lies(), "Lies"),
+    "__array__ that raises RuntimeError": (lambda good: refuses(RuntimeError("use detach")), "HasArray .*use detach"),
+    "__array__ that raises TypeError": (lambda good: refuses(TypeError("use get")), "HasArray .*use get"),
+    "__array__ that raises ValueError": (lambda good: refuses(ValueError("no")), "HasArray .*no"),
+    "__array__ that returns no array": (lambda good: HasArray(lambda: "no array"), "HasArray"),
     "object array of floats": (lambda good: good.astype(object), "dtype object"),
     "object array of None": (lambda good: np.full(good.shape, None), "dtype object"),
     "complex128": (lambda good: good.astype(np.complex128), "dtype complex128"),

@@ -123,14 +123,9 @@ def calls(dtype):
         "mdn_loss with pen state": lambda **k: cymdn.mdn_loss_and_gradient(raw, x, pens, reduction="sum", **k),
         "mdn_loss with floor": lambda **k: cymdn.mdn_loss_and_gradient(raw[:, 3:], x, stddev_floor=(0.1, 0.5), **k),
         **{
-            f"{name} of a {kind} mixture": functools.partial(evaluate, mixture, name, x)
-            for kind, mixture in (("natural", natural), ("raw", network))
-            for name in ("pdf", "logpdf", "component_logpdf", "responsibilities", "score", "mode", "sample")
-        },
-        **{
             f"{name} of a {kind} mixture": functools.partial(ask, mixture, name, x)
             for kind, mixture in (("natural", natural), ("raw", network))
-            for name in ("log_probability", "cdf")
+            for name, ask in ASKED.items()
         },
         "ppf of a line": lambda: natural.marginal(0).ppf(uniform((n,), 13, 0, 1, dtype)),
         "log_probability of a line": lambda: network.marginal(1).log_probability(x[:, 0], x[:, 0] + dtype(0.5)),
@@ -146,10 +141,14 @@ def evaluate(mixture, name, x):
     return getattr(mixture, name)(*arguments), getattr(mixture[0], name)(*arguments)
 
 
-def ask(mixture, name, x):
-    """Ask for a probability of each of a batch of mixtures, in the middle and in the tail."""
+def in_the_middle_and_in_the_tail(mixture, name, x):
+    """Ask for a probability of each of a batch of mixtures."""
     upper = [(x + x.dtype.type(k),) for k in (0.5, 9)]
     return [getattr(mixture, name)(*((x,) if name != "cdf" else ()), *limit) for limit in upper]
+
+
+ASKED = dict.fromkeys(("pdf", "logpdf", "component_logpdf", "responsibilities", "score", "mode", "sample"), evaluate)
+ASKED |= dict.fromkeys(("log_probability", "cdf"), in_the_middle_and_in_the_tail)
 
 
 def digest(result):

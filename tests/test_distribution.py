@@ -13,7 +13,7 @@ import pytest
 import reference
 from checks import FLOATS, assert_same_bits, each_dtype, flat
 from problems import answers, elements, mixture, network_output, parameters, questions_of_points
-from reference import EXACT, Number, error_in_terms, score
+from reference import EPS, EXACT, Number, error_in_terms, score
 from test_accuracy import BOUND, GROUPS, natural, raw_output
 from test_contract import any_finite
 
@@ -27,7 +27,6 @@ from cymdn import (
     mixture_logpdf_and_gradient,
 )
 
-EPS = 2.0**-52
 EVALUATIONS = ("pdf", "logpdf", "component_logpdf", "responsibilities", "score")  # each by a kernel
 KINDS = ("natural", "network")
 each_kind = pytest.mark.parametrize("kind", KINDS)

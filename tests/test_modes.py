@@ -5,11 +5,9 @@ import numpy as np
 import pytest
 from mpmath import mpf
 from problems import mixture, network_output, parameters
-from reference import EXACT, natural_mixture, score
+from reference import EPS, EXACT, natural_mixture, score
 
 from cymdn import BivariateMixture
-
-EPS = 2.0**-52
 
 
 def steepness(single, x):

@@ -8,12 +8,22 @@ import array
 import collections
 import fractions
 import itertools
+from functools import partial
 
 import numpy as np
 import pytest
 from builds import BLOCK
 from checks import assert_same_bits, each_dtype
-from problems import LAYOUTS, density_outputs, density_problem, each_layout, integer_density_problem, plain
+from problems import (
+    LAYOUTS,
+    HasArray,
+    Subclass,
+    density_outputs,
+    density_problem,
+    each_layout,
+    integer_density_problem,
+    plain,
+)
 
 from cymdn import gaussian_density_batch
 
@@ -206,32 +216,12 @@ def test_dtype_with_metadata_is_the_dtype():
 # Not arrays
 
 
-class HasArray:
-    """Converts itself: any array of another library."""
-
-    def __init__(self, a):
-        self.a = a
-
-    def __array__(self, dtype=None, copy=None):
-        return self.a if dtype is None else self.a.astype(dtype)
-
-
 class HasInterface:
     """Tells where its memory is."""
 
     def __init__(self, a):
         self.a = a
         self.__array_interface__ = a.__array_interface__
-
-
-class HasUnits(np.ndarray):
-    """A subclass that takes over NumPy's functions; nothing here may call one with it."""
-
-    def __array_ufunc__(self, *arguments, **keywords):
-        raise AssertionError("a ufunc was called with a subclass")
-
-    def __array_function__(self, *arguments, **keywords):
-        raise AssertionError("a function was called with a subclass")
 
 
 def tuples(nested):
@@ -258,11 +248,11 @@ ARRAY_LIKES = {
     "lists of Python's memoryview": lambda a: [[memoryview(row) for row in rows] for rows in a],
     "memoryview": memoryview,
     "strided memoryview": lambda a: memoryview(np.asfortranarray(a)),
-    "__array__": HasArray,
-    "list of objects with __array__": lambda a: [HasArray(rows) for rows in a],
+    "__array__": lambda a: HasArray(lambda: a),
+    "list of objects with __array__": lambda a: [HasArray(partial(np.asarray, rows)) for rows in a],
     "__array_interface__": HasInterface,
-    "subclass that takes over": lambda a: a.view(HasUnits),
-    "list of subclasses": lambda a: [rows.view(HasUnits) for rows in a],
+    "subclass that takes over": lambda a: a.view(Subclass),
+    "list of subclasses": lambda a: [rows.view(Subclass) for rows in a],
     "memory-mapped view": lambda a: a.view(np.memmap),
     "record array's field": lambda a: np.rec.fromarrays([a, a], names="one,two").one,
     "recarray": lambda a: a.view(np.recarray),

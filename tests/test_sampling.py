@@ -11,11 +11,11 @@ import pytest
 from builds import PIECE
 from checks import FALSE_ALARM, INF, assert_same_bits, each_dtype
 from problems import Told, each_layout, network_output, parameters, planes, softmax
+from reference import EPS
 from scipy import stats
 
 from cymdn import BivariateMixture, mdn_loss, mdn_sample
 
-EPS = 2.0**-52
 PENS = (0, 1, 3)
 
 

@@ -16,12 +16,10 @@ import pytest
 from checks import FALSE_ALARM, FLOATS
 from mpmath import mp
 from problems import mixture, network_output, parameters
-from reference import EXACT, raw_mixture
+from reference import EPS, EXACT, raw_mixture
 from scipy import stats
 
 from cymdn import BivariateMixture
-
-EPS = 2.0**-52
 
 
 class Line(NamedTuple):
