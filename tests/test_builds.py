@@ -16,6 +16,7 @@ import os
 import threading
 import time
 import types
+from concurrent.futures import ThreadPoolExecutor
 
 import builds
 import numpy as np
@@ -372,18 +373,13 @@ def test_no_thread_outlives_a_call():
 
 def test_threads_of_the_caller_do_not_disturb_each_other():
     expected = {name: digest(call()) for name, call in big_calls(np.float64, n=500).items()}
-    wrong = []
 
-    def work():
+    def wrong(_):
         mine = big_calls(np.float64, n=500)
-        wrong.extend(name for _ in range(5) for name, call in mine.items() if digest(call()) != expected[name])
+        return [name for _ in range(5) for name, call in mine.items() if digest(call()) != expected[name]]
 
-    threads = [threading.Thread(target=work) for _ in range(4)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert not wrong
+    with ThreadPoolExecutor(4) as pool:
+        assert list(pool.map(wrong, range(4))) == [[]] * 4
 
 
 def fork_child(queue):

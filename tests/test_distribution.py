@@ -192,14 +192,18 @@ def test_float32_answers_are_those_of_float64_rounded_once(kind):
         assert_same_bits(got, [a if a.dtype == np.int64 else a.astype(np.float32) for a in flat(expected[name])])
 
 
-@pytest.mark.parametrize(
-    ("dtype", "expected"), [("f2", "f4"), ("f4", "f4"), ("f8", "f8"), ("?", "f4"), ("i2", "f4"), ("i8", "f8")]
-)
-def test_dtype_of_a_mixture_is_promoted_as_everywhere(dtype, expected):
+PROMOTED = {**dict.fromkeys(["f2", "f4", "?", "i1", "i2", "u2"], "f4"), **dict.fromkeys(["f8", "i4", "i8", "u8"], "f8")}
+
+
+@pytest.mark.parametrize(("dtype", "expected"), PROMOTED.items())
+def test_dtype_of_mixtures_and_of_draws_is_promoted_as_everywhere(dtype, expected):
     arrays = [np.array(a, dtype) for a in ([1], [[0, 0]], [[1, 1]], [0])]
     assert BivariateMixture(*arrays).dtype == expected
     assert BivariateMixture.from_network_output(np.zeros(6, dtype)).dtype == expected
     assert BivariateMixture.from_covariances(*arrays[:2], np.array([[[1, 0], [0, 1]]], dtype)).dtype == expected
+    x, pen, component = mdn_sample(np.zeros((4, 9), dtype), pen=3, rng=0)
+    assert (x.dtype, pen.dtype, component.dtype) == (expected, expected, np.int64)
+    assert mdn_sample([0] * 6, rng=0).x.dtype == np.float64
 
 
 # Shapes

@@ -157,17 +157,6 @@ def test_size_goes_before_the_batch(size, batch, pens):
     assert np.shape(mixture.marginal(0).sample(size, rng=0)) == shape
 
 
-@pytest.mark.parametrize(
-    ("dtype", "expected"),
-    [("f4", "f4"), ("f8", "f8"), ("f2", "f4"), ("?", "f4"), ("i1", "f4"), ("u2", "f4"), ("i4", "f8"), ("u8", "f8")],
-)
-def test_dtype_of_draws_is_that_of_raw_output(dtype, expected):
-    x, pen, component = mdn_sample(np.zeros((4, 9), dtype), pen=3, rng=0)
-    assert mdn_sample([0] * 6, rng=0).x.dtype == np.float64
-    assert x.dtype == pen.dtype == expected
-    assert component.dtype == np.int64
-
-
 @pytest.mark.parametrize("pens", PENS)
 def test_float32_draws_are_those_of_float64_rounded(pens):
     raw = network_output(5, (40,), pens, np.float32)
