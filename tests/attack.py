@@ -271,7 +271,7 @@ def draw_object(rng):
             {"pen": pens, **draw_sharpening(rng)},
         )
     arrays = in_dtypes(rng, spoilt(rng, arrays | ({"x": x} if method in OF_POINTS_TOO else {}), 0.1))
-    more = {"by_rows": method != "sample", "workers": method in OF_POINTS, "refuses": True}
+    more = {"by_rows": not method.startswith("sample"), "workers": method in OF_POINTS, "refuses": True}
     return Call(function, arrays, cores, options, out=False, **more)
 
 

@@ -131,6 +131,7 @@ def questions(mixtures):
     asked = {name: getattr(mixtures, name) for name in ("mean", "covariance", "mode")}
     asked |= {"parts": lambda: tuple(getattr(mixtures, name) for name in PARTS)}
     asked |= {"credible_level": partial(mixtures.credible_level, MASSES), "sample": partial(mixtures.sample, 5, 0)}
+    asked |= {"sample of lines": lambda: tuple(mixtures.marginal(k).sample(5, 0) for k in (0, 1))}
     return asked | {f"marginal {k}": lambda k=k: parameters_of(mixtures.marginal(k)) for k in (0, 1)}
 
 
