@@ -113,16 +113,13 @@ GOOD_CALLS = {  # the function, and its arguments by name
 }
 ARRAYS = {
     "gaussian_density_batch": ("x", "mean", "stddev", "correlation"),
-    "gaussian_logpdf": ("x",),
     "mixture_logpdf": ("x", "weights", "mean", "stddev", "correlation"),
     "mdn_loss": ("raw", "x", "pen", "sample_weight"),
     "mdn_loss of rows": ("raw", "x", "pen"),
     "mdn_sample": ("raw",),
     "BivariateMixture": ("weights", "means", "stddevs", "correlations"),
     "logpdf": ("x",),
-    "conditional": ("value",),
     "probability": ("lower", "upper"),
-    "transform": ("matrix", "offset"),
     "marginal().ppf": ("p",),
     "marginal().probability": ("lower", "upper"),
 }
@@ -263,7 +260,6 @@ NOT_NUMBERS = {
 
 
 MAY_BE_NONE = {("mdn_loss", "pen"), ("mdn_loss", "sample_weight"), ("mdn_loss of rows", "pen")}
-MAY_BE_NONE |= {("transform", "matrix"), ("transform", "offset")}
 
 
 def rows_of_not_numbers():
@@ -475,6 +471,7 @@ AXES = {
     repr(bad): (bad, r"expected 0 or 1, got ")
     for bad in (2, -1, None, 0.0, 1.0, "0", [0], np.array([0, 1]), np.float64(1.0))
 }
+TEXT = {"of text": ("ab", r"expected an array of real numbers")}
 # By function and argument: a value, or a function of the good one, and what the message says of it
 BAD = {
     "gaussian_density_batch": {
@@ -508,6 +505,7 @@ BAD = {
             "a fraction": (2.5, r"expected an integer, got float$"),
         },
     },
+    "gaussian_logpdf": dict.fromkeys(("x", "mean", "stddev", "correlation"), TEXT),
     "mdn_sample": {"raw": RAWS, **SHARPENING, "stddev_floor": FLOORS, "size": SIZES, "rng": RNGS | FORGED},
     "BivariateMixture": {
         "weights": {
@@ -629,7 +627,7 @@ BAD = {
     **{
         name: {
             "x": {
-                "of text": ("ab", r"expected an array of real numbers"),
+                **TEXT,
                 "of another batch": (np.zeros((4, 2)), r".*broadcast with \(3,\) .*got shape \(4, 2\)$"),
             }
         }
@@ -639,7 +637,10 @@ BAD = {
     "marginal": {"axis": AXES},
     "conditional": {
         "axis": AXES,
-        "value": {"of another batch": (np.zeros(4), r"expected a shape that broadcasts with \(3,\) .*, got \(4,\)$")},
+        "value": {
+            **TEXT,
+            "of another batch": (np.zeros(4), r"expected a shape that broadcasts with \(3,\) .*, got \(4,\)$"),
+        },
     },
     "credible_level": {
         "mass": {
@@ -660,9 +661,10 @@ BAD = {
             "singular": ([[1.0, 2.0], [2.0, 4.0]], r"expected an invertible matrix, got \[\[1. 2.\]\n \[2. 4.\]\]$"),
             "singular in a batch": (at(1, 0.0)(np.ones((3, 1, 1)) * np.eye(2)), r".*invertible.* at index \(1,\)$"),
             "NaN": ([[1.0, NAN], [2.0, 4.0]], FINITE.format(r"nan at index \(0, 1\)$")),
+            **TEXT,
             "of another batch": (np.ones((5, 2, 2)), r".*with \(3,\) of the mixtures, got shape \(5, 2, 2\)$"),
         },
-        "offset": {"inf": ([0.0, INF], FINITE.format(r"inf at index \(1,\)$"))},
+        "offset": {"inf": ([0.0, INF], FINITE.format(r"inf at index \(1,\)$")), **TEXT},
     },
     "concatenate": {
         "mixtures": {
