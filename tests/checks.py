@@ -1,8 +1,11 @@
-"""What test files share to run on and to judge by: dtypes, pens, constants, comparison bit by bit."""
+"""What test files share to run on and to judge by: dtypes, pens, constants, arithmetic, comparison bit by bit."""
 
+import ctypes
 import os
+import platform
 import subprocess
 import sys
+from contextlib import contextmanager
 
 import numpy as np
 import pytest
@@ -60,3 +63,28 @@ def run_python(*arguments, cwd="/", **environment):
     """Run a Python of its own, and return it when it has ended, with what it printed; one that hangs is killed."""
     command, environment = [sys.executable, *map(str, arguments)], {**os.environ, **environment}
     return subprocess.run(command, capture_output=True, text=True, cwd=cwd, env=environment, timeout=120)
+
+
+FLUSH = 0x8040  # of MXCSR: results below the normal numbers become zero (FTZ), and arguments do (DAZ)
+CAN_FLUSH = sys.platform == "linux" and platform.machine() == "x86_64"  # only there is it known here how to
+
+
+class FloatingPointEnvironment(ctypes.Structure):
+    """C's fenv_t on x86-64 Linux: 28 bytes for the x87, then the setting of the SSE unit."""
+
+    _fields_ = (("x87", ctypes.c_uint32 * 7), ("mxcsr", ctypes.c_uint32))
+
+
+@contextmanager
+def flushing():
+    """Flush in this thread."""
+    libm = ctypes.CDLL("libm.so.6")
+    before, changed = FloatingPointEnvironment(), FloatingPointEnvironment()
+    libm.fegetenv(ctypes.byref(before))
+    libm.fegetenv(ctypes.byref(changed))
+    changed.mxcsr |= FLUSH
+    libm.fesetenv(ctypes.byref(changed))
+    try:
+        yield
+    finally:
+        libm.fesetenv(ctypes.byref(before))

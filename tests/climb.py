@@ -16,6 +16,7 @@ from typing import NamedTuple
 
 import numpy as np
 import reference
+from checks import flat
 from mpmath import mp
 from reference import EPS, EXACT, LONG, PROMISED, Number, side_by_side
 
@@ -90,12 +91,14 @@ def split_natural(rows, m, weighted=True):
     return {"x": np.ascontiguousarray(x)} | ({"weights": np.ascontiguousarray(weights)} if weighted else {}) | arguments
 
 
+split_components = partial(split_natural, weighted=False)
+
+
+# Calls, and their exact results: the same name ends in _number
+
+
 def in_rows(results, n):
-    return np.concatenate([np.reshape(a, (n, -1)) for part in results for a in arrays_of(part)], axis=1)
-
-
-def arrays_of(part):
-    return [part] if isinstance(part, np.ndarray) else list(part)
+    return np.concatenate([np.reshape(array, (n, -1)) for array in flat(results)], axis=1)
 
 
 def value_and_gradient(numbers):
@@ -106,9 +109,24 @@ def loss_number(of, raw, x, pen=None):
     return value_and_gradient(reference.loss(of, raw, x, pen))
 
 
+def x_gradient(raw, x):
+    return loss_and_gradients(raw, x, None, reduction="none")[2]
+
+
 def x_gradient_number(of, raw, x):
-    score = reference.score(reference.raw_mixture(of, x, raw))
-    return reference.negative(score)
+    return reference.negative(reference.score(reference.raw_mixture(of, x, raw)))
+
+
+def components_number(of, **given):
+    return value_and_gradient(reference.gaussian(of, **given))
+
+
+def mixtures(**given):
+    return in_rows(mixture_logpdf_and_gradient(**given), len(given["x"]))
+
+
+def mixtures_number(of, **given):
+    return value_and_gradient(reference.mixture(of, **given))
 
 
 def density_number(of, x, mean, stddev, correlation, smooth_eps):
@@ -122,13 +140,7 @@ def density(x, mean, stddev, correlation, smooth_eps):
     value, derivatives = gaussian_density_batch(
         x[:, None], mean, stddev, correlation[..., None], True, smooth_eps=smooth_eps
     )
-    parts = [
-        value[..., 0],
-        *np.moveaxis(derivatives[0], -1, 0),
-        *np.moveaxis(derivatives[1], -1, 0),
-        derivatives[2][..., 0],
-    ]
-    return np.stack(parts, axis=-1).reshape(len(x), -1)
+    return np.concatenate([value, *derivatives], axis=-1).reshape(len(x), -1)
 
 
 def components(x, mean, stddev, correlation):
@@ -164,55 +176,26 @@ def operations_number(of, raw, x, eps):
 
 
 def floor_function(floor):
-    return Function(
-        draw_raw,
-        split_raw,
-        partial(losses_under_a_floor, floor=floor),
-        partial(floored_number, floor=floor),
-        UNDER_A_FLOOR,
-    )
+    call, number = partial(losses_under_a_floor, floor=floor), partial(floored_number, floor=floor)
+    return Function(draw_raw, split_raw, call, number, UNDER_A_FLOOR)
 
 
 def loss_function(pens):
-    return Function(
-        partial(draw_raw, pens=pens),
-        partial(split_raw, pens=pens),
-        losses,
-        loss_number,
-    )
+    return Function(partial(draw_raw, pens=pens), partial(split_raw, pens=pens), losses, loss_number)
 
 
 def density_function(smooth_eps):
-    return Function(
-        draw_natural,
-        partial(split_natural, weighted=False),
-        partial(density, smooth_eps=smooth_eps),
-        partial(density_number, smooth_eps=smooth_eps),
-    )
+    call, number = partial(density, smooth_eps=smooth_eps), partial(density_number, smooth_eps=smooth_eps)
+    return Function(draw_natural, split_components, call, number)
 
 
 FUNCTIONS = {
     "mdn_loss": loss_function(0),
     "mdn_loss, pen of one": loss_function(1),
     "mdn_loss, pen of three": loss_function(3),
-    "gradient in x": Function(
-        draw_raw,
-        split_raw,
-        lambda raw, x: loss_and_gradients(raw, x, None, reduction="none")[2],
-        x_gradient_number,
-    ),
-    "gaussian_logpdf": Function(
-        draw_natural,
-        partial(split_natural, weighted=False),
-        components,
-        lambda of, **given: value_and_gradient(reference.gaussian(of, **given)),
-    ),
-    "mixture_logpdf": Function(
-        draw_natural,
-        split_natural,
-        lambda **given: in_rows(mixture_logpdf_and_gradient(**given), len(given["x"])),
-        lambda of, **given: value_and_gradient(reference.mixture(of, **given)),
-    ),
+    "gradient in x": Function(draw_raw, split_raw, x_gradient, x_gradient_number),
+    "gaussian_logpdf": Function(draw_natural, split_components, components, components_number),
+    "mixture_logpdf": Function(draw_natural, split_natural, mixtures, mixtures_number),
     "gaussian_density_batch": density_function(1e-10),
     "gaussian_density_batch, smooth_eps 0": density_function(0.0),
     "mdn_loss, floor of 0.3": floor_function((0.3, 0.3)),

@@ -39,16 +39,7 @@ def density_outputs(result):
 
 def mixture_problem(batch=(6,), m=3, dtype=np.float64, seed=0):
     """x, weights, mean, stddev, correlation."""
-    rng = np.random.default_rng(seed)
-    weights = rng.exponential(size=(*batch, m))
-    arguments = (
-        rng.normal(size=(*batch, 2)),
-        weights / weights.sum(axis=-1, keepdims=True),
-        rng.normal(size=(*batch, m, 2)),
-        np.exp(rng.normal(size=(*batch, m, 2))),
-        np.tanh(rng.normal(size=(*batch, m))),
-    )
-    return tuple(array.astype(dtype) for array in arguments)
+    return np.random.default_rng(seed).normal(size=(*batch, 2)).astype(dtype), *parameters(m, batch, dtype, seed + 1)
 
 
 def component_problem(*args, **keywords):
@@ -117,6 +108,54 @@ def mixture(m=3, batch=(), dtype=np.float64, seed=0):
     return BivariateMixture(*parameters(m, batch, dtype, seed))
 
 
+# What mixtures can be asked, by name: functions that return an array or a tuple of them
+
+OF_POINTS = ("pdf", "logpdf", "component_logpdf", "responsibilities", "score", "predict", "cdf")
+PARTS = ("weights", "means", "stddevs", "log_stddevs", "correlations", "atanh_correlations", "covariances")
+MASSES = (0.05, 0.1, 0.45, 0.5, 0.55, 0.9, 0.99)
+
+
+def parameters_of(line):
+    return line.weights, line.means, line.stddevs, line.mean(), line.variance()
+
+
+def values_of(line, at):
+    quarter = np.full(np.shape(at), 0.25, np.result_type(at, np.float32))
+    values = [getattr(line, name)(at) for name in ("pdf", "logpdf", "cdf")]
+    values += [getattr(line, name)(np.float32(-1), at) for name in ("probability", "log_probability")]
+    return *values, line.ppf(quarter)
+
+
+def questions(mixtures):
+    """What has nothing to do with points."""
+    asked = {name: getattr(mixtures, name) for name in ("mean", "covariance", "mode")}
+    asked |= {"parts": lambda: tuple(getattr(mixtures, name) for name in PARTS)}
+    asked |= {"credible_level": partial(mixtures.credible_level, MASSES), "sample": partial(mixtures.sample, 5, 0)}
+    asked |= {"sample of lines": lambda: tuple(mixtures.marginal(k).sample(5, 0) for k in (0, 1))}
+    return asked | {f"marginal {k}": lambda k=k: parameters_of(mixtures.marginal(k)) for k in (0, 1)}
+
+
+def questions_of_points(mixtures, x, at=None):
+    """What has; of lines, the values are at numbers `at`, or at second coordinates."""
+    given = np.asarray(x)
+    at, lower = given[..., 1] if at is None else at, np.array([-1, -np.inf], np.result_type(given, np.float32))
+
+    def conditional(axis):
+        line = mixtures.conditional(axis, given[..., axis])
+        return *parameters_of(line), *values_of(line, at)
+
+    asked = {name: partial(getattr(mixtures, name), x) for name in OF_POINTS}
+    asked |= {name: partial(getattr(mixtures, name), lower, x) for name in ("probability", "log_probability")}
+    asked |= {"turned": lambda: mixtures.transform(np.int8([[0, -1], [1, 0]])).logpdf(x)}
+    asked |= {f"marginal {k} at numbers": lambda k=k: values_of(mixtures.marginal(k), at) for k in (0, 1)}
+    return asked | {f"conditional {k}": partial(conditional, k) for k in (0, 1)}
+
+
+def answers(mixtures, x, at=None):
+    """The answers to all questions."""
+    return {name: ask() for name, ask in (questions(mixtures) | questions_of_points(mixtures, x, at)).items()}
+
+
 def network_output(m=3, batch=(), pens=0, dtype=np.float64, seed=0):
     """Raw output of ordinary sizes: pen logits, logits, means 0 and 1, log stddevs 0 and 1, atanh correlations."""
     rng = np.random.default_rng(seed)
@@ -140,21 +179,38 @@ def softmax(logits):
     return shares / shares.sum(axis=-1, keepdims=True)
 
 
-class Told(np.random.Generator):
+class Forged(np.random.Generator):
+    """A generator that returns whatever a function of the size does."""
+
+    def __init__(self, returned):
+        super().__init__(np.random.PCG64(0))
+        self.random = self.standard_normal = returned
+
+
+class Told(Forged):
     """A generator of the numbers that it is told; arrays, or functions of the size."""
 
     def __init__(self, uniform, normal=0.0):
-        super().__init__(np.random.PCG64(0))
-        self.uniform, self.normal = uniform, normal
-
-    def random(self, size):
-        return self._told(self.uniform, size)
-
-    def standard_normal(self, size):
-        return self._told(self.normal, size)
+        super().__init__(None)
+        self.random, self.standard_normal = partial(self._told, uniform), partial(self._told, normal)
 
     def _told(self, numbers, size):
         return np.broadcast_to(np.asarray(numbers(size) if callable(numbers) else numbers, float), size).copy()
+
+
+class Liar(np.ndarray):
+    """Says that it has the shape and the dtype of another array, and shares no memory with it."""
+
+    shape, dtype = property(lambda self: self.told.shape), property(lambda self: self.told.dtype)
+    ndim, size = property(lambda self: self.told.ndim), property(lambda self: self.told.size)
+    nbytes = property(lambda self: self.told.nbytes)
+    view = __array__ = __array_function__ = reshape = None
+
+
+def lie(array, told):
+    array = np.ndarray.view(array, Liar)
+    array.told = told
+    return array
 
 
 def plain(array, dtype=None):
@@ -210,20 +266,36 @@ def field_of_records(array):
 
 
 class Subclass(np.ndarray):
-    """An array that other libraries could have made; arithmetic with it is an error."""
+    """An array of another library, which takes over NumPy's functions; none may be called with it."""
 
-    __array_ufunc__ = None
+    def __array_ufunc__(self, *arguments, **keywords):
+        raise AssertionError("a ufunc was called with a subclass")
+
+    def __array_function__(self, *arguments, **keywords):
+        raise AssertionError("a function was called with a subclass")
+
+
+class HasArray:
+    """Converts itself to what a function returns; has other attributes at will."""
+
+    def __init__(self, convert, **attributes):
+        self.convert = convert
+        self.__dict__.update(attributes)
+
+    def __array__(self, dtype=None, copy=None):
+        array = self.convert()
+        return array if dtype is None else array.astype(dtype)
 
 
 # Each takes an array to one of the same dtype and values that lies differently in memory
 LAYOUTS = {
-    "contiguous": np.copy,
+    "contiguous": lambda array: array.copy(),
     "strided": strided,
     "columns_of_a_table": columns_of_a_table,
     "reversed_rows": lambda array: array[::-1].copy()[::-1],
     "reversed_everywhere": reversed_everywhere,
     "fortran_ordered": lambda array: array.copy(order="F"),
-    "transposed": lambda array: np.moveaxis(np.moveaxis(array, 1, 0).copy(), 0, 1),  # the middle axis varies slowest
+    "transposed": lambda array: array.swapaxes(0, 1).copy().swapaxes(0, 1),  # the second axis varies slowest
     "read_only": read_only,
     "byte_swapped": byte_swapped,
     "misaligned": partial(at_byte, 1),  # starts one byte after an address that suits the dtype

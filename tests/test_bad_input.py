@@ -19,6 +19,8 @@ import numpy as np
 import pytest
 from checks import INF, NAN
 from problems import (
+    Forged,
+    HasArray,
     component_problem,
     density_problem,
     loss_problem,
@@ -66,7 +68,8 @@ def of(name):
     return lambda **keywords: getattr(mixture(2, (3,)), name)(**keywords)
 
 
-POINT = {"x": np.zeros(2)}
+POINT = {"x": np.zeros((3, 2))}
+OF_POINTS = ("pdf", "logpdf", "component_logpdf", "responsibilities", "score", "predict", "cdf")
 GOOD_CALLS = {  # the function, and its arguments by name
     "gaussian_density_batch": (cymdn.gaussian_density_batch, density_problem),  # n = 4, m = 3
     **{
@@ -88,18 +91,17 @@ GOOD_CALLS = {  # the function, and its arguments by name
     "from_covariances": (BivariateMixture.from_covariances, covariances_call),
     "fit": (BivariateMixture.fit, fit_call),
     "fit_mixture": (cymdn.fit_mixture, fit_call),
-    **{
-        name: (of(name), lambda: dict(POINT))
-        for name in ("pdf", "logpdf", "component_logpdf", "responsibilities", "score", "predict", "cdf")
-    },
+    **{name: (of(name), lambda: dict(POINT)) for name in OF_POINTS},
     **{
         name: (of(name), lambda: {"lower": -np.ones(2), "upper": np.ones(2)})
         for name in ("probability", "log_probability")
     },
     "transform": (of("transform"), lambda: {"matrix": np.eye(2), "offset": np.zeros(2)}),
+    "concatenate": (BivariateMixture.concatenate, lambda: {"mixtures": [mixture(), mixture()]}),
+    "kl_divergence": (of("kl_divergence"), lambda: {"other": mixture()}),
     "sample": (of("sample"), lambda: {"size": 1, "rng": 0}),
     "marginal": (of("marginal"), lambda: {"axis": 0}),
-    "conditional": (of("conditional"), lambda: {"axis": 0, "value": 0.5}),
+    "conditional": (of("conditional"), lambda: {"axis": 0, "value": np.zeros(3)}),
     "credible_level": (of("credible_level"), lambda: {"mass": 0.5}),
     "marginal().cdf": (lambda **k: mixture(2, (3,)).marginal(0).cdf(**k), lambda: {"x": 0.5}),
     "marginal().ppf": (lambda **k: mixture(2, (3,)).marginal(0).ppf(**k), lambda: {"p": np.full(3, 0.5)}),
@@ -111,10 +113,12 @@ GOOD_CALLS = {  # the function, and its arguments by name
 }
 ARRAYS = {
     "gaussian_density_batch": ("x", "mean", "stddev", "correlation"),
+    "mixture_logpdf": ("x", "weights", "mean", "stddev", "correlation"),
     "mdn_loss": ("raw", "x", "pen", "sample_weight"),
     "mdn_loss of rows": ("raw", "x", "pen"),
     "mdn_sample": ("raw",),
     "BivariateMixture": ("weights", "means", "stddevs", "correlations"),
+    "logpdf": ("x",),
     "probability": ("lower", "upper"),
     "marginal().ppf": ("p",),
     "marginal().probability": ("lower", "upper"),
@@ -166,21 +170,13 @@ def call(function, arguments):
 # What is no array of real numbers
 
 
-class Refuses:
+def refuses(error):
     """Has __array__, which raises: as a PyTorch tensor does that requires grad (RuntimeError)."""
 
-    def __init__(self, error):
-        self.error = error
+    def convert():
+        raise error
 
-    def __array__(self, dtype=None, copy=None):
-        raise self.error
-
-
-class Lies:
-    """Has __array__, which does not return an array."""
-
-    def __array__(self, dtype=None, copy=None):
-        return "no array"
+    return HasArray(convert)
 
 
 def holds_itself():
@@ -229,10 +225,10 @@ NOT_NUMBERS = {
     "namespace": (lambda good: SimpleNamespace(shape=good.shape), "(SimpleNamespace|dtype object)"),
     "sparse matrix": (lambda good: sparse.csr_array(good.reshape(len(good), -1)), "(csr_array|dtype object)"),
     "sparse-like object": (lambda good: SparseLike(), "(SparseLike|dtype object)"),
-    "__array__ that raises RuntimeError": (lambda good: Refuses(RuntimeError("use detach")), "Refuses .*use detach"),
-    "__array__ that raises TypeError": (lambda good: Refuses(TypeError("use get")), "Refuses .*use get"),
-    "__array__ that raises ValueError": (lambda good: Refuses(ValueError("no")), "Refuses .*no"),
-    "__array__ that returns no array": (lambda good: Lies(), "Lies"),
+    "__array__ that raises RuntimeError": (lambda good: refuses(RuntimeError("use detach")), "HasArray .*use detach"),
+    "__array__ that raises TypeError": (lambda good: refuses(TypeError("use get")), "HasArray .*use get"),
+    "__array__ that raises ValueError": (lambda good: refuses(ValueError("no")), "HasArray .*no"),
+    "__array__ that returns no array": (lambda good: HasArray(lambda: "no array"), "HasArray"),
     "object array of floats": (lambda good: good.astype(object), "dtype object"),
     "object array of None": (lambda good: np.full(good.shape, None), "dtype object"),
     "complex128": (lambda good: good.astype(np.complex128), "dtype complex128"),
@@ -286,6 +282,7 @@ X, PAIR, SINGLE = r"shape \(n, 1, 2\)", r"shape \(n, m, 2\)", r"shape \(n, m, 1\
 PAIR_3, SINGLE_3 = f"{PAIR} with m = 3", f"{SINGLE} with m = 3"
 PAIR_43, SINGLE_43 = (f"{shape} with n = 4, m = 3 \\(or n = 1\\)" for shape in (PAIR, SINGLE))
 RAW, POINTS = r"shape \(\.\.\., P \+ 6 M\)", r"shape \(4, 3, 2\)"
+OF_PARAMETERS = ("gaussian_logpdf", "mixture_logpdf")
 SHAPES = [
     # wrong number of axes, wrong size of the last axis, of the middle axis
     ("gaussian_density_batch", "x", X, [(), (2,), (4, 2), (1, 4, 1, 2)]),
@@ -299,6 +296,13 @@ SHAPES = [
     ("gaussian_density_batch", "mean", PAIR_43, [(3, 3, 2), (8, 3, 2), (0, 3, 2)]),
     ("gaussian_density_batch", "stddev", PAIR_43, [(2, 3, 2), (0, 3, 2)]),
     ("gaussian_density_batch", "correlation", SINGLE_43, [(3, 3, 1), (0, 3, 1)]),
+    *((f, "x", r"shape \(\.\.\., 2\)", [(), (4, 3)]) for f in ("gaussian_logpdf", "mixture_logpdf", "logpdf", "cdf")),
+    ("gaussian_logpdf", "mean", r"shape \(\.\.\., M, 2\)", [(3,), (4, 3, 3)]),
+    ("mixture_logpdf", "weights", r"shape \(\.\.\., M\)", [()]),
+    ("mixture_logpdf", "mean", r"shape \(\.\.\., M, 2\) with M = 3", [(3,), (4, 3, 3), (4, 2, 2)]),
+    *((f, "stddev", r"shape \(\.\.\., M, 2\) with M = 3", [(4, 3, 1), (4, 2, 2)]) for f in OF_PARAMETERS),
+    *((f, "stddev", r"leading axes that broadcast with \(4,\) .*", [(5, 3, 2)]) for f in OF_PARAMETERS),
+    *((f, "correlation", r"shape \(\.\.\., M\) with M = 3", [(), (4, 2)]) for f in OF_PARAMETERS),
     ("mdn_loss", "raw", RAW, [()]),
     ("mdn_loss", "raw", f"{RAW}, P = 3 pen logits and M >= 1", [(4, 3, 3)]),
     ("mdn_loss", "raw", f"{RAW}, P = 3 .*", [(4, 3, 14)]),
@@ -403,10 +407,7 @@ RAWS = {
     "a number": (1.0, rf"expected {RAW}, got \(\)$"),
 }
 PENLESS = {
-    "raw without its pen": (
-        {"raw": np.zeros((4, 12)), "pen": 1},
-        r"raw: .*P = 1 .*, got \(4, 12\); P = 0 would fit$",
-    ),
+    "raw without its pen": ({"raw": np.zeros((4, 12)), "pen": 1}, r"raw: .*P = 1 .*, got \(4, 12\); P = 0 would fit$"),
     "raw of pens only": ({"raw": np.zeros(3), "pen": 3}, r"raw: .*M >= 1, got \(3,\)$"),
 }
 SHARPENING = {
@@ -418,6 +419,7 @@ SHARPENING = {
         "an array": (np.zeros(2), r"expected a real number, got ndarray$"),
     },
     "temperature": {
+        "negative": (-1.0, r"expected a finite number >= 0, got -1.0$"),
         "three": ((1.0, 1.0, 1.0), r"expected a number or a pair, got 3 numbers$"),
         "one of a pair negative": ((1.0, -1.0), r"expected a finite number >= 0, got -1.0$"),
         "inf": (INF, r"expected a finite number >= 0, got inf$"),
@@ -456,14 +458,6 @@ RNGS = {
 }
 
 
-class Forged(np.random.Generator):
-    """Returns whatever it is made with."""
-
-    def __init__(self, returned):
-        super().__init__(np.random.PCG64(0))
-        self.random = self.standard_normal = lambda size: returned(size)
-
-
 FORGED = {
     "too few numbers": (Forged(lambda size: np.zeros((1,) * len(size))), "expected arrays of the shapes asked for .*"),
     "no axes": (Forged(lambda size: np.zeros(())), "expected arrays of the shapes asked for .*Forged$"),
@@ -477,6 +471,7 @@ AXES = {
     repr(bad): (bad, r"expected 0 or 1, got ")
     for bad in (2, -1, None, 0.0, 1.0, "0", [0], np.array([0, 1]), np.float64(1.0))
 }
+TEXT = {"of text": ("ab", r"expected an array of real numbers")}
 # By function and argument: a value, or a function of the good one, and what the message says of it
 BAD = {
     "gaussian_density_batch": {
@@ -510,6 +505,7 @@ BAD = {
             "a fraction": (2.5, r"expected an integer, got float$"),
         },
     },
+    "gaussian_logpdf": dict.fromkeys(("x", "mean", "stddev", "correlation"), TEXT),
     "mdn_sample": {"raw": RAWS, **SHARPENING, "stddev_floor": FLOORS, "size": SIZES, "rng": RNGS | FORGED},
     "BivariateMixture": {
         "weights": {
@@ -522,10 +518,7 @@ BAD = {
         },
         "means": {
             "of another M": (np.zeros((3, 2)), r".*with M = 2, got \(3, 2\)$"),
-            "of another batch": (
-                np.zeros((5, 2, 2)),
-                r"expected leading axes that broadcast with \(3,\).*\(5, 2, 2\)$",
-            ),
+            "of another batch": (np.zeros((5, 2, 2)), r".*axes that broadcast with \(3,\).*\(5, 2, 2\)$"),
             "NaN": (at((0, 1, 1), NAN), FINITE.format(r"nan at index \(0, 1, 1\)$")),
             "inf": (at((0, 1, 1), -INF), FINITE.format(r"-inf at index \(0, 1, 1\)$")),
             "of 3 coordinates": (np.zeros((2, 3)), r"expected shape \(\.\.\., M, 2\)"),
@@ -550,10 +543,7 @@ BAD = {
             "inf": (at((1, 2, 7), INF), FINITE.format(r"inf at index \(1, 2, 7\)$")),
             **RAWS,
             "of objects": (np.array([None] * 6), r".*dtype object$"),
-            "without a component": (
-                at((1, 2, slice(0, 2)), -INF),
-                r"expected a mixture logit above -inf.* at index \(1, 2\)$",
-            ),
+            "without a component": (at((1, 2, slice(0, 2)), -INF), r".*logit above -inf.* at index \(1, 2\)$"),
         },
         **SHARPENING,
         "stddev_floor": FLOORS,
@@ -634,21 +624,22 @@ BAD = {
         "callback": {"number": (3, r"expected a callable or None, got int$")},
         "rng": RNGS,
     },
-    "pdf": {"x": {"of 3 coordinates": (np.zeros(3), r"expected shape \(\.\.\., 2\), got \(3,\)$")}},
-    "logpdf": {"x": {"a number": (1.0, r"expected shape \(\.\.\., 2\), got \(\)$")}},
-    "score": {"x": {"of another batch": (np.zeros((4, 2)), r".*broadcast with \(3,\) .*got shape \(4, 2\)$")}},
-    "responsibilities": {"x": {"of text": ("ab", r"expected an array of real numbers")}},
-    "component_logpdf": {"x": {"masked": (np.ma.masked_array(np.zeros((3, 2))), r".*masked")}},
+    **{
+        name: {
+            "x": {
+                **TEXT,
+                "of another batch": (np.zeros((4, 2)), r".*broadcast with \(3,\) .*got shape \(4, 2\)$"),
+            }
+        }
+        for name in OF_POINTS
+    },
     "sample": {"size": SIZES, "rng": RNGS | FORGED},
     "marginal": {"axis": AXES},
     "conditional": {
         "axis": AXES,
         "value": {
-            "of another batch": (
-                np.zeros(4),
-                r"expected a shape that broadcasts with \(3,\) of the mixtures, got \(4,\)$",
-            ),
-            "of text": ("x", r"expected an array of real numbers"),
+            **TEXT,
+            "of another batch": (np.zeros(4), r"expected a shape that broadcasts with \(3,\) .*, got \(4,\)$"),
         },
     },
     "credible_level": {
@@ -665,7 +656,40 @@ BAD = {
         "upper": {"of another batch": (np.zeros((4, 2)), r".*that broadcast with \(3,\).*got shape \(4, 2\)$")}
     },
     "marginal().sample": {"size": SIZES, "rng": RNGS | FORGED},
+    "transform": {
+        "matrix": {
+            "singular": ([[1.0, 2.0], [2.0, 4.0]], r"expected an invertible matrix, got \[\[1. 2.\]\n \[2. 4.\]\]$"),
+            "singular in a batch": (at(1, 0.0)(np.ones((3, 1, 1)) * np.eye(2)), r".*invertible.* at index \(1,\)$"),
+            "NaN": ([[1.0, NAN], [2.0, 4.0]], FINITE.format(r"nan at index \(0, 1\)$")),
+            **TEXT,
+            "of another batch": (np.ones((5, 2, 2)), r".*with \(3,\) of the mixtures, got shape \(5, 2, 2\)$"),
+        },
+        "offset": {"inf": ([0.0, INF], FINITE.format(r"inf at index \(1,\)$")), **TEXT},
+    },
+    "concatenate": {
+        "mixtures": {
+            "none": ([], r"expected at least one mixture, got none$"),
+            "one of them a number": ([mixture(), 3], r"expected BivariateMixture, got int at index 1$"),
+            "a mixture": (mixture(), r"expected a sequence of BivariateMixture, got BivariateMixture$"),
+            "None": (None, r"expected a sequence of BivariateMixture, got NoneType$"),
+            "of other batches": ([mixture(1, (2,)), mixture(1, (3,))], r".*that broadcast, with \(\) of the"),
+        },
+        "weights": {
+            "of sum 1.1": ([0.5, 0.6], r"expected a sum of 1 over the mixtures, got 1.1$"),
+            "of another number": ([0.5], r"expected shape \(..., 2\), got \(1,\)$"),
+        },
+    },
+    "kl_divergence": {
+        "other": {
+            "a number": (1.0, r"expected a BivariateMixture, got float$"),
+            "of another batch": (mixture(2, (2,)), r".*shape that broadcasts with \(3,\), got \(2,\)$"),
+        }
+    },
 }
+NO_COMPONENT, MANY_AXES = (
+    "expected at least one component, got M = 0$",
+    r"expected at most 32 batch axes, got shape \(1,.*",
+)
 NO_MEAN = r'reduction: the "mean" {} is undefined; use "sum" or "none"$'
 # Where another argument is blamed than the one that differs, or there is more to it; Python's own messages
 OTHER_CASES = {
@@ -683,17 +707,11 @@ OTHER_CASES = {
         "weights for a bool": (positional(np.ones((4, 3, 1))), "compute_derivatives: expected a bool, got ndarray$"),
     },
     "mixture_logpdf": {
-        "no components": (
-            shapes(weights=0, mean=(0, 2), stddev=(0, 2), correlation=0),
-            r"weights: expected at least one component, got M = 0$",
-        ),
-        "too many axes": (
-            shapes(stddev=(1,) * 33 + (3, 2)),
-            r"stddev: expected at most 32 batch axes, got shape \(1,.*",
-        ),
+        "no components": (shapes(weights=0, mean=(0, 2), stddev=(0, 2), correlation=0), f"weights: {NO_COMPONENT}"),
+        "too many axes": (shapes(stddev=(1,) * 33 + (3, 2)), f"stddev: {MANY_AXES}"),
     },
     "mdn_loss": {
-        "too many axes": (shapes(raw=(1,) * 33 + (6,)), r"raw: expected at most 32 batch axes, got shape \(1,.*"),
+        "too many axes": (shapes(raw=(1,) * 33 + (6,)), f"raw: {MANY_AXES}"),
         "a list that holds itself": (lambda a: a.update(x=holds_itself()), "x: expected an array of numbers, got list"),
         "another n_components": (
             {"n_components": 3},
@@ -703,10 +721,7 @@ OTHER_CASES = {
             shapes(pen=(4, 3, 1)),
             r"pen: expected shape \(4, 3\) or \(4, 3, 3\), got \(4, 3, 1\); pass pen\[\.\.\., 0\]$",
         ),
-        "one pen for three logits": (
-            shapes(pen=(4, 3)),
-            r"raw: .*P = 1 .*got \(4, 3, 15\); P = 3 would fit$",
-        ),
+        "one pen for three logits": (shapes(pen=(4, 3)), r"raw: .*P = 1 .*got \(4, 3, 15\); P = 3 would fit$"),
         "no pen for three logits": ({"pen": None}, rf"raw: expected {RAW}, P = 0 .*"),
         **{
             f"the mean of no rows, {weight}": (
@@ -728,10 +743,10 @@ OTHER_CASES = {
         "temperature 0": ({"temperature": 0.0}, "temperature: expected .* temperatures above 0, got 0.0$"),
     },
     "BivariateMixture": {
-        "no components": (
-            shapes(weights=0, means=(0, 2), stddevs=(0, 2), correlations=0),
-            r"weights: expected at least one component, got M = 0$",
-        )
+        "no components": (shapes(weights=0, means=(0, 2), stddevs=(0, 2), correlations=0), f"weights: {NO_COMPONENT}")
+    },
+    "transform": {
+        "means beyond the numbers": ({"matrix": np.diag([1e308, 1.0])}, "offset: .* the range of numbers, got -?inf")
     },
     "fit": {"weights all 0": ({"sample_weight": np.zeros(20)}, r"points: .*with a weight > 0, got 0$")},
     "fit_mixture": {

@@ -16,6 +16,7 @@ import os
 import threading
 import time
 import types
+from concurrent.futures import ThreadPoolExecutor
 
 import builds
 import numpy as np
@@ -123,14 +124,9 @@ def calls(dtype):
         "mdn_loss with pen state": lambda **k: cymdn.mdn_loss_and_gradient(raw, x, pens, reduction="sum", **k),
         "mdn_loss with floor": lambda **k: cymdn.mdn_loss_and_gradient(raw[:, 3:], x, stddev_floor=(0.1, 0.5), **k),
         **{
-            f"{name} of a {kind} mixture": functools.partial(evaluate, mixture, name, x)
-            for kind, mixture in (("natural", natural), ("raw", network))
-            for name in ("pdf", "logpdf", "component_logpdf", "responsibilities", "score", "mode", "sample")
-        },
-        **{
             f"{name} of a {kind} mixture": functools.partial(ask, mixture, name, x)
             for kind, mixture in (("natural", natural), ("raw", network))
-            for name in ("log_probability", "cdf")
+            for name, ask in ASKED.items()
         },
         "ppf of a line": lambda: natural.marginal(0).ppf(uniform((n,), 13, 0, 1, dtype)),
         "log_probability of a line": lambda: network.marginal(1).log_probability(x[:, 0], x[:, 0] + dtype(0.5)),
@@ -146,10 +142,14 @@ def evaluate(mixture, name, x):
     return getattr(mixture, name)(*arguments), getattr(mixture[0], name)(*arguments)
 
 
-def ask(mixture, name, x):
-    """Ask for a probability of each of a batch of mixtures, in the middle and in the tail."""
+def in_the_middle_and_in_the_tail(mixture, name, x):
+    """Ask for a probability of each of a batch of mixtures."""
     upper = [(x + x.dtype.type(k),) for k in (0.5, 9)]
     return [getattr(mixture, name)(*((x,) if name != "cdf" else ()), *limit) for limit in upper]
+
+
+ASKED = dict.fromkeys(("pdf", "logpdf", "component_logpdf", "responsibilities", "score", "mode", "sample"), evaluate)
+ASKED |= dict.fromkeys(("log_probability", "cdf"), in_the_middle_and_in_the_tail)
 
 
 def digest(result):
@@ -343,35 +343,25 @@ def test_a_batch_is_cut_only_where_one_call_cannot_do_it(shapes, leading):
     assert running._leading_axes(shapes, np.broadcast_shapes(*shapes)) == leading
 
 
-@pytest.mark.parametrize("workers", [1, 2, 3, 7, -1])
+SPLITS = [
+    *((4200, 9, workers) for workers in (1, 2, 3, 7, -1)),
+    *((n, 2, 5) for n in (2047, 2048, 2049, 4096, 6000)),  # about a chunk, whose losses are added up
+    *((n, 3, workers) for n in (2, 84, 85, 86, 120, 171) for workers in (2, 7)),  # a block is 85 rows of 3 components
+]
+
+
+@pytest.mark.parametrize(("n", "m", "workers"), SPLITS)
 @each_dtype
-def test_any_number_of_workers_gives_the_same_bits(workers, dtype, build, monkeypatch):
-    builds.share(monkeypatch, 100)  # so that each of them gets something to do
-    for name, call in big_calls(dtype, n=4200).items():
+def test_any_number_of_workers_gives_the_same_bits(n, m, workers, dtype, build, monkeypatch):
+    builds.share(monkeypatch, 100 if n > 200 else 1)  # so that each of them gets something to do
+    for name, call in big_calls(dtype, n, m).items():
         assert digest(call(workers=workers)) == digest(call()), name
-
-
-@pytest.mark.parametrize("workers", [2, 7])
-@pytest.mark.parametrize("n", [2, 84, 85, 86, 120, 171])  # a block is 85 rows of 3 components
-def test_workers_of_less_than_a_block_share_one_mixture(n, workers, monkeypatch):
-    builds.share(monkeypatch)
-    calls_of_n = big_calls(np.float64, n=n, m=3)
-    for name in ("density, one mixture", "grid"):
-        assert digest(calls_of_n[name](workers=workers)) == digest(calls_of_n[name]()), name
 
 
 def test_an_input_that_serves_all_rows_goes_whole_to_each_worker():
     one = running._rows(np.zeros((1, 2)), (1,), (), (10,))
     each = running._rows(np.zeros((10, 3)), (10,), (), (10,))
     assert [(len(one(*part)), len(each(*part))) for part in ((0, 5), (5, 10))] == [(1, 5), (1, 5)]
-
-
-@pytest.mark.parametrize("n", [2047, 2048, 2049, 4096, 6000])
-def test_sums_do_not_depend_on_where_the_work_is_cut(n, monkeypatch):
-    builds.share(monkeypatch, 100)
-    calls_of_n = big_calls(np.float64, n=n, m=2)
-    for name in ("loss", "weighted loss", "sum"):
-        assert digest(calls_of_n[name](workers=5)) == digest(calls_of_n[name]()), name
 
 
 @pytest.mark.thread_unsafe(reason="counts the threads of the process")
@@ -383,18 +373,13 @@ def test_no_thread_outlives_a_call():
 
 def test_threads_of_the_caller_do_not_disturb_each_other():
     expected = {name: digest(call()) for name, call in big_calls(np.float64, n=500).items()}
-    wrong = []
 
-    def work():
+    def wrong(_):
         mine = big_calls(np.float64, n=500)
-        wrong.extend(name for _ in range(5) for name, call in mine.items() if digest(call()) != expected[name])
+        return [name for _ in range(5) for name, call in mine.items() if digest(call()) != expected[name]]
 
-    threads = [threading.Thread(target=work) for _ in range(4)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert not wrong
+    with ThreadPoolExecutor(4) as pool:
+        assert list(pool.map(wrong, range(4))) == [[]] * 4
 
 
 def fork_child(queue):

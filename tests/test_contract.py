@@ -2,6 +2,7 @@
 
 import itertools
 import re
+from functools import partial
 
 import builds
 import mpmath
@@ -23,7 +24,7 @@ from checks import (
     rows_of,
     without_row,
 )
-from problems import LAYOUTS, component_problem, loss_problem, mixture_problem
+from problems import LAYOUTS, component_problem, lie, loss_problem, mixture_problem, network_output
 
 import cymdn
 from cymdn import gaussian_logpdf_and_gradient, mdn_loss, mdn_loss_and_gradient, mixture_logpdf_and_gradient
@@ -88,6 +89,7 @@ EXTREME_ROWS = [
     ),
     *(((0, 0, 0, -size, 0, 0), (1e-100, 0.0), np.float64) for size in (1e4, 1e30)),
     *(((0, 0, 0, 0, 0, size), (1e-100, 0.0), np.float64) for size in (1e4, 1e30)),
+    *(((0, 0, 0, 0, 0, 0), (3e19, 0.0), dtype) for dtype in FLOATS),  # u^2 / 2 = 4.5e38, beyond float32
 ]
 
 
@@ -95,6 +97,7 @@ EXTREME_ROWS = [
 def test_a_row_far_outside_is_the_exact_one_or_inf_with_gradient_0(raw, x, dtype):
     raw, x, largest = np.array([raw], dtype), np.array([x], dtype), float(np.finfo(dtype).max)
     loss, gradient = loss_rows(raw, x)
+    assert loss.dtype == dtype
     with mpmath.workdps(700):  # 1 - tanh(708) is 1e-615
         value, slopes = reference.loss(reference.EXACT, raw, x)
     if abs(value.exact[0]) > largest:
@@ -238,19 +241,6 @@ def test_any_finite_mixture_in_the_domain_gives_no_nan(m, dtype):
 # A loss beyond the dtype
 
 
-def test_loss_beyond_float32_is_inf_with_gradient_0_and_within_float64_it_is_not():
-    raw, x = np.zeros((2, 6), np.float32), np.array([[1.0, 0.0], [3e19, 0.0]], np.float32)
-    loss, gradient = loss_rows(raw, x)  # u^2 / 2 = 4.5e38 > 3.4e38
-    assert loss.dtype == np.float32
-    assert np.isfinite(loss[0])
-    assert loss[1] == INF
-    assert gradient[0].any()
-    np.testing.assert_array_equal(gradient[1], 0)
-    loss, gradient = loss_rows(np.zeros((1, 6)), np.array([[3e19, 0.0]]))
-    np.testing.assert_allclose(loss, [4.5e38], rtol=4 * EPS[np.float64], atol=0)
-    np.testing.assert_allclose(gradient[0, [1, 3]], [-3e19, -9e38], rtol=4 * EPS[np.float64], atol=0)
-
-
 def test_log_density_beyond_float32_is_minus_inf_with_gradient_0():
     x, weights = np.array([3e19, 0.0], np.float32), np.ones(1, np.float32)
     rest = np.zeros((1, 2), np.float32), np.ones((1, 2), np.float32), np.zeros(1, np.float32)
@@ -272,13 +262,6 @@ def test_a_density_beyond_float32_has_loss_minus_inf_and_the_largest_loss_is_fin
     loss = mdn_loss(raw, np.zeros((1, 2), np.float32), reduction=reduction)
     assert loss.dtype == np.float32
     np.testing.assert_array_equal(loss, expected)
-
-
-def test_a_row_beyond_the_dtype_makes_the_sum_inf_and_leaves_other_gradients():
-    raw, x = np.zeros((2, 6)), np.array([[1.0, 0.0], [1e200, 0.0]])
-    loss, gradient = mdn_loss_and_gradient(raw, x, reduction="sum")
-    assert loss == INF
-    np.testing.assert_array_equal(gradient, [loss_rows(raw[:1], x[:1])[1][0], np.zeros(6)])
 
 
 LOSSES = {  # of the first row of each of three chunks, whose sums are added up
@@ -329,25 +312,15 @@ def test_component_of_responsibility_0_contributes_exactly_0(mean, log_stddev, a
 @pytest.mark.parametrize("slot", [2, 3, 4], ids=["mean", "stddev", "correlation"])
 @each_dtype
 def test_weight_of_exactly_0_excludes_its_component_whatever_it_holds(held, slot, dtype):
-    arguments = changed(mixture_problem((5,), 4, dtype), 1, (slice(None), 2), 0)
+    arguments = changed(mixture_problem((5,), 3, dtype), 1, (slice(None), 1), 0)
     expected = mixture_logpdf_and_gradient(*arguments)
-    assert_same_bits(mixture_logpdf_and_gradient(*changed(arguments, slot, (slice(None), 2), held)), expected)
-    for array in expected[1][:4]:
-        np.testing.assert_array_equal(array[:, 2], 0)
-
-
-def test_excluded_component_is_as_if_it_were_not_there_and_one_at_infinity_takes_no_part():
-    x, weights, *rest = changed(mixture_problem((20,), 3), 1, (slice(None), 1), 0)
-    kept = [0, 2]
-    value, gradient = mixture_logpdf_and_gradient(x, weights, *rest)
-    fewer, fewer_gradient = mixture_logpdf_and_gradient(x, weights[:, kept], *(a[:, kept] for a in rest))
-    np.testing.assert_array_equal(value, fewer)
-    for array, other in zip(gradient[:4], fewer_gradient[:4], strict=True):
-        np.testing.assert_array_equal(array[:, kept], other)
-    value, gradient = mixture_logpdf_and_gradient(*changed(mixture_problem((1,), 2), 2, (0, 1), INF))
-    assert np.isfinite(value).all()
-    for array in gradient[1:4]:
-        np.testing.assert_array_equal(array[0, 1], 0)
+    assert_same_bits(mixture_logpdf_and_gradient(*changed(arguments, slot, (slice(None), 1), held)), expected)
+    x, *others = arguments
+    value, gradient = mixture_logpdf_and_gradient(x, *(np.delete(a, 1, axis=1) for a in others))
+    assert_same_bits(expected[0], value)
+    for array, fewer in zip(expected[1][:4], gradient[:4], strict=True):
+        np.testing.assert_array_equal(array[:, 1], 0)
+        np.testing.assert_array_equal(np.delete(array, 1, axis=1), fewer)
 
 
 @pytest.mark.parametrize("held", [0.0, NAN])
@@ -361,9 +334,10 @@ def test_all_components_excluded_gives_minus_inf_and_gradient_0(held):
 
 
 @each_dtype
+@pytest.mark.parametrize("slot", [2, 3], ids=["mean", "stddev"])
 @pytest.mark.parametrize("axis", [0, 1])
-def test_an_infinite_stddev_leaves_its_component_no_density(axis, dtype):
-    x, weights, *parameters = changed(mixture_problem((4,), 3, dtype), 3, (slice(None), 2, axis), INF)
+def test_an_infinite_mean_or_stddev_leaves_its_component_no_density(axis, slot, dtype):
+    x, weights, *parameters = changed(mixture_problem((4,), 3, dtype), slot, (slice(None), 2, axis), INF)
     value, gradient = gaussian_logpdf_and_gradient(x, *parameters)
     np.testing.assert_array_equal(value[:, 2], -INF)
     for array in gradient:
@@ -470,11 +444,14 @@ def test_nan_beats_inf(held):
 
 @each_dtype
 @pytest.mark.parametrize("reduction", ["none", "sum"])
-def test_a_weighted_loss_that_is_inf_has_gradient_0_and_leaves_other_rows(reduction, dtype):
-    raw, x = np.zeros((3, 6), dtype), np.array([[60.0, 0.0], [1.0, 0.0], [60.0, 0.0]], dtype)
-    weight = np.array([np.finfo(dtype).max / 1000, 2.0, 1.0])
+@pytest.mark.parametrize("weighted", [False, True])
+def test_a_loss_that_is_inf_by_itself_or_by_its_weight_has_gradient_0_and_leaves_other_rows(weighted, reduction, dtype):
+    raw, x, largest = np.zeros((3, 6), dtype), np.array([[60, 0], [1, 0], [60, 0]], dtype), np.finfo(dtype).max
+    weight = np.array([largest / 1000, 2.0, 1.0]) if weighted else None
+    if not weighted:
+        x[0] = 2 * np.sqrt(largest)
     loss, gradient = mdn_loss_and_gradient(raw, x, sample_weight=weight, reduction=reduction)
-    rows, expected = loss_rows(raw, x, sample_weight=[0.0, 2.0, 1.0])
+    rows, expected = loss_rows(raw, x, sample_weight=[0.0, 2.0, 1.0] if weighted else [0.0, 1.0, 1.0])
     assert (loss[0] if reduction == "none" else loss) == INF
     np.testing.assert_array_equal(gradient, expected)
     if reduction == "none":
@@ -525,19 +502,29 @@ def test_row_of_weight_0_adds_exactly_0_whatever_it_holds(reduction, held, pen, 
 
 
 @each_dtype
-@pytest.mark.parametrize("n", [1, 7, 5000, 10000])
+@pytest.mark.parametrize(
+    ("n", "pen"), [(1, "none"), (7, "bernoulli"), (100, "categorical"), (5000, "bernoulli"), (10000, "none")]
+)
 @pytest.mark.parametrize("weighted", [False, True])
-def test_reductions_are_those_of_the_losses_of_the_rows(weighted, n, dtype):
-    raw, x, targets = loss_problem((n,), 2, "bernoulli", dtype)
+def test_losses_and_gradients_are_those_of_the_rows_weighted_and_reduced(weighted, n, pen, dtype):
+    arguments = raw, x, targets = loss_problem((n,), 2, pen, dtype)
     weight = np.random.default_rng(1).exponential(size=n) if weighted else None
-    rows = mdn_loss(*(a.astype(np.float64) for a in (raw, x)), targets, reduction="none").astype(np.float64)
     w = np.ones(n) if weight is None else weight
+    loss, gradient = loss_rows(*arguments)
+    np.testing.assert_allclose(loss_rows(*arguments, sample_weight=weight)[0], w * loss, rtol=2 * EPS[dtype], atol=0)
+    rows = mdn_loss(*(a.astype(np.float64) for a in (raw, x)), targets, reduction="none").astype(np.float64)
     total = float(mpmath.fsum(map(mpmath.mpf, w * rows)))
-    for reduction, expected in (("sum", total), ("mean", total / w.sum())):
-        loss = mdn_loss(raw, x, targets, sample_weight=weight, reduction=reduction)
+    for reduction, divisor in (("none", 1), ("sum", 1), ("mean", w.sum())):
+        loss, got = mdn_loss_and_gradient(*arguments, sample_weight=weight, reduction=reduction)
+        if n <= 100:
+            # a few roundings of the factors, or those of float32; softmax less responsibility cancels
+            np.testing.assert_allclose(got, w[:, None] * gradient / divisor, rtol=8 * EPS[dtype], atol=1e-15)
         assert loss.dtype == dtype
-        # one rounding of each product, and a few of the sum, which is carried with what it loses
-        np.testing.assert_allclose(loss, expected, rtol=EPS[dtype], atol=4 * EPS[np.float64] * abs(w * rows).sum() / n)
+        if reduction != "none":
+            # one rounding of each product, and a few of the sum, which is carried with what it loses
+            atol = 4 * EPS[np.float64] * abs(w * rows).sum() / n
+            np.testing.assert_allclose(loss, total / divisor, rtol=EPS[dtype], atol=atol)
+            assert_same_bits(mdn_loss(*arguments, sample_weight=weight, reduction=reduction), loss)
 
 
 @pytest.mark.parametrize("scale", [5e-324, 2.0**-1022, 2.0**-450, 2.0**450, 2.0**600, 2.0**1023])
@@ -559,20 +546,6 @@ def test_layout_and_dtype_of_the_weights_do_not_matter_to_a_bit_of_the_mean(seed
     for order in ("F", "C"):
         for laid_out in (np.array(weight, order=order), np.array(weight[::-1, ::-1], order=order)[::-1, ::-1]):
             assert_same_bits(mdn_loss_and_gradient(*arguments, sample_weight=laid_out), expected)
-
-
-@each_dtype
-@pytest.mark.parametrize("weighted", [False, True])
-def test_weights_multiply_the_rows_and_the_gradient_is_that_of_the_reduced_loss(weighted, dtype):
-    arguments = loss_problem((100,), 3, "categorical", dtype)
-    weight = np.random.default_rng(1).exponential(size=100) if weighted else np.ones(100)
-    loss, gradient = loss_rows(*arguments)
-    keywords = {"sample_weight": weight if weighted else None}
-    np.testing.assert_allclose(loss_rows(*arguments, **keywords)[0], weight * loss, rtol=2 * EPS[dtype], atol=0)
-    for reduction, divisor in (("none", 1), ("sum", 1), ("mean", weight.sum())):
-        _, got = mdn_loss_and_gradient(*arguments, **keywords, reduction=reduction)
-        # a few roundings of the factors, or those of float32; softmax less responsibility cancels
-        np.testing.assert_allclose(got, weight[:, None] * gradient / divisor, rtol=8 * EPS[dtype], atol=1e-15)
 
 
 @each_dtype
@@ -725,15 +698,6 @@ def test_each_argument_broadcasts_by_itself(slot, shape, others):
     assert_broadcast([shape if k == slot else others for k in range(5)], 3)
 
 
-@pytest.mark.parametrize("batch", [(3, 4), (2, 3, 2), (12, 1), (1, 1, 12)])
-@each_pen
-def test_losses_of_several_batch_axes_are_those_of_the_flat_batch(batch, pen):
-    arguments = loss_problem((12,), 2, pen)
-    shaped = [None if a is None else a.reshape(*batch, *a.shape[1:]) for a in arguments]
-    loss, gradient = loss_rows(*arguments)
-    assert_same_bits(loss_rows(*shaped), (loss.reshape(batch), gradient.reshape(*batch, -1)))
-
-
 # Scalars
 
 
@@ -760,10 +724,15 @@ def test_results_without_batch_axes_are_numpy_scalars(reduction, dtype):
 
 
 DIRECT_CALLS = {
-    "mdn_loss": lambda a: mdn_loss(*a),
-    "mdn_loss_and_gradient": lambda a: mdn_loss_and_gradient(*a),
-    "two workers, who have not enough to do": lambda a: mdn_loss_and_gradient(*a, workers=2),
+    "mdn_loss": mdn_loss,
+    "mdn_loss_and_gradient": mdn_loss_and_gradient,
+    "two workers, who have not enough to do": partial(mdn_loss_and_gradient, workers=2),
 }
+
+
+def loss_arguments(pen, dtype_of_pen, dtype):
+    raw, x, targets = loss_problem((6,), 3, pen, dtype)
+    return raw, x, None if targets is None else targets.astype(dtype_of_pen)
 
 
 def drop_in_arguments(dtype=np.float64):
@@ -771,13 +740,40 @@ def drop_in_arguments(dtype=np.float64):
     return x[:, None], mean, stddev, correlation[..., None]
 
 
+def raw_to_draw_from(dtype):
+    return (network_output(3, (4,), 1, dtype),)
+
+
+LEFT_TO_KERNELS = {
+    **{
+        f"{name}, pen {pen} of {of.__name__}": (call, partial(loss_arguments, pen, of))
+        for name, call in DIRECT_CALLS.items()
+        for pen, of in itertools.product(PENS, (np.float64, np.float32, np.int64, np.bool_))
+    },
+    **{
+        f"densities, derivatives {also}, smooth_eps {eps}": (
+            partial(cymdn.gaussian_density_batch, compute_derivatives=also, smooth_eps=eps),
+            drop_in_arguments,
+        )
+        for also, eps in itertools.product((False, True), (0.0, 1e-10, 1e300))
+    },
+    "draws": (partial(cymdn.mdn_sample, pen=1, rng=0), raw_to_draw_from),
+}
+
+
+@each_dtype
+@pytest.mark.parametrize(("call", "make"), LEFT_TO_KERNELS.values(), ids=LEFT_TO_KERNELS)
+def test_plain_arrays_are_left_to_the_checks_of_the_kernel(call, make, dtype, monkeypatch):
+    first, *others = make(dtype)
+    expected = call(np.asfortranarray(first), *others)  # not plain
+    builds.forbid_checks(monkeypatch)
+    assert_same_bits(call(first, *others), expected)
+
+
 def test_what_no_kernel_computed_is_not_returned(monkeypatch):
     builds.decline(monkeypatch)
-    calls = [
-        *(lambda call=call: call(loss_problem()) for call in DIRECT_CALLS.values()),
-        lambda: cymdn.gaussian_density_batch(*drop_in_arguments()),
-    ]
-    for call in calls:
+    calls = [partial(call, *loss_problem()) for call in DIRECT_CALLS.values()]
+    for call in [*calls, partial(cymdn.gaussian_density_batch, *drop_in_arguments())]:
         with pytest.raises(AssertionError, match=r"^arrays that were checked do not fit each other$"):
             call()
 
@@ -785,28 +781,6 @@ def test_what_no_kernel_computed_is_not_returned(monkeypatch):
 @pytest.mark.parametrize("kernel", builds.misfits())
 def test_kernels_decline_outputs_of_another_size(kernel):
     assert builds.misfits()[kernel]() is False
-
-
-@each_dtype
-@each_pen
-@pytest.mark.parametrize("dtype_of_pen", [np.float64, np.float32, np.int64, np.bool_])
-@pytest.mark.parametrize("name", DIRECT_CALLS)
-def test_the_mean_loss_of_plain_arrays_is_left_to_the_checks_of_the_kernel(name, dtype_of_pen, pen, dtype, monkeypatch):
-    raw, x, targets = loss_problem((6,), 3, pen, dtype)
-    targets = None if targets is None else targets.astype(dtype_of_pen)
-    expected = DIRECT_CALLS[name]((np.asfortranarray(raw), x, targets))  # not plain
-    builds.forbid_checks(monkeypatch)
-    assert_same_bits(DIRECT_CALLS[name]((raw, x, targets)), expected)
-
-
-@each_dtype
-@pytest.mark.parametrize("eps", [0.0, 1e-10, 1e300])
-@pytest.mark.parametrize("derivatives", [False, True])
-def test_densities_of_plain_arrays_are_left_to_the_checks_of_the_kernel(derivatives, eps, dtype, monkeypatch):
-    x, mean, *rest = drop_in_arguments(dtype)
-    expected = cymdn.gaussian_density_batch(x, np.asfortranarray(mean), *rest, derivatives, smooth_eps=eps)
-    builds.forbid_checks(monkeypatch)
-    assert_same_bits(cymdn.gaussian_density_batch(x, mean, *rest, derivatives, smooth_eps=eps), expected)
 
 
 # out=
@@ -911,20 +885,6 @@ def test_out_that_overlaps_each_argument_gives_the_same_bits(rows, name):
             with_held = [held if i == k else a for i, a in enumerate(arguments)]
             returned = function(*with_held, **keywords, out=nested(expected, given))
             assert_filled(given, returned, expected)
-
-
-class Liar(np.ndarray):
-    """Says that it has the shape and the dtype of another array, and shares no memory with it."""
-
-    shape, dtype = property(lambda self: self.told.shape), property(lambda self: self.told.dtype)
-    ndim, size = property(lambda self: self.told.ndim), property(lambda self: self.told.size)
-    view = __array__ = __array_function__ = reshape = None
-
-
-def lie(array, told):
-    array = np.ndarray.view(array, Liar)
-    array.told = told
-    return array
 
 
 # How an output is spoilt, and what the message says of it

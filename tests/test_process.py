@@ -4,15 +4,10 @@ Nor do results depend on whether the calling thread flushes subnormal numbers to
 PyTorch does on demand, a library linked with -ffast-math where it is loaded.
 """
 
-import ctypes
-import platform
-import sys
-from contextlib import contextmanager
-
 import builds
 import numpy as np
 import pytest
-from checks import REDUCTIONS, assert_same_bits, each_dtype, run_python
+from checks import CAN_FLUSH, REDUCTIONS, assert_same_bits, each_dtype, flushing, run_python
 from test_builds import calls, digest, golden, results
 
 from cymdn import BivariateMixture, gaussian_logpdf, mdn_loss, mdn_loss_and_gradient, mixture_logpdf
@@ -61,33 +56,9 @@ def test_import_and_calls_leave_the_floating_point_mode_as_it_is(level):
     assert (run.stdout, run.stderr) == ("unchanged\n", "")
 
 
-FLUSH = 0x8040  # of MXCSR: results below the normal numbers become zero (FTZ), and arguments do (DAZ)
-
 knows_how_to_flush = pytest.mark.skipif(
-    not (sys.platform == "linux" and platform.machine() == "x86_64"),
-    reason="only for x86-64 Linux is it known here how to set the arithmetic of a thread",
+    not CAN_FLUSH, reason="only for x86-64 Linux is it known here how to set the arithmetic of a thread"
 )
-
-
-class FloatingPointEnvironment(ctypes.Structure):
-    """C's fenv_t on x86-64 Linux: 28 bytes for the x87, then the setting of the SSE unit."""
-
-    _fields_ = (("x87", ctypes.c_uint32 * 7), ("mxcsr", ctypes.c_uint32))
-
-
-@contextmanager
-def flushing():
-    """Flush in this thread."""
-    libm = ctypes.CDLL("libm.so.6")
-    before, changed = FloatingPointEnvironment(), FloatingPointEnvironment()
-    libm.fegetenv(ctypes.byref(before))
-    libm.fegetenv(ctypes.byref(changed))
-    changed.mxcsr |= FLUSH
-    libm.fesetenv(ctypes.byref(changed))
-    try:
-        yield
-    finally:
-        libm.fesetenv(ctypes.byref(before))
 
 
 def half_of_the_smallest_normal():

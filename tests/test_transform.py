@@ -1,7 +1,6 @@
 """Mixtures that are moved, joined, compared, carried to other code and back; what they are as wholes."""
 
 import json
-import pickle
 
 import mpmath
 import numpy as np
@@ -154,41 +153,6 @@ def test_maps_broadcast_with_the_batch():
     assert m.transform(np.empty((0, 1, 1, 2, 2))).batch_shape == (0, 3, 1)
 
 
-def test_an_absent_component_stays_absent():
-    moved = BivariateMixture([0.0, 1.0], [[0.0, 0.0], [1.0, 2.0]], [[1.0, 1.0], [2.0, 3.0]], [0.0, 0.5]).transform(
-        turn(1.0)
-    )
-    assert list(moved.weights) == [0.0, 1.0]
-    assert np.isfinite(moved.logpdf([0.0, 0.0]))
-
-
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        (
-            ([[1.0, 2.0], [2.0, 4.0]],),
-            r"matrix: expected an invertible matrix, got \[\[1. 2.\]\n \[2. 4.\]\]$",
-        ),
-        (
-            ([np.eye(2), np.zeros((2, 2)), np.eye(2)],),
-            r"matrix: expected an invertible matrix, got .* at index \(1,\)$",
-        ),
-        (([[1.0, np.nan], [2.0, 4.0]],), r"matrix: expected finite numbers, got nan at index \(0, 1\)$"),
-        ((None, [0.0, INF]), r"offset: expected finite numbers, got inf at index \(1,\)$"),
-        (
-            (np.ones((5, 2, 2)),),
-            r"matrix: expected leading axes that broadcast with \(3,\) of the mixtures, got shape \(5, 2, 2\)$",
-        ),
-        (("turn",), r"matrix: expected an array of"),
-        (([[1e300, 0.0], [0.0, 1.0]], [0.0, 0.0]), r"offset: expected means within the range of numbers, got inf"),
-    ],
-)
-def test_bad_maps_are_refused(arguments, message):
-    m = mixture(2, (3,)).transform([[1e10, 0.0], [0.0, 1e10]])
-    with pytest.raises((TypeError, ValueError), match=rf"(?s)^{message}"):
-        m.transform(*arguments)
-
-
 # Carried
 
 
@@ -211,7 +175,7 @@ def test_a_mixture_is_restored_from_what_it_says_of_itself(a, dtype):
 
 
 @each_dtype
-def test_a_file_of_arrays_and_pickle_keep_a_mixture(dtype, tmp_path):
+def test_a_file_of_arrays_keeps_a_mixture(dtype, tmp_path):
     natural, network = (
         mixture(3, (2,), dtype),
         BivariateMixture.from_network_output(network_output(3, (2,), dtype=dtype)),
@@ -223,8 +187,6 @@ def test_a_file_of_arrays_and_pickle_keep_a_mixture(dtype, tmp_path):
     absent = BivariateMixture([0.0, 1.0], [[5.0, 5.0], [3.0, 1.0]], [[1.0, 1.0], [0.5, 2.0]], [0.0, 0.9])
     for m in (absent.transform(), BivariateMixture.concatenate([absent, absent.transform()], [1.0, 0.0])):
         assert BivariateMixture.from_network_output(m.to_network_output()) == m
-    for m in (natural, network, natural.marginal(0), network.conditional(1, 0.5)):
-        assert pickle.loads(pickle.dumps(m)) == m
     with np.errstate(divide="ignore"):
         np.testing.assert_allclose(natural.to_network_output()[..., :3], np.log(natural.weights), rtol=1e-6, atol=0)
 
@@ -279,27 +241,6 @@ def test_joined_batches_broadcast():
     assert joined.dtype == np.float64
     assert_same_bits(joined[2, 1].means[:2], batch[1].means)
     assert BivariateMixture.concatenate([single, single]).dtype == np.float32
-
-
-@pytest.mark.parametrize(
-    ("mixtures", "weights", "message"),
-    [
-        ([], None, "mixtures: expected at least one mixture, got none$"),
-        ([mixture(), 3], None, "mixtures: expected BivariateMixture, got int at index 1$"),
-        (mixture(), None, "mixtures: expected a sequence of BivariateMixture, got BivariateMixture$"),
-        (None, None, "mixtures: expected a sequence of BivariateMixture, got NoneType$"),
-        ([mixture(), mixture()], [0.5, 0.6], r"weights: expected a sum of 1 over the mixtures, got 1.1$"),
-        ([mixture(), mixture()], [0.5], r"weights: expected shape \(..., 2\), got \(1,\)$"),
-        (
-            [mixture(1, (2,)), mixture(1, (3,))],
-            None,
-            r"mixtures: expected batch shapes that broadcast, with \(\) of the",
-        ),
-    ],
-)
-def test_what_cannot_be_joined_is_refused(mixtures, weights, message):
-    with pytest.raises((TypeError, ValueError), match=f"^{message}"):
-        BivariateMixture.concatenate(mixtures, weights)
 
 
 # Labels, entropy, divergence
@@ -385,28 +326,10 @@ def test_divergence_has_its_bounds_and_is_known_of_single_components():
     assert p.kl_divergence(BivariateMixture([1.0], [[0.0, 0.0]], [[1e-200, 1.0]], [0.0])) == INF
 
 
-def test_divergences_broadcast_and_refuse_what_is_no_mixture():
+def test_divergences_broadcast():
     p, q = mixture(2, (3, 1)), mixture(3, (2,), seed=1)
     value = p.kl_divergence(q, workers=2)
     assert value.shape == (3, 2)
     assert_same_bits(value[2, 1], p[2, 0].kl_divergence(q[1]))
     assert p.entropy(workers=2).shape == (3, 1)
     assert mixture(2, dtype=np.float32).entropy().dtype == np.float32
-    with pytest.raises(TypeError, match=r"^other: expected a BivariateMixture, got float$"):
-        p.kl_divergence(1.0)
-    with pytest.raises(ValueError, match=r"^other: expected a batch shape that broadcasts with \(2,\), got \(3,\)$"):
-        mixture(2, (2,)).kl_divergence(mixture(2, (3,)))
-
-
-def test_lines_are_taken_from_a_batch():
-    m = mixture(3, (4, 2))
-    line = m.marginal(1)
-    assert len(line) == 4
-    assert [len(part) for part in line] == [2] * 4
-    assert line[1, 0] == m[1, 0].marginal(1)
-    assert line[..., 1].batch_shape == (4,)
-    assert line[line.mean() > 0].batch_shape == ((m.mean()[..., 1] > 0).sum(),)
-    with pytest.raises(
-        TypeError, match=r"^a single UnivariateMixture has no length; see batch_shape and n_components$"
-    ):
-        len(line[0, 0])
