@@ -96,8 +96,10 @@ def mapped_spreads(matrix: Doubles, log_stddevs: Doubles, a: Doubles) -> tuple[D
     )
     product = sum_of_products(first[0], first[1], second[0], second[1])
     area = np.abs(determinant(rows))
-    lift = (scales[0] - log_stddev0) + (scales[1] - log_stddev1) + LOG_TWO * (shifts[0] + shifts[1])
-    sinh = product / (area * s) * np.exp(np.minimum(lift, sys.float_info.max))
+    # both scales less both logarithms, of which the first scale is one
+    lift = scales[1] - np.where(scales[0] == log_stddev0, log_stddev1, log_stddev0)
+    lift = np.minimum(lift + LOG_TWO * (shifts[0] + shifts[1]), sys.float_info.max)
+    sinh = product / (area * s) * np.exp(lift)
     logarithm = np.log(2.0 * np.abs(product)) - np.log(area) - log_s + lift
     inside = np.abs(sinh) < LARGEST_SINH  # False for a NaN of 0 * inf, where the logarithm is right
     mapped = np.where(inside, np.arcsinh(np.where(inside, sinh, 0.0)), np.copysign(np.maximum(logarithm, 0.0), product))

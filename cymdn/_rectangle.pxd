@@ -350,7 +350,7 @@ cdef inline double rectangle_of_mixture(
     cdef Sum probability, weights
     cdef Component c
     cdef Py_ssize_t j
-    cdef double log_weight
+    cdef double log_weight, top = -INFINITY
     if lower[0] != lower[0] or upper[0] != upper[0] or lower[1] != lower[1] or upper[1] != upper[1]:
         return NAN
     if lower[0] >= upper[0] or lower[1] >= upper[1]:
@@ -358,7 +358,9 @@ cdef inline double rectangle_of_mixture(
     probability.top, probability.total = -INFINITY, 0.0
     weights.top, weights.total = -INFINITY, 0.0
     for j in range(m):
-        log_weight = row[j] if unconstrained else elementary.log(row[j])
+        top = larger(row[j], top)
+    for j in range(m):
+        log_weight = row[j] - top if unconstrained else elementary.log(row[j])
         if log_weight > -INFINITY:
             c = component(row, m, j, unconstrained, 0.0)
             add_rectangle(&c, log_weight, lower, upper, &probability)

@@ -45,6 +45,8 @@ responsibilities of a natural mixture      7d22df2043b482d4  7d22df2043b482d4  e
 score of a natural mixture                 9e96580f75433aa5  9e96580f75433aa5  7a05deba998171a8  f8f1e4eeb29f5f95
 mode of a natural mixture                  29212fb22338fa39  29212fb22338fa39  fdbd7bc7cb5228f9  fdbd7bc7cb5228f9
 sample of a natural mixture                69baae883b5eb2e6  69baae883b5eb2e6  111b2f4a6baec22c  111b2f4a6baec22c
+log_probability of a natural mixture       79688c03318c167d  79688c03318c167d  4fdd46e59fb3a7ef  305425328fc74c40
+cdf of a natural mixture                   d873912e9983bb56  d873912e9983bb56  856a3bd375f8d4c0  d082db729f322905
 pdf of a raw mixture                       fc28dfe5322a14e5  fc28dfe5322a14e5  f7eb325e5e7ade08  a405150ef4a5097d
 logpdf of a raw mixture                    0f551bc487adec56  0f551bc487adec56  e7120585b66ec293  3f448ea5d0b7bf1b
 component_logpdf of a raw mixture          54cfc1c3d6ad2eb9  54cfc1c3d6ad2eb9  7237d5120cd254c7  48dae3783bd0760d
@@ -52,10 +54,8 @@ responsibilities of a raw mixture          3df49c4fac9a8cb4  3df49c4fac9a8cb4  a
 score of a raw mixture                     ec82707713332293  ec82707713332293  af73e06b5fd84c48  798de3cbf537f3f4
 mode of a raw mixture                      31fde4aea43a2e42  31fde4aea43a2e42  2de8262c96a15531  2de8262c96a15531
 sample of a raw mixture                    1749f10fd814f1e8  1749f10fd814f1e8  b4ea42ba7f63f89d  b4ea42ba7f63f89d
-log_probability of a natural mixture       79688c03318c167d  79688c03318c167d  4fdd46e59fb3a7ef  305425328fc74c40
-cdf of a natural mixture                   d873912e9983bb56  d873912e9983bb56  856a3bd375f8d4c0  d082db729f322905
-log_probability of a raw mixture           38e3680246a5cd35  38e3680246a5cd35  4365a9715a57e2e5  f955c110a210d515
-cdf of a raw mixture                       cfa1d0d7dfb6d0a0  cfa1d0d7dfb6d0a0  038fadae53dbe219  346a3f1675732308
+log_probability of a raw mixture           38e3680246a5cd35  38e3680246a5cd35  f5d6c36f8d356d37  2161fbb3619d82e7
+cdf of a raw mixture                       cfa1d0d7dfb6d0a0  cfa1d0d7dfb6d0a0  40408c1b63850690  abdb8de65b985eb0
 ppf of a line                              cb988662f65f0a7f  cb988662f65f0a7f  67ccc2a99d630f79  67ccc2a99d630f79
 log_probability of a line                  190e29bc9930912a  190e29bc9930912a  da106808067d24f2  da106808067d24f2
 mdn_sample                                 9b44c5967badd037  9b44c5967badd037  5893b555a2d08be1  5893b555a2d08be1

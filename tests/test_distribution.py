@@ -504,13 +504,7 @@ def test_what_all_logits_share_changes_no_bit(offset):
     plain, x = BivariateMixture.from_network_output(raw), points()
     raw[:4] += offset
     shifted = BivariateMixture.from_network_output(raw)
-    expected, got = answers(plain, x), answers(shifted, x)
-    for name in expected.keys() - {
-        "cdf",
-        "probability",
-        "log_probability",
-    }:  # as exact as the logits are: of rectangles
-        assert_same_bits(got[name], expected[name])
+    assert_same_bits(answers(shifted, x), answers(plain, x))
 
 
 # Immutability
@@ -577,7 +571,6 @@ def assert_all_numbers(single, *points):
     for k in (0, 1):
         line = single.conditional(k, x[:, k])
         found[f"conditional {k} at a mean"] = [*values_of(line, line.means[..., 0]), line.sample(5, rng=0)]
-    del found["turned"]  # a map overflows at log stddevs of 1e307
     levels = found["credible_level"]
     assert (levels[1:] <= levels[:-1]).all(), "a larger mass has a higher level"
     variances = np.diagonal(found["covariance"])
