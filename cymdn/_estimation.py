@@ -155,15 +155,13 @@ def check_points(
     checked = check_arguments({"points": ("n", 2)}, (points,))
     array = checked.arrays[0].astype(np.float64, copy=False)
     if sample_weight is None:
-        weight = np.ones(array.shape[:-1])
-    else:
-        (given,) = check_arguments({"sample_weight": ("n",)}, (sample_weight,)).arrays
-        if given.shape not in (array.shape[:-1], array.shape[-2:-1]):
-            raise ValueError(f"sample_weight: expected shape {array.shape[:-1]}, got {given.shape}")
-        weight = np.broadcast_to(given, array.shape[:-1]).astype(np.float64)
+        sample_weight = np.ones(array.shape[-2])
+    (given,) = check_arguments({"sample_weight": ("n",)}, (sample_weight,)).arrays
+    if given.shape not in (array.shape[:-1], array.shape[-2:-1]):
+        raise ValueError(f"sample_weight: expected shape {array.shape[:-1]}, got {given.shape}")
+    weight = np.broadcast_to(given, array.shape[:-1]).astype(np.float64)
     check_values(array, weight, missing)
-    if sample_weight is not None:
-        check_weights(given)
+    check_weights(given)
     return checked.dtype, array, weight
 
 

@@ -48,16 +48,15 @@ def plot(mixture: Mixture, ax: Axes | None, mass: ArrayLike) -> PlotArtists | li
     panels = _panels(len(indices)) if ax is None else list(np.ravel(np.asarray(ax, object)))
     if len(panels) != len(indices):
         raise ValueError(f"ax: expected {len(indices)} axes, one for each mixture, got {len(panels)}")
-    artists: list[PlotArtists] = []
+    pairs = [_draw(mixture[index], panel, mass) for panel, index in zip(panels, indices, strict=True)]
     for panel, index in zip(panels, indices, strict=True):
-        drawn, legend = _draw(mixture[index], panel, mass)
-        artists.append(drawn)
         panel.set_title(str(index[0] if len(index) == 1 else index))
+    _, legend = pairs[0]
     if ax is None:
         panels[0].figure.legend(*legend, fontsize="small", loc="outside lower center", ncols=2)
     else:
         panels[0].legend(*legend, fontsize="small")
-    return artists
+    return [drawn for drawn, _ in pairs]
 
 
 def _current() -> Axes:
