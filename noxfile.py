@@ -77,11 +77,11 @@ def test(session, *arguments, **options):
 
 
 def test_in_threads(session):
-    """Run each of the tests for which it means something in four threads at once, five times."""
+    """Run each of the tests for which it means something in four threads at once, three times."""
     session.install("pytest-run-parallel")
     elsewhere = "environment or unknown_level or module_prints"  # in a Python of its own
     selection = f"(test_builds or test_identities) and not ({elsewhere})"
-    test(session, "--parallel-threads=4", "--iterations=5", "-k", selection)
+    test(session, "--parallel-threads=4", "--iterations=3", "-k", selection)
 
 
 def need(session, *programs):
@@ -186,7 +186,7 @@ def frameworks(session):
 
 @nox.session(tags=["quick"])
 def threads(session):
-    """6, 9. Tests in four threads at once, five times; memray, which sees every allocation."""
+    """6, 9. Tests in four threads at once, three times; memray, which sees every allocation."""
     install_wheel(session, "test", more=["memray"])
     test(session, "-k", "test_memory")
     test_in_threads(session)
@@ -194,7 +194,7 @@ def threads(session):
 
 @nox.session(tags=["quick"])
 def attack(session):
-    """1, 2. Two minutes of random calls, lying objects, a search for the worst errors (`-- --minutes 60`)."""
+    """1, 2. Ninety seconds of random calls, lying objects, a search for the worst errors (`-- --minutes 60`)."""
     install_wheel(session, "test")
     session.run("python", "tests/attack.py", *session.posargs)
 

@@ -1,4 +1,4 @@
-"""An attack on the contract. `python tests/attack.py --minutes 2 --seed 0`; `--case 123` makes one case again.
+"""An attack on the contract. `python tests/attack.py --minutes 1.5 --seed 0`; `--case 123` makes one case again.
 
 Half of the time goes into random calls, half into a search for the worst errors (climb.py). Seed and number determine
 a case, which holds a call to the same call made otherwise: of arrays of any layout and dtype, with `out=` of any layout
@@ -757,7 +757,7 @@ def run_and_exit(given, numbers, current):
 def main():
     parser = argparse.ArgumentParser(description="Attack the contract of cymdn.")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--minutes", type=float, default=2.0)
+    parser.add_argument("--minutes", type=float, default=1.5)
     parser.add_argument("--case", type=int, help="check this one alone")
     parser.add_argument("--calls-only", action="store_true")
     parser.add_argument("--search-only", action="store_true")
