@@ -3,7 +3,8 @@
 cdef extern from *:
     """
     typedef struct { double at, weight; } cymdn_point;
-    static const cymdn_point cymdn_rule_7[7] = {
+    static const cymdn_point cymdn_rules[] = {
+        /* 7 points */
         {0.025446043828620736, 0.06474248308443485},
         {0.12923440720030277, 0.13985269574463832},
         {0.2970774243113014, 0.19091502525255946},
@@ -11,8 +12,7 @@ cdef extern from *:
         {0.7029225756886985, 0.19091502525255946},
         {0.8707655927996972, 0.13985269574463832},
         {0.9745539561713793, 0.06474248308443485},
-    };
-    static const cymdn_point cymdn_rule_12[12] = {
+        /* 12 points */
         {0.009219682876640375, 0.023587668193255914},
         {0.04794137181476257, 0.05346966299765921},
         {0.11504866290284765, 0.08003916427167311},
@@ -25,8 +25,7 @@ cdef extern from *:
         {0.8849513370971523, 0.08003916427167311},
         {0.9520586281852375, 0.05346966299765921},
         {0.9907803171233597, 0.023587668193255914},
-    };
-    static const cymdn_point cymdn_rule_16[16] = {
+        /* 16 points */
         {0.005299532504175033, 0.013576229705877048},
         {0.02771248846338371, 0.031126761969323947},
         {0.06718439880608412, 0.04757925584124639},
@@ -43,8 +42,7 @@ cdef extern from *:
         {0.9328156011939158, 0.04757925584124639},
         {0.9722875115366163, 0.031126761969323947},
         {0.994700467495825, 0.013576229705877048},
-    };
-    static const cymdn_point cymdn_rule_28[28] = {
+        /* 28 points */
         {0.001778751213022775, 0.0045621412965472586},
         {0.009348417314563623, 0.01056605629638563},
         {0.022870359685530903, 0.01645071389115219},
@@ -78,7 +76,7 @@ cdef extern from *:
     ctypedef struct Point "cymdn_point":
         double at
         double weight
-    const Point *RULE_7 "cymdn_rule_7"
-    const Point *RULE_12 "cymdn_rule_12"
-    const Point *RULE_16 "cymdn_rule_16"
-    const Point *RULE_28 "cymdn_rule_28"
+    const Point *RULE_7 "cymdn_rules"
+    const Point *RULE_12 "(cymdn_rules + 7)"
+    const Point *RULE_16 "(cymdn_rules + 7 + 12)"
+    const Point *RULE_28 "(cymdn_rules + 7 + 12 + 16)"
