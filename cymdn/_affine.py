@@ -96,7 +96,7 @@ def mapped_spreads(matrix: Doubles, log_stddevs: Doubles, a: Doubles) -> tuple[D
     )
     product = sum_of_products(first[0], first[1], second[0], second[1])
     area = np.abs(determinant(rows))
-    # both scales less both logarithms, of which the first scale is one
+    # the sum of both scales less that of both log stddevs, without overflow: the first scale is one of these
     lift = scales[1] - np.where(scales[0] == log_stddev0, log_stddev1, log_stddev0)
     lift = np.minimum(lift + LOG_TWO * (shifts[0] + shifts[1]), sys.float_info.max)
     sinh = product / (area * s) * np.exp(lift)

@@ -27,13 +27,13 @@ cdef extern from *:
     #define CYMDN_FALL 37.0 /* exp of its negative is negligible in a sum of doubles */
     #define CYMDN_LOST 1e-12 /* largest relative error of squares of distances */
     #define CYMDN_LONG 1e3 /* lengths above which differences of positions are as exact */
-    /* Length of a piece, and change of exponents in it, below which 12 and 16 points are enough */
+    /* Length of a piece, and change of its exponents, below which 12 points are enough, then 16 */
     #define CYMDN_FEW_LENGTH 2.0
     #define CYMDN_FEW_FALL 8.0
     #define CYMDN_SOME_LENGTH 3.5
     #define CYMDN_SOME_FALL 18.0
     #define CYMDN_MOST_ABOVE 1.0 /* excess of an exponent over that of a piece's near end: more is a rounding error */
-    #define CYMDN_NEGLIGIBLE 46.0 /* a component whose logarithm is smaller by so much changes no digit, nor do many */
+    #define CYMDN_NEGLIGIBLE 46.0 /* a component whose logarithm is smaller by this changes no digit, nor do 1,000 */
     #define CYMDN_AFAR 1e290 /* square of a distance beyond which nothing is computed: no number has such a logarithm */
     """
     const double FALL "CYMDN_FALL", LOST "CYMDN_LOST", LONG "CYMDN_LONG", AFAR "CYMDN_AFAR"
@@ -217,7 +217,7 @@ cdef inline void add_smooth_piece(
     const Slice *start, double sign, double length, double da, double db, double rate, double square,
     double log_weight, Sum *sum
 ) noexcept nogil:
-    """Add the integral over a length in which exponents that count change at this rate, besides the near end's."""
+    """Add the integral over a length; `rate` is that of the far end's exponent, 0 where that end does not matter."""
     cdef double c = nearest(start.a, start.b), fall, slope, steepness, total
     cdef double height = start.at * start.at + c * c
     if 0.5 * (height - square) > FALL + LOST * square:
@@ -240,8 +240,9 @@ cdef inline void add_piece(
 ) noexcept nogil:
     """Add the integral over a length from a slice on, to the right or left; ends move by da and db for each unit.
 
-    At a corner far from 0 the width begins at 0, and with it the slice's interval, which grows to that of an infinite
-    one: where the far end's exponent is larger by FALL. The integrand is smooth on either side of that point.
+    At a corner a slice has no width. Where the corner is far from 0, the integral of a slice grows within a thin layer
+    from 0 to that of an infinite slice. The layer ends where the far end's exponent is larger than the near end's by
+    FALL, and there the piece is cut.
     """
     cdef double more = 0.5 * start.width * fabs(start.a + start.b), cut
     cdef double rate = sign * (db - da) * larger(fabs(start.a), fabs(start.b))

@@ -768,7 +768,7 @@ def _mapped(function: Any, info: Any, in_dims: tuple[Any, ...], *arguments: Any)
     """Treat a mapped axis as one more axis of rows; if each slice is reduced, call slice by slice."""
     *tensors, weight, pen_weight = _to_front(arguments[:5], in_dims, info.batch_size)
     call, size = arguments[5], info.batch_size
-    # in grad of vmap it is the tensors behind the mapped ones that know, in vmap of grad the caller
+    # in grad of vmap the tensors behind the mapped ones require grad, in vmap of grad those of the caller
     raw_wanted, x_wanted = _wants_gradients(*tensors[:2])
     wanted = raw_wanted or call.raw_wanted, x_wanted or call.x_wanted
     one_row = math.prod(tensors[0].shape[1:-1]) == 1 and (weight is None or call.reduction != "mean")

@@ -6,8 +6,7 @@ or over an argument, by any number of workers, of some of the rows, of the whole
 thread that flushes denormals: the same bits, outputs written whole and nothing beside them, arguments as they were. A
 row that holds a NaN or is outside the domain is NaN, no other is; float32 is float64 rounded; what is beyond the dtype
 is inf, with gradient 0; errors are within the promise at any number of components; objects that lie, of shapes, states,
-numbers or draws, give right results or an error. (That a call with one thing wrong is an error which names the argument
-is for test_bad_input.py.)
+numbers or draws, give right results or an error. (test_bad_input.py tests that an error names the bad argument.)
 
 The cases run in a process of their own, so that one that ends it, as a sanitizer does, is named too.
 """

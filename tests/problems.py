@@ -127,7 +127,7 @@ def values_of(line, at):
 
 
 def questions(mixtures):
-    """What has nothing to do with points."""
+    """The questions that do not depend on points."""
     asked = {name: getattr(mixtures, name) for name in ("mean", "covariance", "mode")}
     asked |= {"parts": lambda: tuple(getattr(mixtures, name) for name in PARTS)}
     asked |= {"credible_level": partial(mixtures.credible_level, MASSES), "sample": partial(mixtures.sample, 5, 0)}
@@ -136,7 +136,7 @@ def questions(mixtures):
 
 
 def questions_of_points(mixtures, x, at=None):
-    """What has; of lines, the values are at numbers `at`, or at second coordinates."""
+    """The questions about points; those about lines are about numbers `at`, by default the second coordinates."""
     given = np.asarray(x)
     at, lower = given[..., 1] if at is None else at, np.array([-1, -np.inf], np.result_type(given, np.float32))
 
